@@ -1,0 +1,128 @@
+"""The command line: `fromzero VERB`, one thin file a verb, and `main`, which finds the verb and reports errors.
+
+A verb's file holds a `VERB`: a settings dataclass and the function that takes it. Only the file of the verb that was
+typed is imported, so `fromzero --help` and the verbs that need no tensors start without loading torch.
+"""
+
+import dataclasses
+import errno
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fromzero import __version__
+from fromzero.config import from_arguments
+from fromzero.console import console, printable
+from fromzero.errors import Interrupted, UserError, nearest
+
+__all__ = ["Verb", "main"]
+
+# Verb -> the line that describes it; the module is named after it, blanks as underscores.
+VERBS = {
+    "quickstart": "the whole way on the documents of this machine or your own: corpus, tokenizer, model, chat, report",
+    "run": "a chain of stages from a YAML recipe; what is up to date is skipped",
+    "corpus build": "documents -> clean, deduplicated text",
+    "tokenizer train": "corpus -> byte-level BPE tokenizer",
+    "tokenizer encode": "text -> token ids, to look at",
+    "pack": "corpus + tokenizer -> token shards",
+    "pretrain": "token shards -> base model",
+    "finetune questions": "documents -> question and answer pairs to tune on",
+    "finetune chat": "base model + conversations -> model that answers",
+    "evaluate perplexity": "model + held-out documents -> perplexity and bits per byte",
+    "generate": "text that goes on from a prompt",
+    "chat": "talk to a model in the terminal",
+    "report": "the stages of a run -> report.html and report.md",
+    "doctor": "what this machine can do, shown by running it",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """A settings class, the function that takes it, and the field that a bare first argument fills."""
+
+    settings: type
+    run: Callable[[Any], Any]
+    positional: str | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code: 0 done, 2 a user's error, 130 interrupted, 143 asked to end."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except Interrupted as stop:
+        return _fail(str(stop), stop.code)
+    except KeyboardInterrupt:
+        return _fail(
+            "interrupted; finished stages are kept, run the same command again to go on from there", 130
+        )
+    except BrokenPipeError:  # the reader of our output went away (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + int(getattr(signal, "SIGPIPE", 13))
+    except OSError as error:
+        if (message := _disk_message(error)) is None:
+            raise
+        return _fail(message, 2)
+
+
+def _fail(message: str, code: int) -> int:
+    console.print(f"fromzero: {printable(message)}", style="bold red", markup=False, soft_wrap=True)
+    return code
+
+
+def _disk_message(error: OSError) -> str | None:
+    where = error.filename or "the output folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no space left while writing {where}; free some and run the same command again, it goes on from there"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}: {error.strerror}; name a folder that you may write to, or change its permissions"
+    return None
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if arguments in (["--version"], ["-V"]):
+        print(__version__)
+        return 0
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    name, rest = _find(arguments)
+    verb: Verb = importlib.import_module(f"{__name__}.{name.replace(' ', '_')}").VERB
+    if verb.positional and rest and not rest[0].startswith("-"):
+        rest = [f"--{verb.positional}", *rest]
+    settings = from_arguments(verb.settings, rest, f"fromzero {name}", VERBS[name])
+    verb.run(settings)
+    return 0
+
+
+def _find(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in VERBS:
+            return name, list(arguments[words:])
+    group = [verb for verb in VERBS if verb.split()[0] == arguments[0]]
+    if group and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print("\n".join(f"  fromzero {verb:<22}{VERBS[verb]}" for verb in group))
+        raise SystemExit(0)
+    if group:
+        raise UserError(f"unknown verb '{' '.join(arguments[:2])}'{nearest(' '.join(arguments[:2]), group)}")
+    raise UserError(f"unknown verb '{arguments[0]}'{nearest(arguments[0], VERBS)}")
+
+
+def _overview() -> str:
+    lines = [
+        "usage: fromzero VERB [--config FILE.yaml] [--setting VALUE ...]",
+        "",
+        "A folder of raw documents in, a language model you can talk to out.",
+        "",
+        *(f"  {verb:<22}{line}" for verb, line in VERBS.items()),
+        "",
+        "fromzero VERB --help          the settings of a verb, with units and defaults",
+        "fromzero VERB --print_config  the same as YAML that --config reads",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,190 @@
+"""Settings: every verb and every stage of a recipe is one frozen dataclass, filled from flags, YAML or a mapping.
+
+jsonargparse does the parsing (types, YAML files, dotted overrides, `--print_config`, help with the docstrings of the
+fields); this file turns its errors into one sentence that names the key and the nearest valid one.
+"""
+
+import dataclasses
+import functools
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+import jsonargparse
+import yaml
+
+from fromzero.errors import UserError, nearest
+
+T = TypeVar("T")
+
+MAX_CONFIG_BYTES = 1_000_000
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """A parser whose errors are raised, not printed with a usage block."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise _cause(ex) or UserError(message) from ex
+
+
+def _cause(error: BaseException | None) -> UserError | None:
+    """The UserError that a settings class itself raised, when that is what is underneath."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _parser(
+    settings: type, prog: str, description: str, defaults: Mapping[str, Any] | None = None
+) -> _Parser:
+    parser = _Parser(prog=prog, description=description)
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
+    parser.add_class_arguments(settings)
+    if defaults:
+        parser.set_defaults(dict(defaults))
+    return parser
+
+
+def from_arguments(
+    settings: type[T],
+    arguments: Sequence[str],
+    prog: str,
+    description: str,
+    defaults: Mapping[str, Any] | None = None,
+) -> T:
+    """Settings from command-line arguments, with `--config FILE.yaml` and dotted overrides, later ones winning.
+
+    Raises UserError for an unknown key (naming the nearest valid one), a value of the wrong type, or a missing one.
+    """
+    parser = _parser(settings, prog, description, defaults)
+    for path in _config_files(arguments):
+        check_keys(settings, read_yaml(path), str(path))
+    try:
+        values = parser.parse_args(list(arguments))
+    except UserError as error:
+        raise _explained(error, settings, arguments) from None
+    values.pop("config", None)
+    return _instantiate(settings, parser, values)
+
+
+def from_mapping(settings: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Settings from a mapping, as a recipe's stage or a manifest holds it. `where` names its place in messages."""
+    check_keys(settings, values, where)
+    parser = _parser(settings, "fromzero", "")
+    try:
+        return _instantiate(settings, parser, parser.parse_object(dict(values)))
+    except UserError as error:
+        raise UserError(f"{where}: {_explained(error, settings, ())}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises UserError with the line when it doesn't parse."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise UserError(
+                f"{path} is larger than {MAX_CONFIG_BYTES} bytes; that can't be a file of settings"
+            )
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; name a YAML file of settings") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} should hold `key: value` settings, not a {type(values).__name__}")
+    return values
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """Settings as the YAML text that `--config` reads back."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+
+
+def check_keys(settings: Any, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Raise UserError for a key that the settings class, or a class nested in it, does not have."""
+    fields = field_types(settings)
+    for key, value in values.items():
+        if key not in fields:
+            raise UserError(f"{where}: unknown key '{prefix}{key}'{nearest(str(key), fields)}")
+        if dataclasses.is_dataclass(fields[key]) and isinstance(value, Mapping):
+            check_keys(fields[key], value, where, f"{prefix}{key}.")
+
+
+@functools.cache
+def field_types(settings: Any) -> dict[str, Any]:
+    """Name -> resolved type of each field of a settings class."""
+    types = typing.get_type_hints(settings)
+    return {field.name: types[field.name] for field in dataclasses.fields(settings)}
+
+
+def _config_files(arguments: Sequence[str]) -> list[Path]:
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return [Path(a.partition("=")[2] or b) for a, b in pairs if a == "--config" or a.startswith("--config=")]
+
+
+def _instantiate(settings: type[T], parser: _Parser, values: jsonargparse.Namespace) -> T:
+    try:
+        made = parser.instantiate(values)
+    except Exception as error:
+        if found := _cause(error):
+            raise found from None
+        raise
+    return settings(**{name: getattr(made, name) for name in field_types(settings)})
+
+
+def _dotted(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Every option name a settings class makes, groups spelled out: {'model.layers': int, ...}."""
+    names: dict[str, Any] = {}
+    for name, kind in field_types(settings).items():
+        names |= (
+            _dotted(kind, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else {prefix + name: kind}
+        )
+    return names
+
+
+def _explained(error: UserError, settings: Any, arguments: Sequence[str]) -> UserError:
+    """jsonargparse's message as one sentence with the key, what is expected and what was given."""
+    text = str(error)
+    names = _dotted(settings)
+    if "nrecognized arguments" in text or "does not accept" in text:
+        flags = [a.partition("=")[0] for a in arguments if a.startswith("--")]
+        bad = next(
+            (f for f in flags if f[2:].rstrip("+") not in {*names, *field_types(settings), "config"}), None
+        )
+        if bad is None:
+            return UserError(f"{' '.join(text.split())}; options are written --name VALUE")
+        return UserError(f"unknown option '{bad}'" + nearest(bad[2:], names).replace("'", "'--", 1))
+    key = re.search(r'[Kk]ey "([^"]+)"', text)
+    if "is required" in text and key:
+        return UserError(
+            f"--{key[1]} is missing; give it as --{key[1]} VALUE or in the file named by --config"
+        )
+    value = re.search(r"(?:Got|Given) value: (.*)", text)
+    if key and key[1] in names:
+        given = f", not '{value[1].strip()}'" if value else ""
+        return UserError(f"--{key[1]} takes {_type_name(names[key[1]])}{given}")
+    return UserError(" ".join(text.split()))
+
+
+def _type_name(kind: Any) -> str:
+    """A type in words: 'a whole number', 'one of a, b'."""
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    if kind in plain:
+        return plain[kind]
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, parts))
+    if type(None) in parts:
+        return " or ".join([*(_type_name(p) for p in parts if p is not type(None)), "null"])
+    if origin in (list, tuple):
+        return "a list, each item " + _type_name(parts[0])
+    return str(kind).replace("typing.", "")
