@@ -126,9 +126,7 @@ def open_artifact(path: Path, kind: str | None = None) -> Artifact:
         raise UserError(f"{path}: no such folder; it should hold a finished {kind or 'artifact'}")
     if not (path / MANIFEST).exists():
         if (path / UNFINISHED).exists():
-            raise UserError(
-                f"{path} is unfinished; run the command that makes it again, it goes on from there"
-            )
+            raise UserError(f"{path} is unfinished; run the command that makes it again, it goes on from there")
         raise UserError(f"{path} has no {MANIFEST}, so it is not a {kind or 'artifact'} made by fromzero")
     manifest = _read_manifest(path)
     if kind is not None and manifest["kind"] != kind:
@@ -161,9 +159,7 @@ def to_plain(value: Any) -> Any:
 
 def digest_of(*values: Any) -> str:
     """SHA-256 of values in canonical JSON."""
-    text = json.dumps(
-        [to_plain(v) for v in values], sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    )
+    text = json.dumps([to_plain(v) for v in values], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -229,9 +225,7 @@ def _lock(output: Path) -> Iterator[None]:
         except ImportError:  # a system without flock: no second process is kept out there
             pass
         except BlockingIOError:
-            raise UserError(
-                f"{output} is being built by another process; wait for it or name another folder"
-            ) from None
+            raise UserError(f"{output} is being built by another process; wait for it or name another folder") from None
         yield
 
 
@@ -243,9 +237,7 @@ def _claim(output: Path, kind: str, key: str) -> None:
         for entry in output.iterdir():
             if entry != marker:
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    marker.write_text(
-        json.dumps({"kind": kind, "key": key})
-    )  # in place, not renamed: the open file holds the lock
+    marker.write_text(json.dumps({"kind": kind, "key": key}))  # in place, not renamed: the open file holds the lock
 
 
 def _marker_key(marker: Path) -> str | None:
@@ -321,6 +313,4 @@ def _verify_files(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         if not file.is_file():
             raise UserError(f"{file} is missing, though {MANIFEST} lists it; {advice}")
         if file.stat().st_size != expected["bytes"] or digest_file(file) != expected["sha256"]:
-            raise UserError(
-                f"{file} does not match its hash in {MANIFEST}: it was changed or damaged; {advice}"
-            )
+            raise UserError(f"{file} does not match its hash in {MANIFEST}: it was changed or damaged; {advice}")

@@ -40,9 +40,7 @@ def _cause(error: BaseException | None) -> UserError | None:
     return None
 
 
-def _parser(
-    settings: type, prog: str, description: str, defaults: Mapping[str, Any] | None = None
-) -> _Parser:
+def _parser(settings: type, prog: str, description: str, defaults: Mapping[str, Any] | None = None) -> _Parser:
     parser = _Parser(prog=prog, description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
     parser.add_class_arguments(settings)
@@ -87,9 +85,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping. Raises UserError with the line when it doesn't parse."""
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UserError(
-                f"{path} is larger than {MAX_CONFIG_BYTES} bytes; that can't be a file of settings"
-            )
+            raise UserError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; that can't be a file of settings")
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; name a YAML file of settings") from None
@@ -145,9 +141,7 @@ def _dotted(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Every option name a settings class makes, groups spelled out: {'model.layers': int, ...}."""
     names: dict[str, Any] = {}
     for name, kind in field_types(settings).items():
-        names |= (
-            _dotted(kind, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else {prefix + name: kind}
-        )
+        names |= _dotted(kind, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else {prefix + name: kind}
     return names
 
 
@@ -157,17 +151,13 @@ def _explained(error: UserError, settings: Any, arguments: Sequence[str]) -> Use
     names = _dotted(settings)
     if "nrecognized arguments" in text or "does not accept" in text:
         flags = [a.partition("=")[0] for a in arguments if a.startswith("--")]
-        bad = next(
-            (f for f in flags if f[2:].rstrip("+") not in {*names, *field_types(settings), "config"}), None
-        )
+        bad = next((f for f in flags if f[2:].rstrip("+") not in {*names, *field_types(settings), "config"}), None)
         if bad is None:
             return UserError(f"{' '.join(text.split())}; options are written --name VALUE")
         return UserError(f"unknown option '{bad}'" + nearest(bad[2:], names).replace("'", "'--", 1))
     key = re.search(r'[Kk]ey "([^"]+)"', text)
     if "is required" in text and key:
-        return UserError(
-            f"--{key[1]} is missing; give it as --{key[1]} VALUE or in the file named by --config"
-        )
+        return UserError(f"--{key[1]} is missing; give it as --{key[1]} VALUE or in the file named by --config")
     value = re.search(r"(?:Got|Given) value: (.*)", text)
     if key and key[1] in names:
         given = f", not '{value[1].strip()}'" if value else ""

@@ -108,9 +108,7 @@ class _PlainProgress:
         rate = (done - self.first) / (now - self.started)
         left = human_seconds((self.total - done) / rate) if rate > 0 else "?"
         share = 100 * done / self.total if self.total else 100
-        say(
-            f"{self.description}: {share:3.0f}%, {human_count(rate)} {self.unit}/s, {left} left {note}".rstrip()
-        )
+        say(f"{self.description}: {share:3.0f}%, {human_count(rate)} {self.unit}/s, {left} left {note}".rstrip())
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

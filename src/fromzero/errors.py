@@ -20,9 +20,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint that names the closest valid spelling: `; did you mean 'layers'?`, or all choices when none is close."""
     valid = sorted(valid)
     # A key typed without its group ("learning_rate" for "optimizer.learning_rate") is as likely as a wrong letter.
-    close = difflib.get_close_matches(name, valid, n=1) or [
-        v for v in valid if v.split(".")[-1] == name.split(".")[-1]
-    ]
+    close = difflib.get_close_matches(name, valid, n=1) or [v for v in valid if v.split(".")[-1] == name.split(".")[-1]]
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; valid names are {', '.join(valid)}" if valid else ""
@@ -30,6 +28,4 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 def missing_extra(package: str, extra: str) -> UserError:
     """The error for an optional package that is not installed, with the exact command that installs it."""
-    return UserError(
-        f"the package '{package}' is needed here; install it with: pip install 'fromzero[{extra}]'"
-    )
+    return UserError(f"the package '{package}' is needed here; install it with: pip install 'fromzero[{extra}]'")

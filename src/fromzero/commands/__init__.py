@@ -58,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         return _fail(str(stop), stop.code)
     except KeyboardInterrupt:
-        return _fail(
-            "interrupted; finished stages are kept, run the same command again to go on from there", 130
-        )
+        return _fail("interrupted; finished stages are kept, run the same command again to go on from there", 130)
     except BrokenPipeError:  # the reader of our output went away (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + int(getattr(signal, "SIGPIPE", 13))

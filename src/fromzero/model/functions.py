@@ -1,0 +1,112 @@
+"""Each layer as a plain function on tensors: the formulas, to be read, and the reference for every faster form.
+
+Dimensions: B batch, T queries, S keys, D width, F feed-forward width, H heads, K key/value heads, C head width,
+V vocabulary.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def softmax(x: Tensor, dim: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along `dim`; the maximum is taken off first, so that exp can't overflow."""
+    weights = torch.exp(x - x.amax(dim, keepdim=True))
+    return weights / weights.sum(dim, keepdim=True)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, in fp32 (Zhang and Sennrich 2019, eq. 4)."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight.to(x.dtype)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last dimension, in fp32 (Ba et al. 2016)."""
+    wide = x.float()
+    centred = wide - wide.mean(-1, keepdim=True)
+    normed = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    normed = normed * weight.float() + (0.0 if bias is None else bias.float())
+    return normed.to(x.dtype)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x * Phi(x), with the normal distribution's exact Phi (Hendrycks and Gimpel 2016)."""
+    return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU's tanh approximation, which GPT-2 uses."""
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x)."""
+    return x / (1 + torch.exp(-x))
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(x, 0)^2 (So et al. 2021)."""
+    return x.clamp(min=0).square()
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up (Shazeer 2020)."""
+    return silu(gate) * up
+
+
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate) * up (Shazeer 2020)."""
+    return gelu(gate) * up
+
+
+def causal_mask(queries: int, keys: int, device: torch.device | str = "cpu") -> Tensor:
+    """Boolean (T, S), True where a query may attend: the last query sees every key, each earlier one a key less."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+
+
+def scaled_dot_product_attention(q_BHTC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask_TS: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(C)) v (Vaswani et al. 2017, eq. 1); the mask is boolean, True means attend."""
+    scores_BHTS = q_BHTC @ k_BHSC.transpose(-2, -1) / math.sqrt(q_BHTC.shape[-1])
+    if mask_TS is not None:
+        scores_BHTS = scores_BHTS.masked_fill(~mask_TS, float("-inf"))
+    return softmax(scores_BHTS) @ v_BHSC
+
+
+def repeat_heads(x_BKSC: Tensor, groups: int) -> Tensor:
+    """(B, K, S, C) -> (B, K * groups, S, C): each key/value head serves `groups` query heads in a row."""
+    return x_BKSC.repeat_interleave(groups, dim=1)
+
+
+def rotary_angles(positions_T: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (T, C/2) in fp32, of position x base^(-2i/C) (Su et al. 2021, eq. 15)."""
+    # In fp64: position x frequency loses whole radians in fp32 when the context is long.
+    exponents = torch.arange(0, head_width, 2, dtype=torch.float64, device=positions_T.device) / head_width
+    angles = positions_T.double()[:, None] * base**-exponents
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotary(x_BHTC: Tensor, cos_TR: Tensor, sin_TR: Tensor, layout: str = "half") -> Tensor:
+    """Turn pairs of channels by their position's angles; R = C/2.
+
+    layout: which channels are a pair: 'half' takes (i, i + C/2), as Hugging Face and GPT-NeoX do; 'interleaved'
+    takes (2i, 2i + 1), as the paper and llama2.c do. Weights made for one give nonsense with the other.
+    """
+    if layout == "half":
+        first, second = x_BHTC.chunk(2, dim=-1)
+    elif layout == "interleaved":
+        first, second = x_BHTC[..., 0::2], x_BHTC[..., 1::2]
+    else:
+        raise ValueError(f"rotary layout is 'half' or 'interleaved', not {layout!r}")
+    cos, sin = cos_TR.to(x_BHTC.dtype), sin_TR.to(x_BHTC.dtype)
+    turned = first * cos - second * sin, second * cos + first * sin
+    return torch.cat(turned, -1) if layout == "half" else torch.stack(turned, -1).flatten(-2)
+
+
+def cross_entropy(logits_NV: Tensor, targets_N: Tensor, ignore: int = -100) -> Tensor:
+    """-log softmax(logits)[target] for each row, in nats, fp32; 0 where the target is `ignore`."""
+    wide = logits_NV.float()
+    counted = targets_N != ignore
+    picked = wide.gather(-1, targets_N.clamp(min=0)[..., None]).squeeze(-1)
+    return torch.where(counted, torch.logsumexp(wide, -1) - picked, 0.0)
