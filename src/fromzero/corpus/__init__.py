@@ -1,0 +1,18 @@
+"""Documents -> clean text.
+
+In: files and folders of .txt, .md, .rst, .html, .pdf, .jsonl and .parquet, in any common encoding, Chinese or English.
+Out: a corpus, a folder of Parquet shards `train-*.parquet` and `validation-*.parquet` with the columns of `Document`,
+`rejected/` with the reason for each document that was dropped, and `counts.json`, whose numbers add up.
+
+Read in this order: settings (what can be chosen), document, pipeline (the whole stage on one page), files (which files),
+pool and worker (parsing in child processes), reading and encoding (formats), normalize, cutting, language, filters,
+splitting, storing, counting. documentation and docstrings make raw documents from the software on this machine.
+"""
+
+from fromzero.corpus.document import Document
+from fromzero.corpus.documentation import collect_documentation
+from fromzero.corpus.pipeline import build_corpus
+from fromzero.corpus.settings import CorpusConfig
+from fromzero.corpus.storing import read_corpus
+
+__all__ = ["CorpusConfig", "Document", "build_corpus", "collect_documentation", "read_corpus"]

@@ -1,0 +1,207 @@
+"""Bytes -> text: which encoding a file is in, and whether it is text at all.
+
+The order of trust: a byte order mark, UTF-16 recognised by its shape, UTF-8 that decodes without an error, then
+resiliparse's statistics with a check against our own for what it confuses (Big5, and anything it can't decode).
+Works on a seekable file, so that a file of any size is judged in constant memory.
+"""
+
+import codecs
+import functools
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from fromzero.errors import missing_extra
+
+SAMPLE_BYTES = 1 << 16
+BLOCK_BYTES = 1 << 20
+_BOMS = (  # UTF-32 before UTF-16: one starts with the other
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_MAGIC = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"\x7fELF",
+    b"MZ\x90",
+    b"%PDF-",
+    b"\x1f\x8b\x08",
+    b"BZh",
+    b"\xfd7zXZ\x00",
+    b"\x28\xb5\x2f\xfd",
+    b"Rar!\x1a\x07",
+    b"7z\xbc\xaf\x27\x1c",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+    b"\xca\xfe\xba\xbe",
+    b"\xcf\xfa\xed\xfe",
+    b"SQLite format 3\x00",
+    b"PAR1",
+    b"\x00asm",
+)
+_ALIASES = {"gb2312": "gb18030", "gbk": "gb18030", "gb_2312-80": "gb18030", "hz-gb-2312": "hz", "x-sjis": "cp932"}
+_ALIASES |= {"shift_jis": "cp932", "shift-jis": "cp932", "iso-8859-1": "cp1252", "latin-1": "cp1252", "ascii": "cp1252"}
+_ALIASES |= {"euc-kr": "cp949", "ks_c_5601-1987": "cp949", "big5": "cp950", "big5-hkscs": "big5hkscs"}
+_TEXT_CONTROLS = frozenset(b"\t\n\r\f\x08\x1b")  # backspace and escape: man pages and terminal logs
+MAX_CONTROL_SHARE = 0.02
+
+
+class NotTextError(ValueError):
+    """The bytes are not text in any encoding; says why."""
+
+
+def detect(file: BinaryIO) -> str:
+    """The Python codec of a file of text, read from its start and left there.
+
+    Raises NotTextError for binary content.
+    """
+    file.seek(0)
+    sample = file.read(SAMPLE_BYTES)
+    codec = _from_shape(sample)
+    if codec is None and _is_utf8(file):
+        codec = "utf-8"
+    file.seek(0)
+    return codec or _from_statistics(sample)
+
+
+def decode(data: bytes) -> str:
+    """Text of bytes in whatever encoding; what can't be decoded becomes U+FFFD. Raises NotTextError."""
+    return data.decode(detect(io.BytesIO(data)), "replace")
+
+
+def decode_declared(data: bytes, label: str | None) -> str:
+    """Text of bytes that say what they are in (an HTML page): the label counts if they decode with it.
+
+    A byte order mark counts more. Raises NotTextError.
+    """
+    if label and not data.startswith(tuple(bom for bom, _ in _BOMS)):
+        try:
+            return data.decode(codec_of(label))
+        except (LookupError, UnicodeError):
+            pass
+    return decode(data)
+
+
+def decode_stream(file: BinaryIO, codec: str) -> Iterator[str]:
+    """The text of a file in blocks of about a megabyte, in constant memory."""
+    decoder = codecs.getincrementaldecoder(codec)("replace")
+    while block := file.read(BLOCK_BYTES):
+        yield decoder.decode(block)
+    yield decoder.decode(b"", True)
+
+
+def codec_of(label: str) -> str:
+    """Python codec of an encoding label as the web uses labels: gb2312 and gbk mean gb18030, latin-1 means cp1252."""
+    label = label.strip().strip("\"'").lower()
+    return codecs.lookup(_ALIASES.get(label, label)).name
+
+
+def _from_shape(sample: bytes) -> str | None:
+    """What the first bytes show without statistics."""
+    for bom, codec in _BOMS:
+        if sample.startswith(bom):
+            return codec
+    if sample.startswith(_MAGIC):
+        raise NotTextError("it starts like an image, an archive, a program or a PDF")
+    if (wide := _wide_codec(sample)) is not None:
+        return wide
+    controls = sum(1 for byte in sample if byte < 32 and byte not in _TEXT_CONTROLS)
+    if controls > MAX_CONTROL_SHARE * len(sample):
+        raise NotTextError(f"{100 * controls / len(sample):.0f} % of its first bytes are control characters")
+    return None
+
+
+def _is_utf8(file: BinaryIO) -> bool:
+    file.seek(0)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while block := file.read(BLOCK_BYTES):
+            decoder.decode(block)
+        decoder.decode(b"", True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _wide_codec(sample: bytes) -> str | None:
+    """UTF-16 or UTF-32 without a byte order mark. ASCII and UTF-8 are never taken for it: they come out as rare
+    ideographs, of which less than half are in common use, and real text has nearly all of its characters there."""
+    if _decodes(sample, "utf-8") and b"\0" not in sample:
+        return None
+    for codec in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
+        width = 4 if "32" in codec else 2
+        whole = sample[: len(sample) - len(sample) % width]
+        if len(sample) < SAMPLE_BYTES and len(whole) != len(sample):
+            continue
+        if whole and _decodes(whole, codec) and _common_share(whole.decode(codec, "ignore"), codec) > 0.9:
+            return codec
+    return None
+
+
+def _from_statistics(sample: bytes) -> str:
+    try:
+        from resiliparse.parse.encoding import detect_encoding
+    except ImportError as error:
+        raise missing_extra("resiliparse", "corpus") from error
+    guess = codec_of(detect_encoding(sample))
+    if guess not in _DOUBLE_BYTE and _decodes(sample, guess):
+        return guess
+    # EUC-KR before GB18030: both use the same bytes, and only Korean keeps to the rows that are common in both.
+    scored = {codec: _score(sample, codec) for codec in ("cp949", "gb18030", "cp950", "cp932")}
+    best = max(scored, key=lambda codec: scored[codec])
+    if (known := scored.get(guess, -1.0)) >= 0:
+        # resiliparse is right more often than our score, which counts only when it is clearly of another opinion
+        return best if scored[best] > known + 0.25 else guess
+    return best if scored[best] > 0.5 else "cp1252"  # which decodes anything; what is not text ends at the filters
+
+
+def _score(sample: bytes, codec: str) -> float:
+    """Share of characters in common use among those that are not ASCII; -1 when the bytes are not in this encoding."""
+    if not _decodes(sample, codec):
+        return -1.0
+    return _common_share("".join(c for c in sample.decode(codec, "ignore") if c > "\x7f"), codec)
+
+
+def _decodes(sample: bytes, codec: str) -> bool:
+    """Whether the bytes are valid, but for a character that the end of the sample cuts."""
+    try:
+        codecs.getincrementaldecoder(codec)().decode(sample, len(sample) < SAMPLE_BYTES)
+    except (UnicodeDecodeError, LookupError):
+        return False
+    return True
+
+
+def _common_share(text: str, codec: str) -> float:
+    common = _common_characters(codec)
+    return sum(1 for c in text if c in common) / len(text) if text else 0.0
+
+
+# The rows of each standard that hold symbols, kana and the ideographs (or syllables) in common use.
+_DOUBLE_BYTE = {
+    "gb18030": [(0xA1, 0xA3), (0xB0, 0xD7)],
+    "cp950": [(0xA1, 0xA3), (0xA4, 0xC6)],
+    "cp932": [(0x81, 0x83), (0x88, 0x97)],
+    "cp949": [(0xA1, 0xA3), (0xB0, 0xC8)],
+}
+
+
+@functools.cache
+def _common_characters(codec: str) -> frozenset[str]:
+    if codec in _DOUBLE_BYTE:
+        return frozenset(_row_characters(codec))
+    common = {chr(c) for c in (*range(32, 127), 9, 10, 13, *range(0xA0, 0x180), *range(0x370, 0x460))}
+    for known in _DOUBLE_BYTE:
+        common |= _common_characters(known)
+    return frozenset(common | {"—", "’", "‘", "“", "”", "…", "·"})
+
+
+def _row_characters(codec: str) -> Iterator[str]:
+    trails = range(0xA1, 0xFF) if codec in ("gb18030", "cp949") else range(0x40, 0xFD)
+    for first, last in _DOUBLE_BYTE[codec]:
+        for lead in range(first, last + 1):
+            yield from "".join(bytes((lead, trail)).decode(codec, "ignore") for trail in trails)

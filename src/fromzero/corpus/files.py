@@ -1,0 +1,150 @@
+"""Which files are read, in which order, and what they hold: the walk over the inputs."""
+
+import collections
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fromzero.artifact import MANIFEST, UNFINISHED, digest_file, digest_of, is_artifact
+from fromzero.errors import UserError
+
+KINDS = {
+    ".txt": "text",
+    ".text": "text",
+    ".rst": "text",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".pdf": "pdf",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """A file that will be read."""
+
+    path: Path
+    source: str
+    """Its name in the corpus: the input's name and the path below it, with forward slashes."""
+    kind: str
+    """One of the values of KINDS."""
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a walk over the inputs found."""
+
+    files: tuple[SourceFile, ...]
+    passed_over: dict[str, int]
+    """Suffix -> number of files that are not in a known format."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files that will be read."""
+        return sum(file.bytes for file in self.files)
+
+
+def find_files(inputs: Sequence[Path], output: Path) -> Found:
+    """Walk over files and folders in sorted order; `output` is never read.
+
+    Raises UserError for an input that does not exist, and when there is nothing to read.
+    """
+    files: list[SourceFile] = []
+    passed_over: collections.Counter[str] = collections.Counter()
+    seen: set[str] = set()
+    for root in map(Path, inputs):
+        if not root.exists():
+            raise UserError(f"{root}: no such file or folder; --inputs takes documents that exist")
+        for path in _walk(root, output, seen):
+            kind = KINDS.get(path.suffix.lower())
+            if kind is None:
+                passed_over[path.suffix.lower() or "no suffix"] += 1
+            else:
+                files.append(SourceFile(path, _source(root, path), kind, path.stat().st_size))
+    found = Found(tuple(files), dict(sorted(passed_over.items())))
+    if not files:
+        raise UserError(_nothing(inputs, found))
+    return found
+
+
+def digest_inputs(inputs: Sequence[Path], found: Found) -> dict[str, str]:
+    """For each input, the SHA-256 of the list of its files with the SHA-256 of each: the contents, not the place."""
+    digests: dict[str, str] = {}
+    for number, root in enumerate(map(Path, inputs)):
+        below = [f for f in found.files if f.path == root or root in f.path.parents]
+        listing = [[file.source, _digest(file.path)] for file in below]
+        digests[f"{number}: {_name(root)}"] = digest_of(listing)
+    return digests
+
+
+def clear(folder: Path) -> None:
+    """Remove what an interrupted run left in an unfinished artifact, for stages so short that they start over."""
+    for entry in folder.iterdir():
+        if entry.name != UNFINISHED:
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def _digest(path: Path) -> str:
+    try:
+        return digest_file(path)
+    except OSError as error:  # reading it will fail as well, and say so in the rejected documents
+        return f"unreadable: {error.strerror}"
+
+
+def _walk(root: Path, output: Path, seen: set[str]) -> Iterator[Path]:
+    """Regular files below root, each once, however many links lead to it."""
+    if root.is_file():
+        yield from _once([root], seen)
+    elif _enter(root, output, seen):
+        with os.scandir(root) as entries:
+            names = sorted(e.name for e in entries if not e.name.startswith(".") and e.name != MANIFEST)
+        children = [root / name for name in names]
+        yield from _once([c for c in children if c.is_file()], seen)
+        for child in children:
+            if child.is_dir() and not is_artifact(child):
+                yield from _walk(child, output, seen)
+
+
+def _once(files: list[Path], seen: set[str]) -> Iterator[Path]:
+    for file in files:
+        if (real := os.path.realpath(file)) not in seen:
+            seen.add(real)
+            yield file
+
+
+def _enter(folder: Path, output: Path, seen: set[str]) -> bool:
+    """Whether to read a folder: not the output, not one that was read before (a link up would never end)."""
+    real = os.path.realpath(folder)
+    if real in seen or real == os.path.realpath(output) or not os.access(folder, os.R_OK | os.X_OK):
+        return False
+    seen.add(real)
+    return True
+
+
+def _name(root: Path) -> str:
+    return root.name or root.resolve().name or "root"
+
+
+def _source(root: Path, path: Path) -> str:
+    below = path.relative_to(root).as_posix()
+    name = _name(root) if below == "." else f"{_name(root)}/{below}"
+    return os.fsencode(name).decode("utf-8", "replace")  # a name that is not UTF-8 can't be stored as it is
+
+
+def _nothing(inputs: Sequence[Path], found: Found) -> str:
+    where = ", ".join(map(str, inputs))
+    known = " ".join(KINDS)
+    if not found.passed_over:
+        return f"{where}: no files to read there; put documents into it ({known})"
+    kinds = sorted(found.passed_over.items(), key=lambda item: (-item[1], item[0]))
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in kinds[:5])
+    total = sum(found.passed_over.values())
+    return f"{where}: {total} files there, none in a format that is read ({listed}); the formats are {known}"

@@ -1,0 +1,67 @@
+"""Text -> the same text in one form: Unicode NFC, LF, no control characters, no trailing blanks, no blank gaps.
+
+NFC, not NFKC: NFKC would turn full-width punctuation, superscripts and ligatures into other characters, and Chinese
+text is full of the first. Blocks of a long file come out exactly as the whole file would.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+# Controls but tab and newline, soft hyphens, zero-width spaces, direction marks, byte order marks, non-characters.
+# Zero-width joiners (U+200C, U+200D) stay: Persian, Indic scripts and emoji are spelled with them.
+_JUNK = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\ufffe\uffff]")
+_LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+_TRAILING_BLANKS = re.compile(r"(?<![ \t\u00a0\u3000])[ \t\u00a0\u3000]+(?=\n)")
+_GAP = re.compile(r"\n{3,}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# A place where text can be divided without changing what normalisation does to either side: before a character that
+# composes with nothing on its left, and is neither blank nor junk.
+_SAFE = re.compile(r"[!-~\u4e00-\u9fff]")
+_SAFE_SEARCH = 1 << 16
+
+
+def normalize(text: str) -> str:
+    """One normal form of a text; normalising it again changes nothing. At most one newline is left at its end."""
+    return "".join(normalize_stream([text]))
+
+
+def normalize_stream(blocks: Iterable[str]) -> Iterator[str]:
+    """The normal form of a text that arrives in blocks, itself in blocks, in constant memory."""
+    started, newlines = False, 0
+    for block in _safe_blocks(blocks):
+        text = "\n" * newlines + _clean(block)  # newlines held back: how many stay depends on what follows
+        body = text.rstrip("\n") if started else text.strip("\n")
+        newlines = min(2, len(text) - len(text.rstrip("\n"))) if started or body else 0
+        if body:
+            yield body if not started else _GAP.sub("\n\n", body)
+            started = True
+    if started and newlines:
+        yield "\n"
+
+
+def replace_surrogates(text: str) -> str:
+    """Lone surrogates (from JSON escapes) as U+FFFD: they are not characters, and UTF-8 can't hold them."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def _clean(text: str) -> str:
+    text = _JUNK.sub("", _LINE_END.sub("\n", replace_surrogates(text)))
+    text = unicodedata.normalize("NFC", text)
+    text = _TRAILING_BLANKS.sub("", text)
+    return _GAP.sub("\n\n", text)
+
+
+def _safe_blocks(blocks: Iterable[str]) -> Iterator[str]:
+    """The same text, divided at safe places only (or anywhere, where 65,536 characters hold no safe place)."""
+    kept = ""
+    for block in blocks:
+        kept += block
+        start = max(0, len(kept) - _SAFE_SEARCH)
+        tail = kept[start:][::-1]
+        found = _SAFE.search(tail)
+        cut = len(kept) - found.end() if found else (start if len(kept) > 2 * _SAFE_SEARCH else 0)
+        if cut:
+            yield kept[:cut]
+            kept = kept[cut:]
+    yield kept

@@ -1,0 +1,195 @@
+"""Parsing in child processes: one child for each thread, results in file order, memory bounded by look-ahead.
+
+A thread takes the next file, sends it to its child and puts what comes back into that file's queue; the caller drains
+the queues in file order. The queues are short and only a few files are in flight, so a slow consumer holds the
+children back, and the order does not depend on how many there are. One watchdog kills a child that is past its
+deadline; a dead child costs the file it was at, and a fresh one goes on.
+"""
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from fromzero.artifact import to_plain
+from fromzero.corpus.document import CRASHED, TIMED_OUT
+from fromzero.corpus.files import SourceFile
+from fromzero.corpus.worker import WorkSettings, read_frame, write_frame
+from fromzero.errors import UserError
+
+QUEUE_FRAMES = 4
+FILES_AHEAD = 4
+"""Files in flight for each worker."""
+_TICK_SECONDS = 0.1
+_Answers = queue.Queue[dict[str, Any] | None]
+# One thread is enough for one document, and each thread's arena would count against the limit on address space.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+
+
+class _Child:
+    """One parsing process and the deadline of what it is doing."""
+
+    def __init__(self, settings: WorkSettings) -> None:
+        limits = settings.read.limits
+        self.patience = limits.parse_seconds
+        # JSON escapes a character to 6 bytes at most; what is longer is not an answer but an attack
+        self.longest = 6 * max(limits.document_bytes, limits.file_bytes) + (1 << 20)
+        self.deadline = float("inf")
+        self.timed_out = False
+        self.settings: WorkSettings | None = settings  # until they are sent
+        # -P: a folder of documents with a file called json.py in it must not become part of the program
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "fromzero.corpus.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | _ENVIRONMENT,
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+
+    def parse(self, file: SourceFile) -> Iterator[dict[str, Any]]:
+        """The answers about one file; the last is a reason when the child died over it."""
+        try:
+            if self.settings is not None:
+                write_frame(self.stdin, to_plain(self.settings))
+                self.settings = None
+            write_frame(self.stdin, {"path": str(file.path), "kind": file.kind})
+            while not (answer := self._next()).get("done"):
+                yield answer
+            if answer.get("leaving"):
+                self.stop()
+        except (OSError, ValueError, AttributeError):
+            self.stop()
+            yield {"reason": TIMED_OUT if self.timed_out else CRASHED}
+
+    def _next(self) -> dict[str, Any]:
+        self.deadline = time.monotonic() + self.patience
+        answer = read_frame(self.stdout, self.longest)
+        self.deadline = float("inf")
+        if answer is None:
+            raise ValueError("the child ended")
+        return dict(answer)
+
+    def check(self) -> None:
+        """Kill the child if it is past its deadline."""
+        if time.monotonic() > self.deadline:
+            self.timed_out = True
+            self.process.kill()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take another file."""
+        return not self.stdin.closed
+
+    def stop(self) -> None:
+        """End the child and forget its pipes."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.stdin, self.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+class Pool:
+    """Parses files in `workers` children. Use as a context manager: leaving it ends every child at once."""
+
+    def __init__(self, settings: WorkSettings, workers: int) -> None:
+        self.settings, self.workers = settings, workers
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()
+        self.children: list[_Child] = []
+        self.threads: list[threading.Thread] = []
+        self.order: queue.Queue[_Answers] = queue.Queue()
+        self.ahead = threading.Semaphore(FILES_AHEAD * workers)
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stopping.set()
+        with self.lock:
+            for child in self.children:
+                child.process.kill()  # its thread sees the end of the pipe, and ends too
+        for thread in self.threads:
+            thread.join()
+
+    def parse(self, files: Sequence[SourceFile]) -> Iterator[tuple[SourceFile, dict[str, Any] | None]]:
+        """Each answer with its file, in file order; None after the last answer of a file.
+
+        Raises UserError when a child says that a package is missing.
+        """
+        numbers = iter(range(len(files)))
+        for _ in range(min(self.workers, len(files))):
+            self._start(lambda: self._work(files, numbers))
+        self._start(self._watch)
+        for file in files:
+            answers = self.order.get()
+            while (answer := answers.get()) is not None:
+                if "error" in answer:
+                    raise UserError(answer["error"])
+                yield file, answer
+            yield file, None
+            self.ahead.release()
+
+    def _start(self, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def _work(self, files: Sequence[SourceFile], numbers: Iterator[int]) -> None:
+        """One thread: files in order, each parsed by this thread's child."""
+        child: _Child | None = None
+        while self._wait_for(lambda: self.ahead.acquire(timeout=_TICK_SECONDS)):
+            answers: _Answers = queue.Queue(QUEUE_FRAMES)
+            with self.lock:  # one lock for both, so that the queues stand in the order of the files
+                if (number := next(numbers, None)) is None:
+                    break
+                self.order.put(answers)
+            try:
+                child = self._usable(child)
+                for answer in child.parse(files[number]):
+                    self._put(answers, answer)
+            except OSError as error:
+                self._put(answers, {"error": f"a parsing process could not be started: {error}"})
+            self._put(answers, None)
+        if child is not None:
+            child.stop()
+
+    def _usable(self, child: _Child | None) -> _Child:
+        """The same child if it can take another file, else a fresh one."""
+        if child is not None and child.alive:
+            return child
+        fresh = _Child(self.settings)
+        with self.lock:
+            self.children = [c for c in self.children if c is not child] + [fresh]
+            if self.stopping.is_set():
+                fresh.process.kill()
+        return fresh
+
+    def _put(self, answers: _Answers, answer: dict[str, Any] | None) -> None:
+        def put() -> bool:
+            with contextlib.suppress(queue.Full):
+                answers.put(answer, timeout=_TICK_SECONDS)
+                return True
+            return False
+
+        self._wait_for(put)
+
+    def _wait_for(self, attempt: Callable[[], bool]) -> bool:
+        """Repeat an attempt that waits a little, until it succeeds or the pool is stopping."""
+        while not self.stopping.is_set():
+            if attempt():
+                return True
+        return False
+
+    def _watch(self) -> None:
+        while not self.stopping.wait(_TICK_SECONDS):
+            with self.lock:
+                for child in self.children:
+                    child.check()

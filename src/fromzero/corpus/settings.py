@@ -1,0 +1,105 @@
+"""The settings of the corpus stage, with the reason for each default."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from fromzero.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one file may cost. A file that costs more is rejected with the reason, and the rest goes on."""
+
+    file_bytes: int = 100_000_000
+    """Largest HTML or PDF file, in bytes; these are parsed whole. Text, JSON lines and Parquet are read as streams."""
+    document_bytes: int = 64_000_000
+    """Largest single record, and largest text file when `cut_characters` is null, in bytes of UTF-8."""
+    parse_seconds: float = 60.0
+    """Longest time until the next document of a file is ready, in seconds."""
+    parse_memory_bytes: int = 4_000_000_000
+    """Address space of a parsing process, in bytes (not limited on systems that can't)."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) <= 0:
+                raise UserError(f"limits.{field.name} is {getattr(self, field.name)}; it takes a number above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """Thresholds of the quality filters. They are set to drop what is broken, and to keep poems, tables and code."""
+
+    min_length: int = 50
+    """Least length in characters, where an ideograph counts as three: it says about as much as three letters do.
+    Fifty is one sentence of English, and lets a Tang quatrain of twenty characters (counted as 64) pass."""
+    max_undecodable: float = 0.01
+    """Largest share of U+FFFD, the mark of bytes that could not be decoded. Damaged scans have more."""
+    min_letters: float = 0.4
+    """Least share of letters and ideographs among the characters that are not blank. Prose has .95, code and its
+    tables .6 to .8; dumps of numbers have less than .3."""
+    min_word_length: float = 2.0
+    """Least mean length of a word, in characters (Gopher: 3, which drops poems and dialogue in short words). For text
+    in scripts that put spaces between words only."""
+    max_word_length: float = 15.0
+    """Largest mean length of a word, in characters (Gopher: 10, which drops pages of dotted names and addresses)."""
+    max_repeated_lines: float = 0.4
+    """Largest share of characters in lines that stood before in the same document, the first copy not counted. Gopher
+    has .2 for web pages, Dolma .3; the headings of reference documentation repeat more than that."""
+    min_compressed: float = 0.08
+    """Least size after DEFLATE compression, as a share of the size before: catches repetition without lines. Prose
+    has .35 to .5, tables of contents .15, one phrase over and over .01."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_undecodable", "min_letters", "max_repeated_lines", "min_compressed"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"filters.{name} is {getattr(self, name)}; it takes a share between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusConfig:
+    """How a folder of documents becomes a corpus."""
+
+    inputs: tuple[Path, ...]
+    """Files and folders of documents: .txt, .md, .rst, .html, .pdf, .jsonl, .parquet. Folders are read with all their
+    subfolders, in sorted order; hidden files and folders that fromzero made are passed over."""
+    output: Path
+    """Folder for the corpus."""
+    workers: int = 0
+    """Parsing processes; 0 means one for each core. The result does not depend on it."""
+    validation: float = 0.05
+    """Share of the text held out for validation."""
+    validation_max_bytes: int = 2_000_000
+    """Largest held-out part for `split: random`, in bytes. Two megabytes are some 500,000 tokens: the standard error
+    of a loss measured on them is below 0.5 %, and measuring stays a matter of seconds."""
+    split: Literal["random", "tail"] = "random"
+    """random: whole documents, chosen by a hash of their text. tail: the last characters in reading order, cutting the
+    document in which the share begins (the 90/10 split of nanoGPT, with `validation: 0.1`)."""
+    seed: int = 0
+    """Which documents `split: random` chooses."""
+    cut_characters: int | None = 200_000
+    """Longer documents are cut into parts of at most this many characters, at the end of a paragraph if there is one,
+    else of a line, else at a space. null: never cut."""
+    normalize: bool = True
+    """Unify Unicode (NFC), line ends and blank lines, and drop control characters. false: keep every character."""
+    html: Literal["precise", "fast"] = "precise"
+    """How the main text of a web page is found: precise (trafilatura), or fast (resiliparse, ten times faster, loses
+    some lists and tables)."""
+    text_key: str = "text"
+    """Key or column of JSON lines and Parquet files that holds the text; 'content' is tried after it."""
+    limits: Limits = Limits()
+    """What one file may cost."""
+    filters: Filters = Filters()
+    """Thresholds of the quality filters."""
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise UserError("inputs is empty; name files or folders of documents, as in --inputs '[docs, more.pdf]'")
+        if self.workers < 0:
+            raise UserError(f"workers is {self.workers}; it takes a number of processes, or 0 for one for each core")
+        if not 0 < self.validation < 1:
+            raise UserError(f"validation is {self.validation}; it takes a share between 0 and 1, as in 0.05")
+        if self.validation_max_bytes <= 0:
+            raise UserError(f"validation_max_bytes is {self.validation_max_bytes}; it takes a number above 0")
+        if self.cut_characters is not None and self.cut_characters < 100:
+            raise UserError(f"cut_characters is {self.cut_characters}; it takes at least 100, or null for never")

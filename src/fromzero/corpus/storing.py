@@ -1,0 +1,126 @@
+"""Documents <-> Parquet shards, written and read as streams. The same documents give the same bytes."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from fromzero.corpus.document import Document
+from fromzero.errors import UserError, missing_extra
+
+SHARD_BYTES = 256_000_000
+"""Text in one shard."""
+GROUP_BYTES = 4_000_000
+"""Text in one row group, the unit that is held in memory when writing and reading."""
+GROUP_ROWS = 10_000
+
+
+class ShardWriter:
+    """Writes rows into NAME-00000.parquet, NAME-00001.parquet, ... of a folder."""
+
+    def __init__(self, folder: Path, name: str, columns: Mapping[str, Literal["string", "map"]]) -> None:
+        pa = _pyarrow()
+        kinds = {"string": pa.string(), "map": pa.map_(pa.string(), pa.string())}
+        self.schema = pa.schema([(column, kinds[kind]) for column, kind in columns.items()])
+        self.folder, self.name = folder, name
+        self.rows: list[dict[str, Any]] = []
+        self.shard = 0
+        self.group_bytes = self.shard_bytes = 0
+        self.file: Any = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._flush()
+        if self.file is not None:
+            self.file.close()
+
+    def write(self, row: dict[str, Any], size: int) -> None:
+        """Add a row of about `size` bytes."""
+        self.rows.append(row)
+        self.group_bytes += size
+        if self.group_bytes >= GROUP_BYTES or len(self.rows) >= GROUP_ROWS:
+            self._flush()
+        if self.shard_bytes >= SHARD_BYTES:
+            self.file.close()
+            self.file, self.shard, self.shard_bytes = None, self.shard + 1, 0
+
+    def _flush(self) -> None:
+        if not self.rows:
+            return
+        pa = _pyarrow()
+        if self.file is None:
+            path = self.folder / f"{self.name}-{self.shard:05d}.parquet"
+            self.file = pa.parquet.ParquetWriter(path, self.schema, compression="zstd")
+        self.file.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
+        self.shard_bytes += self.group_bytes
+        self.rows, self.group_bytes = [], 0
+
+
+class DocumentWriter:
+    """Writes documents into shards and counts them."""
+
+    COLUMNS: Mapping[str, Literal["string", "map"]] = {
+        "id": "string",
+        "text": "string",
+        "source": "string",
+        "url": "string",
+        "language": "string",
+        "meta": "map",
+    }
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.shards = ShardWriter(folder, name, self.COLUMNS)
+        self.documents = self.bytes = self.characters = 0
+
+    def __enter__(self) -> "DocumentWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shards.__exit__(kind, error, trace)
+
+    def write(self, document: Document) -> None:
+        """Add a document."""
+        size = len(document.text.encode())
+        row = vars(document) | {"meta": sorted(document.meta.items())}
+        self.shards.write(row, size)
+        self.documents += 1
+        self.bytes += size
+        self.characters += len(document.text)
+
+
+def read_documents(folder: Path, name: str) -> Iterator[Document]:
+    """The documents of all shards NAME-*.parquet of a folder, in order, a row group in memory at a time."""
+    pa = _pyarrow()
+    for path in sorted(Path(folder).glob(f"{name}-*.parquet")):
+        with pa.parquet.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                for row in file.read_row_group(group, use_threads=False).to_pylist():
+                    yield Document(**row | {"meta": dict(row["meta"])})
+
+
+def read_corpus(path: Path, split: Literal["train", "validation"]) -> Iterator[Document]:
+    """The documents of one side of a corpus, streamed in reading order.
+
+    path: the folder of a finished corpus; that it is one and undamaged is checked by `artifact.open_artifact`.
+    Raises UserError when the folder holds no such documents.
+    """
+    if not next(Path(path).glob(f"{split}-*.parquet"), None):
+        raise UserError(f"{path} holds no {split} documents; make it with: fromzero corpus build --output {path}")
+    return read_documents(path, split)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise missing_extra("pyarrow", "corpus") from error
+    return pyarrow

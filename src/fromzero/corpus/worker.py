@@ -1,0 +1,180 @@
+"""The child process that parses: `python -m fromzero.corpus.worker`, frames on stdin and stdout.
+
+A frame is a length in decimal, a newline, that many bytes of JSON, a newline. The first frame from the parent holds
+the settings; then each holds a file, and is answered by the file's documents, one frame each, and a last frame
+{"done": true}, with "leaving": true when the process ends with it. JSON and not pickle, because after parsing hostile bytes this process may no longer be ours, and the
+parent must be able to read its answers safely.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fromzero.corpus.cutting import cut
+from fromzero.corpus.document import DAMAGED, DOCUMENT_TOO_LARGE, OUT_OF_MEMORY, UNOPENED, text_digest
+from fromzero.corpus.filters import judge
+from fromzero.corpus.language import UNKNOWN, identify
+from fromzero.corpus.normalize import normalize_stream, replace_surrogates
+from fromzero.corpus.reading import Raw, ReadError, ReadSettings, Rejected, read
+from fromzero.corpus.settings import CorpusConfig, Filters, Limits
+from fromzero.errors import UserError
+
+MAX_HEADER = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkSettings:
+    """The part of the stage's settings that a child needs."""
+
+    read: ReadSettings
+    filters: Filters
+    cut_characters: int | None
+    normalize: bool
+
+    @staticmethod
+    def of(config: CorpusConfig) -> "WorkSettings":
+        """Taken from the stage's settings."""
+        read_settings = ReadSettings(config.limits, config.html, config.text_key)
+        return WorkSettings(read_settings, config.filters, config.cut_characters, config.normalize)
+
+    @staticmethod
+    def from_plain(plain: Mapping[str, Any]) -> "WorkSettings":
+        """From the JSON that `artifact.to_plain` makes of it."""
+        inner = plain["read"]
+        read_settings = ReadSettings(Limits(**inner["limits"]), inner["html"], inner["text_key"])
+        return WorkSettings(read_settings, Filters(**plain["filters"]), plain["cut_characters"], plain["normalize"])
+
+
+def write_frame(stream: BinaryIO, value: Any) -> None:
+    """Send one value and flush."""
+    payload = json.dumps(value, separators=(",", ":")).encode("ascii")
+    stream.write(b"%d\n%b\n" % (len(payload), payload))
+    stream.flush()
+
+
+def read_frame(stream: BinaryIO, longest: int) -> Any | None:
+    """The next value, or None at the end of the stream. Raises ValueError for anything that is not a whole frame."""
+    header = stream.readline(MAX_HEADER)
+    if not header:
+        return None
+    if not header.endswith(b"\n") or not header[:-1].isdigit() or int(header) > longest:
+        raise ValueError("not a frame")
+    payload = stream.read(int(header) + 1)
+    if len(payload) != int(header) + 1 or payload[-1:] != b"\n":
+        raise ValueError("a frame was cut off")
+    return json.loads(payload)
+
+
+def process(path: Path, kind: str, settings: WorkSettings) -> Iterator[dict[str, Any]]:
+    """Everything about a file's documents that needs no other file: read, normalise, cut, identify, judge.
+
+    Yields plain mappings: {text, id, url, language, meta, reason} with reason None for a text to keep, and
+    {reason} alone for what could not be read.
+    """
+    try:
+        for raw in read(path, kind, settings.read):
+            if isinstance(raw, Rejected):
+                yield {"reason": raw.reason}
+            else:
+                yield from _parts(raw, settings)
+    except ReadError as error:
+        yield {"reason": str(error)}
+    except OSError as error:
+        yield {"reason": f"{UNOPENED}: {error.strerror or error}"}
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:  # a parser of other people's formats can raise anything at all
+        yield {"reason": f"{DAMAGED}: {type(error).__name__}"}
+
+
+def _parts(raw: Raw, settings: WorkSettings) -> Iterator[dict[str, Any]]:
+    blocks = normalize_stream(raw.blocks) if settings.normalize else map(replace_surrogates, raw.blocks)
+    if settings.cut_characters is None:
+        blocks = _bounded(blocks, settings.read.limits.document_bytes)
+    parts = cut(blocks, settings.cut_characters)
+    first, second = next(parts, ""), next(parts, None)
+    if second is None:
+        yield _judged(first, raw, {}, settings)
+        return
+    for number, text in enumerate(itertools.chain((first, second), parts), 1):
+        yield _judged(text, raw, {"part": str(number)}, settings)
+
+
+def _bounded(blocks: Iterable[str], limit: int) -> Iterator[str]:
+    total = 0
+    for block in blocks:
+        total += len(block.encode())
+        if total > limit:
+            raise ReadError(f"{DOCUMENT_TOO_LARGE}: more than {limit:,} bytes, and cut_characters is null")
+        yield block
+
+
+def _judged(text: str, raw: Raw, part: dict[str, str], settings: WorkSettings) -> dict[str, Any]:
+    reason = judge(text, settings.filters)
+    meta = {key: replace_surrogates(value) for key, value in raw.meta.items()} | part
+    return {
+        "id": text_digest(text),
+        "text": text,
+        "url": replace_surrogates(raw.url),
+        "language": UNKNOWN if reason else identify(text),
+        "meta": meta,
+        "reason": reason,
+    }
+
+
+def limit_memory(limit: int) -> None:
+    """Bound this process's address space, where the system can."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
+    """Answer requests until stdin closes."""
+    settings = WorkSettings.from_plain(read_frame(stdin, 1 << 20))
+    limit_memory(settings.read.limits.parse_memory_bytes)
+    while (request := read_frame(stdin, 1 << 20)) is not None:
+        if not _answer(request, settings, stdout):
+            write_frame(stdout, {"reason": OUT_OF_MEMORY})
+            write_frame(stdout, {"done": True, "leaving": True})
+            return  # what is left of the heap is not to be trusted with the next file
+        write_frame(stdout, {"done": True})
+
+
+def _answer(request: Mapping[str, str], settings: WorkSettings, stdout: BinaryIO) -> bool:
+    """Send a file's documents; False when memory ran out."""
+    try:
+        for document in process(Path(request["path"]), request["kind"], settings):
+            write_frame(stdout, document)
+    except MemoryError:
+        return False
+    except UserError as error:
+        write_frame(stdout, {"error": str(error)})
+    return True
+
+
+def _main() -> None:
+    # Ctrl-C goes to the whole process group; the parent decides what happens to children. When it is gone, stdin ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with os.fdopen(os.dup(1), "wb") as stdout:
+        os.dup2(2, 1)  # a library that prints must not write into the frames
+        try:
+            _serve(sys.stdin.buffer, stdout)
+        except BrokenPipeError:
+            os._exit(0)
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    _main()
