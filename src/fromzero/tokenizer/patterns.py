@@ -1,0 +1,69 @@
+"""The regular expressions that cut text into pre-tokens, the units inside which byte pairs are merged.
+
+A pattern is applied twice: here by the `regex` module, and by the Oniguruma engine of the `tokenizers` library when the
+saved tokenizer is opened there. So the named patterns keep to what both read alike: no possessive quantifiers, no
+`(?i:...)` (their case folding differs), no set operations. The two engines know different versions of Unicode, so a
+character newer than Unicode 14 (2021) may be cut differently by them; for all others the ids are identical.
+"""
+
+from typing import Any
+
+import regex
+
+from fromzero.errors import UserError
+
+# Radford et al. 2019, as published with GPT-2.
+GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+# The form of cl100k (GPT-4), with three changes:
+# - digits in groups of at most 2, not 3: a thousand three-digit groups would eat a quarter of a 4k vocabulary, and at
+#   32k two is still the better choice (nanochat measured 1, 2 and 3);
+# - combining marks belong to the letters they stand on, or every vowel sign of Thai, Hindi or vocalised Arabic, and the
+#   variation selector of an emoji, would end a pre-token;
+# - contractions spell their letter cases out, which both engines match alike.
+# A run of Han characters is one pre-token up to the next punctuation mark; where words begin is left to the merges.
+FROMZERO = (
+    r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])"  # English contractions: 's 'll 've 're
+    r"|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+"  # a word, with the one blank or mark before it
+    r"|\p{N}{1,2}"  # one or two digits
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"  # punctuation and symbols, with the line ends after them
+    r"|\s*[\r\n]+"  # blank lines
+    r"|\s+(?!\S)"  # blanks, but for the last one, which goes with the next word
+    r"|\s+"
+)
+
+PATTERNS = {"fromzero": FROMZERO, "gpt2": GPT2}
+
+
+def resolve_pattern(name_or_pattern: str) -> str:
+    """The expression behind a name in `PATTERNS`, or the argument itself when it is none."""
+    return PATTERNS.get(name_or_pattern, name_or_pattern)
+
+
+def compile_pattern(pattern: str) -> Any:
+    """Compile a pre-token pattern. Raises UserError when it is no expression, has groups, or matches the empty text."""
+    try:
+        compiled = regex.compile(pattern)
+    except regex.error as error:
+        raise UserError(
+            f"the pre-token pattern {pattern!r} is not a regular expression: {error}; "
+            f"correct it, or name one of {', '.join(PATTERNS)}"
+        ) from error
+    if compiled.groups:
+        raise UserError(f"the pre-token pattern {pattern!r} has a capturing group; write (?:...) instead of (...)")
+    if compiled.match(""):
+        raise UserError(f"the pre-token pattern {pattern!r} matches the empty text; use + where it has *")
+    return compiled
+
+
+def split(compiled: Any, text: str) -> list[str]:
+    """Cut text into pre-tokens that join to the text again: what the pattern leaves out becomes a piece of its own."""
+    pieces: list[str] = compiled.findall(text)
+    if sum(map(len, pieces)) == len(text):
+        return pieces
+    pieces, done = [], 0
+    for match in compiled.finditer(text):
+        pieces += (text[done : match.start()], match.group())
+        done = match.end()
+    pieces.append(text[done:])
+    return [piece for piece in pieces if piece]
