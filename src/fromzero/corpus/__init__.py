@@ -4,9 +4,9 @@ In: files and folders of .txt, .md, .rst, .html, .pdf, .jsonl and .parquet, in a
 Out: a corpus, a folder of Parquet shards `train-*.parquet` and `validation-*.parquet` with the columns of `Document`,
 `rejected/` with the reason for each document that was dropped, and `counts.json`, whose numbers add up.
 
-Read in this order: settings (what can be chosen), document, pipeline (the whole stage on one page), files (which files),
-pool and worker (parsing in child processes), reading and encoding (formats), normalize, cutting, language, filters,
-splitting, storing, counting. documentation and docstrings make raw documents from the software on this machine.
+Read in this order: settings (what can be chosen), document, pipeline (the whole stage on one page), files (which ones
+are read), pool and worker (parsing in child processes), reading and encoding (formats), normalize, cutting, language,
+filters, splitting, storing, counting. documentation and docstrings make raw documents from the software on this machine.
 """
 
 from fromzero.corpus.document import Document

@@ -102,7 +102,8 @@ class Counts:
             "characters": dict(characters),
             "funnel": funnel,
             "languages": {
-                name: vars(tally) for name, tally in sorted(self.languages.items(), key=lambda kv: (-kv[1].bytes, kv[0]))
+                name: vars(tally)
+                for name, tally in sorted(self.languages.items(), key=lambda kv: (-kv[1].bytes, kv[0]))
             },
             "kinds": {name: vars(kind) for name, kind in sorted(self.kinds.items())},
         }

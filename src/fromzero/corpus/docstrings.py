@@ -13,8 +13,10 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+_Classes = dict[str, ast.ClassDef]
 _SIGNATURE = re.compile(r"\s*([\w.]*)\(([^\n]*)\)[^\n()]*(?:\n|\Z)(?:\s*--\s*\n)?")
 _NAME = re.compile(r"\b([A-Za-z_]\w*)(?=\s*[,=:\])]|\s*$)")
+_DEFAULT = re.compile(r"=[^,\[\]]*")
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _ROLE = re.compile(r":[\w:]+:`~?([^`<]*?)(?:\s*<[^`]*>)?`")
 _SENTENCE = re.compile(r"(.+?[.!?])(?:\s|$)", re.DOTALL)
@@ -32,8 +34,9 @@ class Entry:
     """The module that users import it from, as far as the source says."""
     kind: str
     """'module', 'class', 'function' or 'method'."""
-    arguments: str
-    """As in the source, annotations included; empty for a module."""
+    arguments: str | None
+    """As in the source, annotations included; None where the source of this module doesn't say: modules, and classes
+    whose constructor is inherited from another module."""
     text: str
 
     @property
@@ -42,7 +45,8 @@ class Entry:
         if self.kind == "module":
             return f"# {self.module}"
         level = "###" if self.kind == "method" else "##"
-        return f"{level} {'class ' if self.kind == 'class' else ''}{self.name}({self.arguments})"
+        signature = self.name if self.arguments is None else f"{self.name}({self.arguments})"
+        return f"{level} {'class ' if self.kind == 'class' else ''}{signature}"
 
 
 def read_module(source: str, module: str) -> list[Entry]:
@@ -52,9 +56,11 @@ def read_module(source: str, module: str) -> list[Entry]:
     except (SyntaxError, ValueError, RecursionError):
         return []
     home = _declared_home(tree) or _public(module)
-    entries = [Entry("", module, "module", "", text)] if (text := ast.get_docstring(tree)) else []
-    entries += _members(tree.body, home, "")
-    entries += _added(tree, home, _templates(tree))
+    entries = [Entry("", module, "module", None, text)] if (text := ast.get_docstring(tree)) else []
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    entries += _members(tree.body, home, "", classes)
+    if "add_newdoc" in source or "add_docstr" in source:
+        entries += _added(tree, home, _templates(tree))
     return [entry for entry in entries if entry.text.strip()]
 
 
@@ -78,13 +84,13 @@ def summary_of(text: str) -> str | None:
 
 
 def argument_names(arguments: str) -> list[str]:
-    """The names in a signature: 'a, b=2, *, c: int = 3' -> ['a', 'b', 'c']. Signatures of C functions may be irregular."""
+    """The names in a signature, which may be irregular for C functions: 'a, b=2, *, c: int = 3' -> ['a', 'b', 'c']."""
     with contextlib.suppress(SyntaxError, ValueError):
         function = ast.parse(f"def f({arguments}): pass").body[0]
         assert isinstance(function, _Function)
         names = [a.arg for a in _all_arguments(function.args)]
         return [name for name in names if name not in ("self", "cls")]
-    return list(dict.fromkeys(_NAME.findall(arguments)))
+    return list(dict.fromkeys(_NAME.findall(_DEFAULT.sub("", arguments))))
 
 
 def plain_arguments(arguments: str) -> str:
@@ -107,7 +113,7 @@ def _all_arguments(arguments: ast.arguments) -> Iterator[ast.arg]:
         yield arguments.kwarg
 
 
-def _members(body: list[ast.stmt], module: str, owner: str) -> Iterator[Entry]:
+def _members(body: list[ast.stmt], module: str, owner: str, classes: _Classes) -> Iterator[Entry]:
     """Public functions and classes of a module or class body, with the methods of each class after it."""
     for node in body:
         if not isinstance(node, _Function | ast.ClassDef) or node.name.startswith("_"):
@@ -116,20 +122,21 @@ def _members(body: list[ast.stmt], module: str, owner: str) -> Iterator[Entry]:
         home = _set_module(node) or module
         text = ast.get_docstring(node) or ""
         if isinstance(node, ast.ClassDef):
-            yield Entry(name, home, "class", _constructor(node), text)
-            yield from _members(node.body, home, f"{name}.")
+            yield Entry(name, home, "class", _constructor(node, classes), text)
+            yield from _members(node.body, home, f"{name}.", classes)
         else:
             yield Entry(name, home, "method" if owner else "function", ast.unparse(node.args), text)
 
 
-def _constructor(node: ast.ClassDef) -> str:
+def _constructor(node: ast.ClassDef, classes: _Classes, depth: int = 0) -> str | None:
+    """The arguments of a class's __init__, its own or that of its first base in the same module; None if unknown."""
     for member in node.body:
         if isinstance(member, ast.FunctionDef) and member.name == "__init__":
-            own = [*member.args.posonlyargs, *member.args.args]
-            if own and own[0].arg == "self":
-                (member.args.posonlyargs or member.args.args).pop(0)
-            return ast.unparse(member.args)
-    return ""
+            return re.sub(r"^self(, |$)", "", ast.unparse(member.args))
+    base = node.bases[0] if node.bases else None
+    if isinstance(base, ast.Name) and base.id in classes and depth < 10:
+        return _constructor(classes[base.id], classes, depth + 1)
+    return None
 
 
 def _added(tree: ast.Module, module: str, templates: dict[str, str]) -> Iterator[Entry]:
@@ -152,9 +159,10 @@ def _documented(name: str, module: str, value: ast.expr, templates: dict[str, st
     if isinstance(value, ast.Tuple) and len(value.elts) == 2:  # numpy: (method name, text)
         name, value = f"{name}.{_text(value.elts[0], templates)}", value.elts[1]
     text = inspect.cleandoc(_text(value, templates))
-    arguments = ""
-    if (signature := _SIGNATURE.match(text)) and signature[1].split(".")[-1] == name.split(".")[-1]:
-        arguments, text = signature[2], text[signature.end() :]
+    arguments: str | None = None
+    while (signature := _SIGNATURE.match(text)) and signature[1].split(".")[-1] == name.split(".")[-1]:
+        arguments = signature[2] if arguments is None else arguments  # numpy has an older form below the exact one
+        text = text[signature.end() :]
     if name and not name.startswith("_"):
         yield Entry(name, module, "method" if "." in name else "function", arguments, text.strip())
 
@@ -175,7 +183,12 @@ def _templates(tree: ast.Module) -> dict[str, str]:
     """torch's texts for common arguments: `parse_kwargs(text)`, an entry for each name at the start of a line."""
     found: dict[str, str] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "parse_kwargs" and node.args:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "parse_kwargs"
+            and node.args
+        ):
             for entry in re.split(r"\n(?=\w)", textwrap.dedent(_text(node.args[0], {})).strip()):
                 found[entry.split(maxsplit=1)[0]] = entry.strip()
     return found
@@ -194,7 +207,11 @@ def _public(module: str) -> str:
 def _set_module(node: _Function | ast.ClassDef) -> str | None:
     """What numpy's decorator @set_module('numpy.linalg') says."""
     for decorator in node.decorator_list:
-        if isinstance(decorator, ast.Call) and isinstance(decorator.func, ast.Name) and decorator.func.id == "set_module":
+        if (
+            isinstance(decorator, ast.Call)
+            and isinstance(decorator.func, ast.Name)
+            and decorator.func.id == "set_module"
+        ):
             return _text(decorator.args[0], {}) if decorator.args else None
     return None
 

@@ -148,7 +148,7 @@ def _from_statistics(sample: bytes) -> str:
         from resiliparse.parse.encoding import detect_encoding
     except ImportError as error:
         raise missing_extra("resiliparse", "corpus") from error
-    guess = codec_of(detect_encoding(sample))
+    guess = codec_of(detect_encoding(sample) or "utf-8")
     if guess not in _DOUBLE_BYTE and _decodes(sample, guess):
         return guess
     # EUC-KR before GB18030: both use the same bytes, and only Korean keeps to the rows that are common in both.

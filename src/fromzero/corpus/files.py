@@ -63,7 +63,7 @@ def find_files(inputs: Sequence[Path], output: Path) -> Found:
     for root in map(Path, inputs):
         if not root.exists():
             raise UserError(f"{root}: no such file or folder; --inputs takes documents that exist")
-        for path in _walk(root, output, seen):
+        for path in _walk(root, output, seen, passed_over):
             kind = KINDS.get(path.suffix.lower())
             if kind is None:
                 passed_over[path.suffix.lower() or "no suffix"] += 1
@@ -99,18 +99,21 @@ def _digest(path: Path) -> str:
         return f"unreadable: {error.strerror}"
 
 
-def _walk(root: Path, output: Path, seen: set[str]) -> Iterator[Path]:
-    """Regular files below root, each once, however many links lead to it."""
+def _walk(root: Path, output: Path, seen: set[str], passed_over: dict[str, int]) -> Iterator[Path]:
+    """Regular files below root, each once, however many links lead to it; folders that can't be opened are counted."""
     if root.is_file():
         yield from _once([root], seen)
     elif _enter(root, output, seen):
-        with os.scandir(root) as entries:
-            names = sorted(e.name for e in entries if not e.name.startswith(".") and e.name != MANIFEST)
+        try:
+            names = sorted(n for n in os.listdir(root) if not n.startswith(".") and n != MANIFEST)
+        except OSError:
+            passed_over["folders that may not be read"] = passed_over.get("folders that may not be read", 0) + 1
+            return
         children = [root / name for name in names]
         yield from _once([c for c in children if c.is_file()], seen)
         for child in children:
             if child.is_dir() and not is_artifact(child):
-                yield from _walk(child, output, seen)
+                yield from _walk(child, output, seen, passed_over)
 
 
 def _once(files: list[Path], seen: set[str]) -> Iterator[Path]:
@@ -123,7 +126,7 @@ def _once(files: list[Path], seen: set[str]) -> Iterator[Path]:
 def _enter(folder: Path, output: Path, seen: set[str]) -> bool:
     """Whether to read a folder: not the output, not one that was read before (a link up would never end)."""
     real = os.path.realpath(folder)
-    if real in seen or real == os.path.realpath(output) or not os.access(folder, os.R_OK | os.X_OK):
+    if real in seen or real == os.path.realpath(output):
         return False
     seen.add(real)
     return True

@@ -25,7 +25,9 @@ from fromzero.corpus.settings import Filters
 IDEOGRAPH_WEIGHT = 3
 # Scripts written without spaces between words: Thai to Myanmar, Khmer, CJK with kana and full-width forms.
 _IDEOGRAPH = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_UNSPACED = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]")
+_UNSPACED = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]"
+)
 _LETTER = re.compile(r"[^\W\d_]")
 _BLANK = re.compile(r"\s+")
 # A rule about shares is not asked about fewer characters than this: four words can't show a habit.

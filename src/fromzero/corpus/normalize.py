@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator
 
 # Controls but tab and newline, soft hyphens, zero-width spaces, direction marks, byte order marks, non-characters.
 # Zero-width joiners (U+200C, U+200D) stay: Persian, Indic scripts and emoji are spelled with them.
-_JUNK = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\ufffe\uffff]")
+_JUNK = re.compile(
+    "[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\ufeff\ufffe\uffff]"
+)
 _LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _TRAILING_BLANKS = re.compile(r"(?<![ \t\u00a0\u3000])[ \t\u00a0\u3000]+(?=\n)")
 _GAP = re.compile(r"\n{3,}")

@@ -69,7 +69,9 @@ def _read(folder: Path, found: Found, config: CorpusConfig, counts: Counts) -> t
     with (
         progress("reading documents", found.bytes, "B") as report,
         DocumentWriter(folder / SPOOL, "kept") as kept,
-        ShardWriter(folder / "rejected", "rejected", dict.fromkeys(("id", "source", "reason", "text"), "string")) as bin_,
+        ShardWriter(
+            folder / "rejected", "rejected", dict.fromkeys(("id", "source", "reason", "text"), "string")
+        ) as bin_,
     ):
         for file, answer in _answers(found, config, counts, report):
             size = len((answer.get("text") or "").encode())
@@ -80,7 +82,9 @@ def _read(folder: Path, found: Found, config: CorpusConfig, counts: Counts) -> t
                 bin_.write(_rejected_row(file, answer), size)
                 continue
             seen.add(key)
-            document = Document(answer["id"], answer["text"], file.source, answer["url"], answer["language"], answer["meta"])
+            document = Document(
+                answer["id"], answer["text"], file.source, answer["url"], answer["language"], answer["meta"]
+            )
             kept.write(document)
             counts.keep(file.kind, document.language, size)
             sizes.append((document.id, size))

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from fromzero.artifact import to_plain
 from fromzero.corpus.document import CRASHED, TIMED_OUT
@@ -50,8 +50,7 @@ class _Child:
             stderr=subprocess.DEVNULL,
             env=os.environ | _ENVIRONMENT,
         )
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        self.stdin, self.stdout = cast(BinaryIO, self.process.stdin), cast(BinaryIO, self.process.stdout)
 
     def parse(self, file: SourceFile) -> Iterator[dict[str, Any]]:
         """The answers about one file; the last is a reason when the child died over it."""

@@ -35,17 +35,18 @@ class Filters:
     Fifty is one sentence of English, and lets a Tang quatrain of twenty characters (counted as 64) pass."""
     max_undecodable: float = 0.01
     """Largest share of U+FFFD, the mark of bytes that could not be decoded. Damaged scans have more."""
-    min_letters: float = 0.4
-    """Least share of letters and ideographs among the characters that are not blank. Prose has .95, code and its
-    tables .6 to .8; dumps of numbers have less than .3."""
+    min_letters: float = 0.3
+    """Least share of letters and ideographs among the characters that are not blank. Prose has .95, code .6 to .8,
+    documentation full of printed matrices .4; dumps of numbers have less than .1."""
     min_word_length: float = 2.0
     """Least mean length of a word, in characters (Gopher: 3, which drops poems and dialogue in short words). For text
     in scripts that put spaces between words only."""
     max_word_length: float = 15.0
     """Largest mean length of a word, in characters (Gopher: 10, which drops pages of dotted names and addresses)."""
-    max_repeated_lines: float = 0.4
+    max_repeated_lines: float = 0.6
     """Largest share of characters in lines that stood before in the same document, the first copy not counted. Gopher
-    has .2 for web pages, Dolma .3; the headings of reference documentation repeat more than that."""
+    has .2 for web pages, Dolma .3; reference documentation, which describes the same argument at each function, and
+    songs with a refrain reach .5."""
     min_compressed: float = 0.08
     """Least size after DEFLATE compression, as a share of the size before: catches repetition without lines. Prose
     has .35 to .5, tables of contents .15, one phrase over and over .01."""

@@ -2,8 +2,8 @@
 
 A frame is a length in decimal, a newline, that many bytes of JSON, a newline. The first frame from the parent holds
 the settings; then each holds a file, and is answered by the file's documents, one frame each, and a last frame
-{"done": true}, with "leaving": true when the process ends with it. JSON and not pickle, because after parsing hostile bytes this process may no longer be ours, and the
-parent must be able to read its answers safely.
+{"done": true}, with "leaving": true when the process ends with it. JSON and not pickle, because after parsing hostile
+bytes this process may no longer be ours, and the parent must be able to read its answers safely.
 """
 
 import contextlib
@@ -140,7 +140,7 @@ def limit_memory(limit: int) -> None:
 
 def _serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
     """Answer requests until stdin closes."""
-    settings = WorkSettings.from_plain(read_frame(stdin, 1 << 20))
+    settings = WorkSettings.from_plain(read_frame(stdin, 1 << 20) or {})
     limit_memory(settings.read.limits.parse_memory_bytes)
     while (request := read_frame(stdin, 1 << 20)) is not None:
         if not _answer(request, settings, stdout):
