@@ -30,19 +30,18 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, angles: tuple[Tensor, Tensor] | None, cache: LayerCache | None = None) -> Tensor:
         """angles: cos and sin (T, C/2) of the positions of x, or None without rotary positions."""
-        q_BHTC = self._split(self.query(x_BTD), self.heads)
-        k_BKTC = self._split(self.key(x_BTD), self.kv_heads)
-        v_BKTC = self._split(self.value(x_BTD), self.kv_heads)
-        if angles is not None:
-            q_BHTC = functions.rotary(q_BHTC, *angles)
-            k_BKTC = functions.rotary(k_BKTC, *angles)
+        q_BTHC = self.query(x_BTD).unflatten(-1, (self.heads, self.head_width))
+        k_BTKC = self.key(x_BTD).unflatten(-1, (self.kv_heads, self.head_width))
+        v_BTKC = self.value(x_BTD).unflatten(-1, (self.kv_heads, self.head_width))
+        if angles is not None:  # before heads and positions change places: the memory is still in one piece
+            cos_T1R, sin_T1R = angles[0][:, None], angles[1][:, None]
+            q_BTHC = functions.rotary(q_BTHC, cos_T1R, sin_T1R)
+            k_BTKC = functions.rotary(k_BTKC, cos_T1R, sin_T1R)
+        q_BHTC, k_BKTC, v_BKTC = (x.transpose(1, 2) for x in (q_BTHC, k_BTKC, v_BTKC))
         if cache is not None:
             k_BKTC, v_BKTC = cache.append(k_BKTC, v_BKTC)
         mixed_BHTC = causal_attention(q_BHTC, k_BKTC, v_BKTC)
         return self.output(mixed_BHTC.transpose(1, 2).flatten(2))
-
-    def _split(self, x_BTE: Tensor, heads: int) -> Tensor:
-        return x_BTE.unflatten(-1, (heads, self.head_width)).transpose(1, 2)
 
 
 def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor) -> Tensor:

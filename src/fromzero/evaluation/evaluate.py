@@ -1,0 +1,107 @@
+"""`fromzero evaluate perplexity`: a model on the held-out documents of a corpus, beside the baselines."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fromzero import artifact
+from fromzero.artifact import Artifact
+from fromzero.console import progress
+from fromzero.corpus import read_corpus
+from fromzero.device import DeviceName, DtypeName, pick_device, pick_dtype
+from fromzero.evaluation import baselines
+from fromzero.evaluation.perplexity import DocumentScore, score_documents, summarize
+from fromzero.interop import load_model
+from fromzero.tokenizer import BPETokenizer, load_tokenizer
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is evaluated on what."""
+
+    model: Path
+    """Folder of a model."""
+    corpus: Path
+    """Folder of a corpus; its validation split is held out from training."""
+    output: Path
+    """Folder for the scores."""
+    baselines: bool = True
+    """Also measure a unigram model, gzip, zstd and xz on the same text."""
+    max_bytes: int = 1_000_000
+    """Stop after the document that reaches this many bytes; the standard error says whether that is enough."""
+    batch_tokens: int = 8192
+    """Tokens scored at once."""
+    device: DeviceName = "auto"
+    """Where the model runs."""
+    dtype: DtypeName = "float32"
+    """Compute dtype; auto is faster on some machines and less exact."""
+
+
+def evaluate(config: EvaluationConfig) -> Artifact:
+    """Score the held-out documents and write `scores.json`: the model's figures and the baselines'."""
+    model, corpus = artifact.open_artifact(config.model, "model"), artifact.open_artifact(config.corpus, "corpus")
+    return artifact.build(
+        config.output,
+        "evaluation",
+        config,
+        {"model": model.digest, "corpus": corpus.digest},
+        lambda folder: _evaluate(config, folder),
+        ignore=("model", "corpus", "output", "device", "batch_tokens"),
+    )
+
+
+def _evaluate(config: EvaluationConfig, folder: Path) -> Mapping[str, Any]:
+    device = pick_device(config.device)
+    model = load_model(config.model, pick_dtype(config.dtype, device)).to(device)
+    tokenizer = load_tokenizer(config.model)
+    texts = held_out_texts(config.corpus, config.max_bytes)
+    total = sum(len(t.encode()) for t in texts)
+    scores: list[DocumentScore] = []
+    with progress("scoring held-out documents", total, "B") as report:
+        for score in score_documents(model, tokenizer, texts, config.batch_tokens):
+            scores.append(score)
+            report(sum(s.bytes for s in scores))
+    result: dict[str, Any] = {"model": dataclasses.asdict(summarize(scores))}
+    if config.baselines:
+        result["baselines"] = measure_baselines(config.corpus, tokenizer, texts)
+    artifact.write_json(folder / "scores.json", result)
+    return result
+
+
+def held_out_texts(corpus: Path, max_bytes: int) -> list[str]:
+    """Texts of the validation split, up to the document that reaches `max_bytes`."""
+    texts, size = [], 0
+    for document in read_corpus(corpus, "validation"):
+        texts.append(document.text)
+        size += len(document.text.encode())
+        if size >= max_bytes:
+            break
+    return texts
+
+
+def measure_baselines(corpus: Path, tokenizer: BPETokenizer, texts: list[str]) -> dict[str, float]:
+    """Bits per byte of each baseline on these texts; those that learn see the end of the training split."""
+    held_out = "\n\n".join(texts).encode()
+    train_texts: list[str] = []
+    size = 0
+    for document in read_corpus(corpus, "train"):
+        train_texts.append(document.text)
+        size += len(document.text.encode())
+        while train_texts and size > baselines.PRIMING_BYTES:
+            size -= len(train_texts.pop(0).encode())
+    counts = np.zeros(tokenizer.vocab_size)
+    for text in train_texts:
+        counts += np.bincount(tokenizer.encode_ordinary(text), minlength=tokenizer.vocab_size)
+    train = "\n\n".join(train_texts).encode()
+    held_out_ids = [tokenizer.encode_ordinary(text) for text in texts]
+    text_bytes = sum(len(text.encode()) for text in texts)
+    return {
+        "unigram": baselines.unigram_bits_per_byte(counts, held_out_ids, text_bytes),
+        "gzip": baselines.gzip_bits_per_byte(held_out),
+        "zstd": baselines.zstd_bits_per_byte(train, held_out),
+        "xz": baselines.xz_bits_per_byte(train, held_out),
+    }

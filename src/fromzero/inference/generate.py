@@ -1,0 +1,111 @@
+"""Generation: the prompt in one pass, then a token at a time through the cache."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from fromzero.errors import UserError
+from fromzero.inference.cache import KVCache
+from fromzero.inference.sampling import SamplingConfig, sample
+from fromzero.model import Transformer
+from fromzero.tokenizer import BPETokenizer
+from fromzero.tokenizer.stream import StreamDecoder
+
+StopReason = Literal["stop", "length", "context"]
+
+
+@torch.inference_mode()
+def generate_tokens(
+    model: Transformer,
+    prompt: Sequence[int],
+    config: SamplingConfig,
+    stop_ids: frozenset[int] = frozenset(),
+    cached: bool = True,
+) -> Iterator[int]:
+    """Yield ids after the prompt until an id of `stop_ids` (not yielded), max_tokens, or the end of the context.
+
+    cached=False computes every position anew for each token: slow, the reference that the cached way must equal.
+    Raises UserError for an empty prompt or one that fills the context.
+    """
+    limit = model.config.context - len(prompt)
+    if not prompt:
+        raise UserError("the prompt is empty; give at least one token")
+    if limit < 1:
+        raise UserError(
+            f"the prompt has {len(prompt)} tokens and the model's context is {model.config.context}; shorten the prompt"
+        )
+    device = model.token_embedding.weight.device
+    generator = torch.Generator()
+    generator.manual_seed(config.seed) if config.seed is not None else generator.seed()
+    cache = KVCache(model.config, dtype=model.compute_dtype, device=device) if cached else None
+    ids = torch.tensor([list(prompt)], device=device)
+    new = ids
+    for _ in range(min(config.max_tokens, limit)):
+        logits_V = model(new if cached else ids, cache)[0, -1]
+        token = sample(logits_V.cpu(), ids[0].cpu(), config, generator)
+        if token in stop_ids:
+            return
+        yield token
+        new = torch.tensor([[token]], device=device)
+        ids = torch.cat([ids, new], dim=1)
+
+
+@dataclass
+class Generation:
+    """An answer in the making: iterate over it for pieces of text; afterwards it says how it ended."""
+
+    pieces: Iterator[str]
+    tokens: int = 0
+    reason: StopReason = "stop"
+
+    def __iter__(self) -> Iterator[str]:
+        return self.pieces
+
+    def text(self) -> str:
+        """Everything that is still to come, as one text."""
+        return "".join(self.pieces)
+
+
+def generate_text(
+    model: Transformer, tokenizer: BPETokenizer, prompt: Sequence[int], config: SamplingConfig
+) -> Generation:
+    """Generate text after the prompt, piece by piece, never half a character, ending before any stop text.
+
+    Every special token ends the answer: a model has no business writing the markers of a turn itself.
+    """
+    generation = Generation(iter(()))
+    generation.pieces = _pieces(model, tokenizer, prompt, config, generation)
+    return generation
+
+
+def _pieces(
+    model: Transformer, tokenizer: BPETokenizer, prompt: Sequence[int], config: SamplingConfig, result: Generation
+) -> Iterator[str]:
+    decoder = StreamDecoder(tokenizer)
+    held = ""  # text that might be the beginning of a stop text
+    for token in generate_tokens(model, prompt, config, frozenset(tokenizer.special_tokens.values())):
+        result.tokens += 1
+        ready, held, stopped = _split_at_stop(held + decoder.feed([token]), config.stop)
+        if ready:
+            yield ready
+        if stopped:
+            return
+    ready, held, stopped = _split_at_stop(held + decoder.flush(), config.stop)
+    if not stopped:
+        full = len(prompt) + result.tokens >= model.config.context
+        result.reason = "length" if result.tokens >= config.max_tokens else "context" if full else "stop"
+    if ready or held:
+        yield ready if stopped else ready + held
+
+
+def _split_at_stop(text: str, stops: Sequence[str]) -> tuple[str, str, bool]:
+    """(text that is safe to show, text to hold back, whether a stop text was found)."""
+    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+    if found:
+        return text[: min(found)], "", True
+    for start in range(max(0, len(text) - max(map(len, stops), default=0)), len(text)):
+        if any(stop.startswith(text[start:]) for stop in stops):
+            return text[:start], text[start:], False
+    return text, "", False

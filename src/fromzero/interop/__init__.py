@@ -1,0 +1,9 @@
+"""Other people's formats: models as folders that transformers, vLLM and llama.cpp's converter open as they are.
+
+In: a Transformer and the folder of its tokenizer. Out: a folder with `config.json`, `model.safetensors`, the tokenizer
+and generation settings; and back. Reading order: `names` (whose tensor is called what), `huggingface`.
+"""
+
+from fromzero.interop.huggingface import load_model, save_model
+
+__all__ = ["load_model", "save_model"]

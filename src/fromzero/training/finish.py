@@ -1,0 +1,61 @@
+"""The end of every training: the model's files, its card, and no checkpoints left."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fromzero.artifact import write_text
+from fromzero.interop import save_model
+from fromzero.model import Transformer
+from fromzero.tokenizer import BPETokenizer
+
+_CARD = """---
+library_name: {library}
+tags: [fromzero]
+---
+# A language model trained from zero
+
+| | |
+|---|---|
+| architecture | {family}: {layers} layers, width {width}, {heads} heads, context {context} tokens |
+| parameters | {parameters:,} |
+| vocabulary | {vocab_size:,} tokens, byte-level BPE |
+| trained on | {tokens:,} tokens in {steps:,} steps |
+{figures}
+Made with fromzero. `manifest.json` holds the settings, versions and hashes that it was made from; `run/metrics.jsonl`
+the figures of its training. Talk to it with `fromzero chat FOLDER`, or open the folder with transformers.
+
+It knows only the documents that it was trained on, and makes things up beyond them. Check what it says.
+"""
+
+
+def finish_model(
+    model: Transformer, folder: Path, tokenizer_folder: Path, tokenizer: BPETokenizer, figures: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the model in the Hugging Face layout with its card and delete the checkpoints; returns the summary."""
+    eos = tokenizer.special_tokens.get("<|im_end|>", tokenizer.end_of_text)
+    family = save_model(model, folder, tokenizer_folder, {"bos": tokenizer.end_of_text, "eos": eos})
+    summary = {"architecture": family, "parameters": model.parameter_count(), **figures}
+    write_text(folder / "MODEL_CARD.md", _card(model, family, summary))
+    shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
+    return summary
+
+
+def _card(model: Transformer, family: str, summary: Mapping[str, Any]) -> str:
+    config = model.config
+    names = {"validation_bits_per_byte": "held-out bits per byte", "validation_loss": "held-out loss, nats per token"}
+    lines = [f"| {text} | {summary[name]:.4f} |\n" for name, text in names.items() if name in summary]
+    return _CARD.format(
+        library="fromzero" if family == "fromzero" else "transformers",
+        family=family,
+        layers=config.layers,
+        width=config.width,
+        heads=config.heads,
+        context=config.context,
+        vocab_size=config.vocab_size,
+        figures="".join(lines),
+        parameters=summary["parameters"],
+        tokens=summary["tokens"],
+        steps=summary["steps"],
+    )

@@ -1,0 +1,57 @@
+"""What a run writes down: `metrics.jsonl`, one JSON object a line, and TensorBoard events where that is installed."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fromzero.artifact import write_text
+
+FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends to `metrics.jsonl`. Opened at a step, it first drops what an interrupted run wrote after that step."""
+
+    def __init__(self, folder: Path, resume_step: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / FILE
+        kept = [line for line in read_metrics(self.path) if line["step"] <= resume_step] if resume_step else []
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = _tensorboard(folder, resume_step)
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """One line; `values` holds 'step' and numbers or texts."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._board.add_scalar(name, value, values["step"])
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics file; a last line cut off by a kill is passed over."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+
+def _tensorboard(folder: Path, resume_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # the extra `track` is not installed; metrics.jsonl has the same numbers
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)  # type: ignore[no-untyped-call]

@@ -1,0 +1,104 @@
+"""`fromzero pretrain`: token shards -> base model.
+
+The output folder becomes a model that other programs open; what was measured on the way is in its `run/`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fromzero import artifact
+from fromzero.artifact import Artifact
+from fromzero.console import say
+from fromzero.dataset import TokenShards, WindowLoader
+from fromzero.device import keep_freed_memory, pick_device, pick_dtype
+from fromzero.errors import UserError
+from fromzero.evaluation.shards import byte_lengths, shards_perplexity
+from fromzero.inference import SamplingConfig, generate_text
+from fromzero.model import ModelConfig, Transformer
+from fromzero.tokenizer import BPETokenizer, load_tokenizer
+from fromzero.training.finish import finish_model
+from fromzero.training.samples import SampleLog
+from fromzero.training.settings import TrainConfig
+from fromzero.training.trainer import Look, Trainer
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What is trained on what."""
+
+    tokens: Path
+    """Folder of token shards, made by `fromzero pack`."""
+    output: Path
+    """Folder for the model."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Shape of the model; its vocabulary size comes from the tokenizer."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How it is trained."""
+    prompts: tuple[str, ...] = ()
+    """Beginnings that the model goes on from at several points of training; empty takes some from held-out text."""
+    sample_points: int = 4
+    """At how many points after the start samples are taken, evenly spread."""
+
+
+def pretrain(config: PretrainConfig) -> Artifact:
+    """Train a model from random weights on token shards; skipped when up to date, resumed when it was cut off."""
+    tokens = artifact.open_artifact(config.tokens, "tokens")
+    inputs = {"tokens": tokens.digest}
+    ignore = ("tokens", "output")
+    return artifact.build(
+        config.output, "model", config, inputs, lambda folder: _pretrain(config, folder), version=VERSION, ignore=ignore
+    )
+
+
+def _pretrain(config: PretrainConfig, folder: Path) -> Mapping[str, Any]:
+    keep_freed_memory()
+    tokenizer = load_tokenizer(config.tokens)
+    train, held_out = TokenShards(config.tokens, "train"), TokenShards(config.tokens, "validation")
+    device = pick_device(config.train.device)
+    dtype = pick_dtype(config.train.dtype, device)
+    model = Transformer(config.model.with_vocab(tokenizer.vocab_size), config.train.seed, dtype).to(device)
+    loader = WindowLoader(train, config.model.context, config.train.batch_size, config.train.seed)
+    say(
+        f"model: {model.parameter_count():,} parameters; {config.train.steps:,} steps of "
+        f"{config.train.batch_size * config.model.context:,} tokens; {dtype} on {device}"
+    )
+    look = _look(config, folder / "run", tokenizer, held_out)
+    figures = Trainer(model, loader, config.train, folder / "run", look).fit()
+    return finish_model(model, folder, config.tokens, tokenizer, figures)
+
+
+def _look(config: PretrainConfig, folder: Path, tokenizer: BPETokenizer, held_out: TokenShards) -> Look:
+    """What the trainer asks for now and then: held-out loss, and at some points samples."""
+    lengths = byte_lengths(tokenizer)
+    prompts = config.prompts or held_out_beginnings(held_out, tokenizer)
+    points = max(1, config.sample_points)
+    sample_steps = {round(config.train.steps * point / points) for point in range(points + 1)}
+    samples = SampleLog(folder)
+
+    def look(model: Transformer, step: int) -> dict[str, Any]:
+        figures = shards_perplexity(model, held_out, lengths, config.train.validation_tokens)
+        if config.sample_points and step in sample_steps:
+            samples.write(step, [(prompt, _continue(model, tokenizer, prompt)) for prompt in prompts])
+        return {f"validation_{name}": value for name, value in figures.items()}
+
+    return look
+
+
+def _continue(model: Transformer, tokenizer: BPETokenizer, prompt: str) -> str:
+    model.eval()
+    ids = [tokenizer.end_of_text, *tokenizer.encode_ordinary(prompt)]
+    return generate_text(model, tokenizer, ids, SamplingConfig(max_tokens=64, seed=0, temperature=0.7)).text()
+
+
+def held_out_beginnings(shards: TokenShards, tokenizer: BPETokenizer, count: int = 3, length: int = 12) -> Sequence[str]:
+    """The first words of a few held-out documents, evenly spread."""
+    starts = shards.boundaries[:-1]
+    if not len(starts):
+        raise UserError("the held-out split has no document; build the corpus with a larger validation share")
+    chosen = starts[:: max(1, len(starts) // count)][:count]
+    beginnings = [tokenizer.decode(shards[int(s) + 1 : int(s) + 1 + length].tolist()) for s in chosen]
+    return [text.replace("\ufffd", "").strip() or "The" for text in beginnings]

@@ -1,0 +1,64 @@
+"""The settings that every kind of training shares."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fromzero.device import DeviceName, DtypeName
+from fromzero.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How weights are learned."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+    batch_size: int = 16
+    """Sequences in one step."""
+    micro_batch_size: int | None = None
+    """Sequences computed at once, to fit memory; gradients add up to the whole batch. null computes all at once."""
+    learning_rate: float = 1e-3
+    """Highest learning rate."""
+    final_learning_rate: float = 0.1
+    """Learning rate at the end, as a share of the highest."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """After the warm-up: a cosine down to the end, or stable and then a linear decay (warmup-stable-decay)."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from zero."""
+    decay_share: float = 0.2
+    """For wsd: share of the steps in which the rate decays."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, on matrices only."""
+    beta1: float = 0.9
+    """AdamW's decay of the average gradient."""
+    beta2: float = 0.95
+    """AdamW's decay of the average squared gradient; lower than Adam's 0.999 because batches are large and few."""
+    max_gradient_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 never scales."""
+    seed: int = 0
+    """Seed of the weights, of the order of the data and of dropout, each with a generator of its own."""
+    validate_every: int = 100
+    """Steps between looks at held-out data; also at the start and at the end."""
+    validation_tokens: int = 65536
+    """Tokens of held-out data that each look takes."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints; one is also written when a signal asks for a stop."""
+    keep_checkpoints: int = 2
+    """The newest checkpoints that are kept; the others are deleted."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    device: DeviceName = "auto"
+    """Where to train."""
+    dtype: DtypeName = "auto"
+    """Compute dtype; auto measures whether bfloat16 is worth it. Weights and optimizer state are always float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every", "checkpoint_every", "keep_checkpoints", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size):
+            raise UserError(f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})")
+        if self.learning_rate <= 0:
+            raise UserError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 < self.decay_share <= 1:
+            raise UserError(f"decay_share is {self.decay_share}; it must be above 0 and at most 1")

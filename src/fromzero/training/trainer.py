@@ -1,0 +1,161 @@
+"""The training loop, one for all objectives: batch, gradients, step; now and then a look, a line, a checkpoint."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fromzero.console import Reporter, human_count, progress, say
+from fromzero.device import matmul_flops, peak_memory_bytes
+from fromzero.errors import Interrupted, UserError
+from fromzero.model import Transformer
+from fromzero.training.checkpoint import load_newest, prune_checkpoints, save_checkpoint
+from fromzero.training.metrics import MetricsLog
+from fromzero.training.objective import counted, next_token_loss
+from fromzero.training.optimizer import AdamW, clip_gradients, decay_groups
+from fromzero.training.schedule import learning_rate
+from fromzero.training.settings import TrainConfig
+from fromzero.training.signals import StopRequest, stop_on_signals
+
+
+class Loader(Protocol):
+    """What the loop needs of its data."""
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """ids and targets, (B, T) each; targets of -100 carry no loss."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is, as JSON can hold it."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go there."""
+
+
+Look = Callable[[Transformer, int], dict[str, Any]]
+"""(model, step) -> figures to write down: validation loss, samples."""
+
+
+class Trainer:
+    """Trains a model in `folder`, going on from the newest checkpoint there."""
+
+    def __init__(self, model: Transformer, loader: Loader, config: TrainConfig, folder: Path, look: Look) -> None:
+        self.model, self.loader, self.config, self.folder, self.look = model, loader, config, folder, look
+        self.device = model.token_embedding.weight.device
+        self.optimizer = AdamW(
+            decay_groups(model, config.weight_decay), config.learning_rate, (config.beta1, config.beta2)
+        )
+        self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.last: dict[str, Any] = {}
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end; the last figures, and totals of tokens and seconds over all parts of the run.
+
+        Raises Interrupted after a checkpoint when a signal asked for a stop, and UserError when the loss or a gradient
+        is not finite: before the optimizer step, so the weights are still good.
+        """
+        torch.manual_seed(self.config.seed)  # for dropout; weights and data have generators of their own
+        self._resume()
+        self.log = MetricsLog(self.folder, self.step)
+        try:
+            with stop_on_signals() as request:
+                self._loop(request)
+        finally:
+            self.log.close()
+        return {**self.last, "steps": self.step, "tokens": self.tokens, "seconds": self.seconds}
+
+    def _loop(self, request: StopRequest) -> None:
+        config = self.config
+        if self.step == 0:
+            self._look()
+        with progress("training", config.steps, "steps", self.step) as bar:
+            while self.step < config.steps:
+                self._train_step(bar)
+                last = self.step == config.steps
+                if last or self.step % config.validate_every == 0:
+                    self._look()
+                if not last and (request or self.step % config.checkpoint_every == 0):
+                    self._save()
+                if not last and request:
+                    what = f"stopped after step {self.step} of {config.steps}"
+                    raise Interrupted(f"{what}; run the same command again to go on from there", request.exit_code)
+
+    def _train_step(self, bar: Reporter) -> None:
+        started = time.perf_counter()
+        rate = learning_rate(self.step, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        ids_BT, targets_BT = self.loader.next_batch()
+        loss, count = self._gradients(ids_BT, targets_BT)
+        norm = clip_gradients(self.model.parameters(), self.config.max_gradient_norm)
+        self._check_finite(loss, norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.tokens += ids_BT.numel()
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        speed = ids_BT.numel() / seconds
+        bar(self.step, f"loss {loss:.3f}  {human_count(speed)} tokens/s")
+        if self.step % self.config.log_every == 0 or self.step in (1, self.config.steps):
+            self.last = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "counted_tokens": count}
+            self.log.write({"step": self.step, "kind": "train", **self.last, **self._speed_figures(speed)})
+
+    def _gradients(self, ids_BT: Tensor, targets_BT: Tensor) -> tuple[float, int]:
+        """Mean loss of the batch in nats, its gradient left in the parameters, and how many targets it is over."""
+        self.model.train()
+        count = counted(targets_BT)
+        total = 0.0
+        rows = self.config.micro_batch_size or len(ids_BT)
+        for ids, targets in zip(ids_BT.split(rows), targets_BT.split(rows), strict=True):
+            loss = next_token_loss(self.model, ids.to(self.device), targets.to(self.device)) / max(1, count)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total, count
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise UserError(
+                f"training diverged: at step {self.step + 1} the loss is {loss} and the gradient norm {norm}; "
+                "lower learning_rate or raise warmup_steps, and run again"
+            )
+
+    def _speed_figures(self, tokens_per_second: float) -> dict[str, float]:
+        """FLOP/s, and their share of what this machine reaches in plain matrix products (its practical peak)."""
+        flops = tokens_per_second * self.model.flops_per_token()
+        size = 1024 if self.device.type == "cpu" else 8192
+        return {
+            "tokens": self.tokens,
+            "tokens_per_second": tokens_per_second,
+            "flops_per_second": flops,
+            "mfu": flops / matmul_flops(self.model.compute_dtype, self.device.type, size),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "seconds": self.seconds,
+        }
+
+    def _look(self) -> None:
+        figures = self.look(self.model, self.step)
+        self.log.write({"step": self.step, "kind": "look", **figures})
+        self.last |= {name: value for name, value in figures.items() if isinstance(value, int | float)}
+
+    def _save(self) -> None:
+        state = {"loader": self.loader.state_dict(), "tokens": self.tokens, "seconds": self.seconds}
+        state |= {"dtype": str(self.model.compute_dtype), "last": self.last}
+        checkpoints = self.folder / "checkpoints"
+        save_checkpoint(checkpoints, self.step, self.model, self.optimizer, state)
+        prune_checkpoints(checkpoints, self.config.keep_checkpoints)
+
+    def _resume(self) -> None:
+        found = load_newest(self.folder / "checkpoints", self.model, self.optimizer)
+        if found is None:
+            return
+        state = found["state"]
+        self.step, self.tokens, self.seconds = found["step"], state["tokens"], state["seconds"]
+        self.last = dict(state["last"])
+        self.loader.load_state_dict(state["loader"])
+        # A measured 'auto' could choose another dtype this time, and the run would not be the one that was cut off.
+        self.model.compute_dtype = getattr(torch, state["dtype"].removeprefix("torch."))
+        say(f"going on from step {self.step} of {self.config.steps}")
