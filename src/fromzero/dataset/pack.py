@@ -1,0 +1,83 @@
+"""The stage that turns a corpus into token shards."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from fromzero.artifact import Artifact, build, open_artifact
+from fromzero.console import progress
+from fromzero.corpus import read_corpus
+from fromzero.dataset.writing import SPLITS, TokenWriter, copy_tokenizer, tokenizer_digest, write_index
+from fromzero.tokenizer import BPETokenizer, load_tokenizer
+
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PackConfig:
+    """How to turn a corpus into token shards."""
+
+    corpus: Path
+    """Corpus to encode, a folder made by `corpus build`."""
+    tokenizer: Path
+    """Tokenizer to encode it with: a folder made by `tokenizer train`, or any with a tokenizer.json."""
+    output: Path
+    """Folder for the shards."""
+    shard_tokens: int = 100_000_000
+    """Tokens in one shard file."""
+
+
+def pack(config: PackConfig) -> Artifact:
+    """Encode every document of a corpus, <|endoftext|> before each; a 'tokens' artifact.
+
+    Its summary: vocab_size, and for `train` and `validation` the documents, tokens, bytes of text and bytes per token.
+    Documents are read and written as a stream. Raises UserError when the corpus or the tokenizer can't be read.
+    """
+    corpus = open_artifact(config.corpus, "corpus")
+    digest = tokenizer_digest(config.tokenizer)
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        tokenizer = load_tokenizer(config.tokenizer)
+        characters = corpus.summary.get("characters", {})
+        with progress("Packing", sum(characters.values()), "characters") as report:
+            done = 0
+            splits: dict[str, Any] = {}
+            for split in SPLITS:
+                writer = TokenWriter(folder, split, tokenizer.vocab_size, config.shard_tokens)
+                done = _pack_split(corpus.path, split, tokenizer, writer, done, report)
+                splits[split] = writer.close()
+        copy_tokenizer(config.tokenizer, folder)
+        write_index(folder, tokenizer, digest, splits, masked=False)
+        return {"vocab_size": tokenizer.vocab_size, "masked": False, **summarise(splits)}
+
+    inputs = {"corpus": corpus.digest, "tokenizer": digest}
+    ignore = ("corpus", "tokenizer", "output")
+    return build(config.output, "tokens", config, inputs, make, version=VERSION, ignore=ignore)
+
+
+def _pack_split(
+    corpus: Path,
+    split: Literal["train", "validation"],
+    tokenizer: BPETokenizer,
+    writer: TokenWriter,
+    done: int,
+    report: Callable[[float], None],
+) -> int:
+    """Encode one split; returns the characters done so far."""
+    for document in read_corpus(corpus, split):
+        ids = [tokenizer.end_of_text, *tokenizer.encode_ordinary(document.text)]
+        writer.add(ids, len(document.text.encode()))
+        done += len(document.text)
+        report(done)
+    return done
+
+
+def summarise(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The counts of each split, without what only the index needs."""
+    counted = ("documents", "tokens", "bytes", "loss_tokens")
+    return {
+        name: {key: entry[key] for key in counted if key in entry}
+        | {"bytes_per_token": entry["bytes"] / entry["tokens"] if entry["tokens"] else 0.0}
+        for name, entry in splits.items()
+    }

@@ -1,0 +1,91 @@
+"""Batches for pretraining: windows of the flat sequence, each once an epoch, in a random order."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fromzero.dataset.permutation import Permutation
+from fromzero.dataset.position import check_share, check_state
+from fromzero.dataset.shards import TokenShards
+from fromzero.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class WindowLoader:
+    """Deals windows of `context` ids and, as targets, the same one id further on.
+
+    Window i of the sequence s is x = s[iT : iT+T] with y = s[iT+1 : iT+T+1]; T is the context. Each epoch has an order
+    of its own, drawn by the seed. The position counts windows over all processes, so the stream of windows is the same
+    for any number of them: batch_size is that of all processes together, and rank r takes rows r, r + world_size, ...
+
+    Raises UserError when there are fewer windows than rows in a batch, or the rows can't be dealt evenly.
+    """
+
+    def __init__(
+        self,
+        shards: TokenShards,
+        context: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        check_share(batch_size, context, rank, world_size)
+        self.shards, self.context, self.batch_size = shards, context, batch_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.windows = max(0, (len(shards) - 1) // context)
+        """Windows in an epoch."""
+        self.position = 0
+        """Windows dealt since the first epoch began, over all processes."""
+        if self.windows < batch_size:
+            raise UserError(
+                f"{shards.folder} has {len(shards)} {shards.split} tokens, but a batch of {batch_size} windows of "
+                f"{context} needs {batch_size * context + 1}; lower batch_size or context, or add documents"
+            )
+
+    @property
+    def epoch(self) -> int:
+        """Whole passes over the windows so far."""
+        return self.position // self.windows
+
+    def next_batch(self) -> "tuple[torch.Tensor, torch.Tensor]":
+        """This process's rows of the next batch: ids and targets, (batch_size / world_size, context) int64 each."""
+        import torch
+
+        places = self.position + np.arange(self.rank, self.batch_size, self.world_size)
+        self.position += self.batch_size
+        rows = np.stack([self._window(int(i)) for i in self._order(places)]).astype(np.int64)
+        ids = torch.from_numpy(rows)
+        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, as JSON can hold it. It does not depend on batch_size or the number of processes."""
+        return {
+            "position": self.position,
+            "epoch": self.epoch,
+            "seed": self.seed,
+            "context": self.context,
+            "fingerprint": self.shards.fingerprint,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state. Raises UserError when it is for other tokens, another context or another seed."""
+        names = {"fingerprint": "tokens with the fingerprint", "context": "context", "seed": "seed"}
+        check_state(self.state_dict(), state, names)
+        self.position = int(state["position"])
+
+    def _order(self, places: np.ndarray) -> np.ndarray:
+        """The windows at some places of the endless stream; a batch may reach into the next epoch."""
+        epochs, indices = np.divmod(places, self.windows)
+        windows = np.empty_like(indices)
+        for epoch in np.unique(epochs):
+            now = epochs == epoch
+            windows[now] = Permutation(self.windows, self.seed, int(epoch))(indices[now])
+        return windows
+
+    def _window(self, i: int) -> np.ndarray:
+        start = i * self.context
+        return self.shards[start : start + self.context + 1]

@@ -1,0 +1,135 @@
+"""Writing token shards: ids as flat binary files, where documents begin, and an index that says what is there.
+
+A folder of tokens holds, for each split:
+    train-00000.bin ...         ids of all documents one after another, unsigned little-endian integers
+    train-00000.mask.bin ...    only with a loss mask: one byte an id, 1 where it carries loss
+    train-boundaries.npy        int64, the position at which each document begins, and at last the number of ids
+and beside them `tokens.json` (the index) and the files of the tokenizer.
+"""
+
+import hashlib
+import shutil
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+
+from fromzero.artifact import digest_file, digest_of, is_artifact, open_artifact, write_json
+from fromzero.errors import UserError
+from fromzero.tokenizer import BPETokenizer
+
+INDEX = "tokens.json"
+SPLITS: tuple[Literal["train", "validation"], ...] = ("train", "validation")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def smallest_type(vocab_size: int) -> str:
+    """The name of the smallest unsigned integer type that holds every id."""
+    return np.min_scalar_type(vocab_size - 1).name
+
+
+class TokenWriter:
+    """Writes the documents of one split, as a stream: 8 bytes a document stay in memory."""
+
+    def __init__(self, folder: Path, split: str, vocab_size: int, shard_tokens: int, masked: bool = False) -> None:
+        if shard_tokens < 1:
+            raise UserError(f"shard_tokens is {shard_tokens}; it should be 1 or more")
+        self.folder, self.split, self.shard_tokens = folder, split, shard_tokens
+        self.type = np.dtype(smallest_type(vocab_size)).newbyteorder("<")
+        self.ids = _Shards(folder / f"{split}-{{:05d}}.bin", shard_tokens)
+        self.mask = _Shards(folder / f"{split}-{{:05d}}.mask.bin", shard_tokens) if masked else None
+        self.boundaries = array("q", [0])
+        self.bytes = self.loss_tokens = 0
+
+    def add(self, ids: Sequence[int], text_bytes: int, mask: Sequence[bool] | None = None) -> None:
+        """Add a document: its ids, the UTF-8 bytes of its text, and its loss mask where the split has one."""
+        self.ids.write(np.array(ids, self.type))
+        if self.mask is not None:
+            marks = np.array(mask, np.uint8)
+            self.mask.write(marks)
+            self.loss_tokens += int(marks.sum())
+        self.boundaries.append(self.boundaries[-1] + len(ids))
+        self.bytes += text_bytes
+
+    def close(self) -> dict[str, Any]:
+        """Finish the split; what the index says about it."""
+        np.save(self.folder / f"{self.split}-boundaries.npy", np.array(self.boundaries, np.int64))
+        entry = {
+            "documents": len(self.boundaries) - 1,
+            "tokens": self.boundaries[-1],
+            "bytes": self.bytes,
+            "shard_tokens": self.shard_tokens,
+            "shards": self.ids.close(),
+            "sha256": self.ids.digest.hexdigest(),
+        }
+        if self.mask is None:
+            return entry
+        shards = self.mask.close()
+        # Other masks over the same ids are other data.
+        digest = digest_of(entry["sha256"], self.mask.digest.hexdigest())
+        return {**entry, "masks": shards, "sha256": digest, "loss_tokens": self.loss_tokens}
+
+
+class _Shards:
+    """An endless file, cut into files of `shard_items` items each."""
+
+    def __init__(self, pattern: Path, shard_items: int) -> None:
+        self.pattern, self.shard_items = pattern, shard_items
+        self.names: list[str] = []
+        self.file: BinaryIO | None = None
+        self.room = 0
+        self.digest = hashlib.sha256()
+
+    def write(self, items: np.ndarray) -> None:
+        self.digest.update(items.tobytes())
+        while len(items):
+            if self.file is None or not self.room:
+                self.file = self._next()
+            self.file.write(items[: self.room].tobytes())
+            written = min(self.room, len(items))
+            items, self.room = items[written:], self.room - written
+
+    def close(self) -> list[str]:
+        if self.file is not None:
+            self.file.close()
+        return self.names
+
+    def _next(self) -> BinaryIO:
+        self.close()
+        path = self.pattern.with_name(self.pattern.name.format(len(self.names)))
+        self.names.append(path.name)
+        self.room = self.shard_items
+        return path.open("wb")
+
+
+def write_index(
+    folder: Path, tokenizer: BPETokenizer, digest: str, splits: Mapping[str, Mapping[str, Any]], masked: bool
+) -> None:
+    """Write `tokens.json`, from which `TokenShards` opens the folder."""
+    index = {
+        "dtype": smallest_type(tokenizer.vocab_size),
+        "vocab_size": tokenizer.vocab_size,
+        "end_of_text": tokenizer.end_of_text,
+        "tokenizer": digest,
+        "masked": masked,
+        "splits": splits,
+    }
+    write_json(folder / INDEX, index)
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """SHA-256 over the tokenizer files of a folder: a tokenizer or model artifact, which is checked, or another's."""
+    if is_artifact(folder):
+        open_artifact(folder)
+    if not (folder / TOKENIZER_FILES[0]).is_file():
+        raise UserError(f"{folder} holds no {TOKENIZER_FILES[0]}; name a folder with a tokenizer")
+    return digest_of({name: digest_file(folder / name) for name in TOKENIZER_FILES if (folder / name).exists()})
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Put the tokenizer beside the tokens, so that a model trained from them knows how to read and write."""
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
