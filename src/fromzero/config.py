@@ -5,7 +5,6 @@ fields); this file turns its errors into one sentence that names the key and the
 """
 
 import dataclasses
-import functools
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -115,7 +114,6 @@ def check_keys(settings: Any, values: Mapping[str, Any], where: str, prefix: str
             check_keys(fields[key], value, where, f"{prefix}{key}.")
 
 
-@functools.cache
 def field_types(settings: Any) -> dict[str, Any]:
     """Name -> resolved type of each field of a settings class."""
     types = typing.get_type_hints(settings)
@@ -155,9 +153,9 @@ def _explained(error: UserError, settings: Any, arguments: Sequence[str]) -> Use
         if bad is None:
             return UserError(f"{' '.join(text.split())}; options are written --name VALUE")
         return UserError(f"unknown option '{bad}'" + nearest(bad[2:], names).replace("'", "'--", 1))
+    if missing := re.search(r"following arguments are required: ([\w.]+)", text):
+        return UserError(f"{missing[1]} is missing; give it as --{missing[1]} VALUE or in the file named by --config")
     key = re.search(r'[Kk]ey "([^"]+)"', text)
-    if "is required" in text and key:
-        return UserError(f"--{key[1]} is missing; give it as --{key[1]} VALUE or in the file named by --config")
     value = re.search(r"(?:Got|Given) value: (.*)", text)
     if key and key[1] in names:
         given = f", not '{value[1].strip()}'" if value else ""

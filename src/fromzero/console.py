@@ -89,7 +89,8 @@ def _bar(description: str, total: float, unit: str, done: float) -> Iterator[Rep
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, speed_estimate_period=30) as bars:
-        task = bars.add_task(description, total=total, completed=done, unit=unit, note="")
+        task = bars.add_task(description, total=total, unit=unit, note="")
+        bars.update(task, completed=done)
         yield lambda done, note="": bars.update(task, completed=done, note=note)
 
 

@@ -10,7 +10,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fromzero import __version__
@@ -41,11 +41,12 @@ VERBS = {
 
 @dataclasses.dataclass(frozen=True)
 class Verb:
-    """A settings class, the function that takes it, and the field that a bare first argument fills."""
+    """A settings class, the function that takes it, the field that a bare first argument fills, and other spellings."""
 
     settings: type
     run: Callable[[Any], Any]
     positional: str | None = None
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +94,8 @@ def _dispatch(arguments: list[str]) -> int:
     verb: Verb = importlib.import_module(f"{__name__}.{name.replace(' ', '_')}").VERB
     if verb.positional and rest and not rest[0].startswith("-"):
         rest = [f"--{verb.positional}", *rest]
-    settings = from_arguments(verb.settings, rest, f"fromzero {name}", VERBS[name])
+    rest = [verb.aliases.get(argument, argument) for argument in rest]
+    settings: Any = from_arguments(verb.settings, rest, f"fromzero {name}", VERBS[name])
     verb.run(settings)
     return 0
 

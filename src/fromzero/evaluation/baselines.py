@@ -28,7 +28,7 @@ def gzip_bits_per_byte(held_out: bytes) -> float:
 
 
 def zstd_bits_per_byte(train: bytes, held_out: bytes, level: int = 19) -> float:
-    """zstd after the last PRIMING_BYTES of training text: (size of both together - size of the training text) / bytes."""
+    """zstd after the last PRIMING_BYTES of training text: what the held-out text adds to its compressed size."""
     try:
         import pyarrow
     except ImportError:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from fromzero.errors import UserError
 from fromzero.model import Transformer
+from fromzero.model.linear_loss import IGNORE
 from fromzero.tokenizer import BPETokenizer
-
-IGNORE = -100
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Map
 
 def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimizer's state dict as named tensors, and the rest as JSON."""
-    tensors, numbers = {}, {}
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
     for index, entries in state["state"].items():
         for name, value in entries.items():
             target: dict[str, Any] = tensors if isinstance(value, Tensor) else numbers

@@ -43,7 +43,7 @@ class AdamW(torch.optim.Optimizer):
                 self.state[parameter].update(step=0, exp_avg=zeros[0], exp_avg_sq=zeros[1])
             self.state[parameter]["step"] += 1
         states = [self.state[p] for p in parameters]
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         averages, squares = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
         lr, (beta1, beta2) = group["lr"], group["betas"]
         torch._foreach_mul_(parameters, 1 - lr * group["weight_decay"])

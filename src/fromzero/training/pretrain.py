@@ -94,7 +94,9 @@ def _continue(model: Transformer, tokenizer: BPETokenizer, prompt: str) -> str:
     return generate_text(model, tokenizer, ids, SamplingConfig(max_tokens=64, seed=0, temperature=0.7)).text()
 
 
-def held_out_beginnings(shards: TokenShards, tokenizer: BPETokenizer, count: int = 3, length: int = 12) -> Sequence[str]:
+def held_out_beginnings(
+    shards: TokenShards, tokenizer: BPETokenizer, count: int = 3, length: int = 12
+) -> Sequence[str]:
     """The first words of a few held-out documents, evenly spread."""
     starts = shards.boundaries[:-1]
     if not len(starts):

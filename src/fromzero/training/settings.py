@@ -57,7 +57,9 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.micro_batch_size is not None and (self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size):
-            raise UserError(f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})")
+            raise UserError(
+                f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})"
+            )
         if self.learning_rate <= 0:
             raise UserError(f"learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 < self.decay_share <= 1:

@@ -112,7 +112,7 @@ class Trainer:
         rows = self.config.micro_batch_size or len(ids_BT)
         for ids, targets in zip(ids_BT.split(rows), targets_BT.split(rows), strict=True):
             loss = next_token_loss(self.model, ids.to(self.device), targets.to(self.device)) / max(1, count)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += float(loss.detach())
         return total, count
 

@@ -1,0 +1,100 @@
+"""`fromzero chat MODEL`: a conversation in the terminal, answers as they are made."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fromzero.commands import Verb
+from fromzero.commands.generate import check_model
+from fromzero.console import console, say, write_stream
+from fromzero.device import DeviceName, pick_device
+from fromzero.inference import SamplingConfig, generate_text
+from fromzero.interop import load_model
+from fromzero.model import Transformer
+from fromzero.tokenizer import BPETokenizer, load_tokenizer
+from fromzero.tuning.grading import prompt_ids
+
+ROOM_FOR_ANSWER = 32  # tokens that a prompt must leave free; older turns are forgotten to make the room
+HELP = "/new starts over, /quit ends (or Ctrl-D); Ctrl-C stops an answer"
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """Whom to talk to, and how it answers."""
+
+    model: Path
+    """Folder of a model tuned for chat."""
+    system: str | None = None
+    """A system message before the first question."""
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.3))
+    """How tokens are chosen."""
+    device: DeviceName = "auto"
+    """Where the model runs."""
+
+
+def run(config: ChatConfig) -> None:
+    """Read questions from the terminal (or standard input, one a line) and stream the answers."""
+    check_model(config.model)
+    model = load_model(config.model).to(pick_device(config.device)).eval()
+    tokenizer = load_tokenizer(config.model)
+    if sys.stdin.isatty():
+        say(f"{config.model}: {model.parameter_count():,} parameters. {HELP}")
+    start: Messages = [{"role": "system", "content": config.system}] if config.system else []
+    messages = list(start)
+    for question in _questions():
+        if question in ("/new", "/quit", "/help"):
+            if question == "/quit":
+                return
+            messages = list(start) if question == "/new" else messages
+            say("a new conversation" if question == "/new" else HELP)
+        elif question:
+            messages.append({"role": "user", "content": question})
+            messages.append({"role": "assistant", "content": _answer(model, tokenizer, messages, config)})
+
+
+def _questions() -> Iterator[str]:
+    while True:
+        try:
+            line = console.input("[bold]> [/bold]") if sys.stdin.isatty() else input()
+        except EOFError:
+            return
+        yield line.strip()
+
+
+def _answer(model: Transformer, tokenizer: BPETokenizer, messages: Messages, config: ChatConfig) -> str:
+    """Stream one answer; Ctrl-C ends it and keeps what was said."""
+    _forget(messages, model, tokenizer)
+    answer = ""
+    generation = generate_text(model, tokenizer, prompt_ids(tokenizer, messages), config.sampling)
+    try:
+        for piece in generation:
+            write_stream(piece)
+            answer += piece
+    except KeyboardInterrupt:
+        say(" (stopped)")
+    write_stream("\n")
+    if generation.reason != "stop":
+        say("(the answer was cut off: " + _why(generation.reason) + ")")
+    return answer
+
+
+def _why(reason: str) -> str:
+    return "the model's context is full; /new starts over" if reason == "context" else "--sampling.max_tokens reached"
+
+
+def _forget(messages: Messages, model: Transformer, tokenizer: BPETokenizer) -> None:
+    """Drop the oldest turns until the conversation leaves room for an answer, and say so."""
+    limit = model.config.context - ROOM_FOR_ANSWER
+    first = 1 if messages[0]["role"] == "system" else 0
+    dropped = 0
+    while len(messages) > first + 1 and len(prompt_ids(tokenizer, messages)) > limit:
+        del messages[first : first + 2]
+        dropped += 1
+    if dropped:
+        say(f"(the context holds {model.config.context} tokens: the oldest {dropped} exchanges were forgotten)")
+
+
+VERB = Verb(ChatConfig, run, "model")

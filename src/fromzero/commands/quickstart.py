@@ -1,0 +1,84 @@
+"""`fromzero quickstart [--input FOLDER]`: the whole way, and at its end what the model says."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fromzero.artifact import open_artifact
+from fromzero.commands import Verb
+from fromzero.console import human_seconds, printable, say, table
+from fromzero.errors import UserError
+from fromzero.recipe import RunConfig, run_recipe
+from fromzero.training.metrics import read_metrics
+
+RECIPE = Path("quickstart")
+VOCABULARIES = (512, 1024, 2048, 4096, 8192)
+BYTES_PER_TOKEN_OF_VOCABULARY = 500  # a token that is learned from less text is hardly ever seen in training
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """What to do the whole way on."""
+
+    input: Path | None = None
+    """Folder (or file) of your own documents; without it, the documentation on this machine."""
+    output: Path = Path("runs/quickstart")
+    """Folder for all stages."""
+
+
+def run(config: QuickstartConfig) -> None:
+    """Run the recipe, on the user's documents if there are any, and show what came out."""
+    changes: dict[str, Any] = {}
+    skip: tuple[str, ...] = ()
+    if config.input is not None:
+        skip = ("documents",)
+        changes = {"corpus.inputs": [str(config.input)], "questions.documents": None}
+        made = run_recipe(RunConfig(RECIPE, config.output, until_stage="corpus", skip=skip, set=changes))
+        changes["tokenizer.vocab_size"] = fitting_vocabulary(config.output / "corpus", made["corpus"].summary)
+    run_recipe(RunConfig(RECIPE, config.output, skip=skip, set=changes))
+    show(config.output)
+
+
+def fitting_vocabulary(corpus: Path, summary: Any) -> int:
+    """The largest vocabulary that this much text can teach."""
+    size = sum(split["bytes"] for split in summary["kept"].values())
+    fitting = [v for v in VOCABULARIES if v * BYTES_PER_TOKEN_OF_VOCABULARY <= size]
+    if not fitting:
+        say(f"{corpus} has only {size:,} bytes of text; a model learns little from that, add documents if you can")
+    return max(fitting, default=VOCABULARIES[0])
+
+
+def show(output: Path) -> None:
+    """What the model said at each stage, where the report is, and how to go on."""
+    samples = list(read_metrics(output / "base" / "run" / "samples.jsonl"))
+    if not samples:
+        raise UserError(f"{output / 'base'} holds no samples; delete it and run again")
+    prompt = samples[0]["prompt"]
+    said = [line for line in samples if line["prompt"] == prompt]
+    table(f"The base model goes on from {printable(prompt)!r}", ("", ""), [
+        ("before training", _short(said[0]["text"])),
+        (f"after {said[-1]['step']} steps", _short(said[-1]["text"])),
+    ])  # fmt: skip
+    rows = [(printable(e["question"]), _short(e["before"]), _short(e["after"])) for e in _examples(output)]
+    table("Held-out questions", ("question", "before tuning", "after tuning"), rows)
+    base, chat = (open_artifact(output / name, "model").summary for name in ("base", "chat"))
+    bits = base["validation_bits_per_byte"]
+    say(f"{base['parameters']:,} parameters, {base['tokens']:,} tokens, {bits:.3f} bits per byte on held-out text; "
+        f"pretraining {human_seconds(base['seconds'])}, tuning {human_seconds(chat['seconds'])}")  # fmt: skip
+    say(f"\nreport:       {output / 'report' / 'report.html'}")
+    say(f"talk to it:   fromzero chat {output / 'chat'}")
+
+
+def _examples(output: Path, count: int = 4) -> Iterator[dict[str, str]]:
+    answers = json.loads((output / "chat" / "run" / "answers.json").read_text(encoding="utf-8"))["examples"]
+    yield from answers[:: max(1, len(answers) // count)][:count]
+
+
+def _short(text: str, length: int = 160) -> str:
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+VERB = Verb(QuickstartConfig, run)

@@ -1,0 +1,11 @@
+"""Base model -> assistant: questions and answers from documents, and instruction tuning on conversations.
+
+In: a base model and conversations, JSONL of `{"messages": [{"role": ..., "content": ...}, ...]}`. Out: a model that
+answers in its chat template. Reading order: `questions` (the stage), `function_questions` and `text_questions` (how
+pairs are made), `chat` (the tuning stage), `grading`.
+"""
+
+from fromzero.tuning.chat import ChatConfig, finetune_chat
+from fromzero.tuning.questions import QuestionsConfig, make_questions
+
+__all__ = ["ChatConfig", "QuestionsConfig", "finetune_chat", "make_questions"]
