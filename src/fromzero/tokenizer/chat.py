@@ -126,7 +126,8 @@ class ChatTemplate:
         return ids, mask
 
     def _render(self, template: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        text: str = template({**self.variables, "messages": messages, "add_generation_prompt": add_generation_prompt})
+        chat = {"messages": messages, "add_generation_prompt": add_generation_prompt}
+        text: str = template({**self.variables, "tools": None, "documents": None, **chat})  # as transformers has them
         return text
 
 

@@ -38,7 +38,7 @@ def load_tokenizer(folder: Path) -> BPETokenizer:
     file = folder / TOKENIZER_FILE
     try:
         return _read(file, _read_json(file), _read_config(folder))
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise UserError(f"{file} is not a tokenizer in Hugging Face's format ({error!r}); save it again") from error
     except UserError as error:
         raise error if str(error).startswith(str(folder)) else UserError(f"{file}: {error}") from error
@@ -177,10 +177,17 @@ def _check_model(file: Path, saved: Mapping[str, Any], model: Mapping[str, Any])
     for name in ("normalizer", "truncation", "padding"):
         if saved.get(name):
             _refuse(file, f"has a {name}")
-    if (saved.get("post_processor") or {"type": "ByteLevel"})["type"] != "ByteLevel":
+    if _adds_tokens(saved.get("post_processor")):
         _refuse(file, f"adds tokens by a {saved['post_processor']['type']} post-processor")
     if (saved.get("decoder") or {}).get("type") != "ByteLevel":
         _refuse(file, "has a decoder that is not ByteLevel")
+
+
+def _adds_tokens(post_processor: Mapping[str, Any] | None) -> bool:
+    """transformers writes a template without special tokens for a tokenizer that has no post-processor."""
+    if post_processor is None or post_processor["type"] == "ByteLevel":
+        return False
+    return post_processor["type"] != "TemplateProcessing" or bool(post_processor["special_tokens"])
 
 
 def _read_special_tokens(file: Path, added: list[Mapping[str, Any]]) -> dict[str, int]:

@@ -18,15 +18,15 @@ GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\
 # The form of cl100k (GPT-4), with three changes:
 # - digits in groups of at most 2, not 3: a thousand three-digit groups would eat a quarter of a 4k vocabulary, and at
 #   32k two is still the better choice (nanochat measured 1, 2 and 3);
-# - combining marks belong to the letters they stand on, or every vowel sign of Thai, Hindi or vocalised Arabic, and the
-#   variation selector of an emoji, would end a pre-token;
+# - combining marks belong to the letters or symbols they stand on, or every vowel sign of Thai, Hindi or vocalised
+#   Arabic would end a pre-token;
 # - contractions spell their letter cases out, which both engines match alike.
 # A run of Han characters is one pre-token up to the next punctuation mark; where words begin is left to the merges.
 FROMZERO = (
     r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])"  # English contractions: 's 'll 've 're
-    r"|[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+"  # a word, with the one blank or mark before it
+    r"|[^\r\n\p{L}\p{N}]?\p{L}[\p{L}\p{M}]*"  # a word, with the one blank or symbol before it
     r"|\p{N}{1,2}"  # one or two digits
-    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"  # punctuation and symbols, with the line ends after them
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*"  # punctuation and symbols, with the line ends after them
     r"|\s*[\r\n]+"  # blank lines
     r"|\s+(?!\S)"  # blanks, but for the last one, which goes with the next word
     r"|\s+"
