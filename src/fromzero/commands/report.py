@@ -1,0 +1,12 @@
+"""`fromzero report RUN`: the stages of a run -> report.html and report.md."""
+
+from fromzero.commands import Verb
+from fromzero.explain import ReportConfig, write_report
+
+
+def run(config: ReportConfig) -> None:
+    """Write the report and print where it is."""
+    print(write_report(config).path / "report.html")
+
+
+VERB = Verb(ReportConfig, run, positional="run")

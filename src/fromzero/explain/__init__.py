@@ -1,0 +1,12 @@
+"""Look inside a run: one report of what was made, from what, how good it is, and how to make it again.
+
+In: the folder of a run, with one finished artifact for each stage. Out: `report.html`, one file that opens offline, and
+`report.md` with the same facts. A stage that is missing has no section.
+
+Read in this order: `gather` (a run from disk), `blocks` (what a report is made of), `about_data`, `about_model` and
+`about_run` (the facts, as blocks), `words` (in two languages), `charts` (SVG), `page` and `markdown` (how it looks).
+"""
+
+from fromzero.explain.report import ReportConfig, write_report
+
+__all__ = ["ReportConfig", "write_report"]

@@ -1,0 +1,234 @@
+"""The sections about models: how they learned, how good and how fast they are, what they say."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fromzero.explain.blocks import Block, Charts, Details, Samples, Section, Table, Text
+from fromzero.explain.charts import Bar, BarChart, Chart, Line, LineChart, Point
+from fromzero.explain.gather import Run, Training
+from fromzero.explain.numbers import NONE, count, duration, figure, share, short, size, with_error
+from fromzero.explain.words import Words
+
+MOST_POINTS = 5  # samples of one prompt side by side
+MOST_ROWS = 25  # of the table behind the curves
+
+
+def base_section(run: Run, words: Words) -> Section | None:
+    """The shape of the base model and the curves of its training."""
+    if not run.base:
+        return None
+    charts = [
+        _loss_chart(run.base, words, words("held_out_loss")),
+        _bpb_chart(run, words),
+        _rate_chart(run.base, words),
+    ]
+    blocks = [Text(_shape(run.base, words)), *_curves(run.base, charts, words)]
+    return Section("base", words("base"), tuple(blocks))
+
+
+def chat_section(run: Run, words: Words) -> Section | None:
+    """What the model was tuned on, and the curves of it."""
+    if not run.chat:
+        return None
+    blocks: list[Block] = []
+    if run.questions:
+        made = run.questions.summary
+        steps = count(run.chat.artifact.summary.get("steps"))
+        parts = {side: count(made.get(side)) for side in ("train", "validation")}
+        blocks.append(Text(words("chat_lead", steps=steps, **parts)))
+        rows = tuple((str(kind), count(n)) for kind, n in made.get("kinds", {}).items())
+        blocks.append(Table((words("question_kind"), words("conversations")), rows, "lr"))
+    charts = [_loss_chart(run.chat, words, words("held_out_answers")), _rate_chart(run.chat, words)]
+    return Section("chat", words("chat"), (*blocks, *_curves(run.chat, charts, words)))
+
+
+def _shape(base: Training, words: Words) -> str:
+    summary, model, train = base.artifact.summary, base.artifact.config["model"], base.artifact.config["train"]
+    return words(
+        "shape",
+        family=str(summary.get("architecture", "Transformer")),
+        **{key: count(model[key]) for key in ("layers", "width", "heads", "context")},
+        parameters=count(summary["parameters"]),
+        steps=count(summary["steps"]),
+        batch=count(train["batch_size"] * model["context"]),
+    )
+
+
+def _curves(training: Training, charts: Iterable[Chart | None], words: Words) -> list[Block]:
+    drawn = tuple(chart for chart in charts if chart is not None)
+    if not drawn:
+        return []
+    return [Charts(drawn), Details(words("curve"), (_curve_table(training, words),))]
+
+
+def points(lines: Iterable[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
+    """(step, figure) of the lines that have it."""
+    return tuple((float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None)
+
+
+def _loss_chart(training: Training, words: Words, held_out: str) -> LineChart | None:
+    lines = [
+        Line(words("train_loss"), points(training.steps, "loss")),
+        Line(held_out, points(training.looks, "validation_loss"), "marked"),
+    ]
+    return _line_chart(words, "loss_title", "step", "nats", [line for line in lines if line.points])
+
+
+def _rate_chart(training: Training, words: Words) -> LineChart | None:
+    rates = points(training.steps, "learning_rate")
+    return _line_chart(words, "rate_title", "step", "rate_axis", [Line(words("rate_axis"), rates)] if rates else [])
+
+
+def _bpb_chart(run: Run, words: Words) -> LineChart | None:
+    assert run.base
+    tokens = _tokens_at(run.base)
+    bits = tuple((tokens(step), value) for step, value in points(run.base.looks, "validation_bits_per_byte"))
+    lines = [Line(words("bpb_axis"), bits, "marked")] if bits else []
+    best = best_baseline(run)
+    return _line_chart(words, "bpb_title", "tokens", "bpb_axis", lines, (best,) if best else ())
+
+
+def _tokens_at(training: Training) -> Any:
+    """Step -> tokens seen; each step takes as many."""
+    last = training.steps[-1] if training.steps else {"tokens": 1, "step": 1}
+    per_step = last["tokens"] / last["step"]
+    return lambda step: step * per_step
+
+
+def _line_chart(
+    words: Words, title: str, x: str, y: str, lines: Sequence[Line], references: tuple[tuple[str, float], ...] = ()
+) -> LineChart | None:
+    return LineChart(words(title), words(x), words(y), tuple(lines), references) if lines else None
+
+
+def _curve_table(training: Training, words: Words) -> Table:
+    """What was measured at each look, beside the last training step before it."""
+    columns = {"held_out_loss": "validation_loss", "bpb_axis": "validation_bits_per_byte"}
+    columns = {name: key for name, key in columns.items() if any(key in look for look in training.looks)}
+    rows = []
+    for look in spread(training.looks, MOST_ROWS):
+        before = [step for step in training.steps if step["step"] <= look["step"]]
+        loss = figure(before[-1]["loss"]) if before else NONE
+        rows.append((count(look["step"]), loss, *(figure(look.get(key)) for key in columns.values())))
+    header = (words("step"), words("train_loss"), *(words(name) for name in columns))
+    return Table(header, tuple(rows), "r" * len(header))
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many items, evenly spread, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def best_baseline(run: Run) -> tuple[str, float] | None:
+    """Name and bits per byte of the strongest baseline."""
+    found = run.scores.summary.get("baselines") if run.scores else None
+    return min(found.items(), key=lambda item: item[1]) if found else None
+
+
+def scores_section(run: Run, words: Words) -> Section | None:
+    """Bits per byte beside the baselines, and the other figures of the evaluation."""
+    if not run.scores:
+        return None
+    model, baselines = run.scores.summary["model"], run.scores.summary.get("baselines", {})
+    bits, error = model["bits_per_byte"], model["bits_per_byte_stderr"]
+    bars = [Bar(words("this_model"), bits, with_error(bits, error), error=error)]
+    bars += [
+        Bar(name, value, figure(value), main=False) for name, value in sorted(baselines.items(), key=lambda b: b[1])
+    ]
+    extent = {"documents": count(model["documents"]), "tokens": count(model["tokens"]), "bytes": size(model["bytes"])}
+    rows = (
+        (words("bpb_axis"), with_error(bits, error)),
+        (words("perplexity"), with_error(model["perplexity"], model["perplexity_stderr"], 2)),
+        (words("nats_per_character"), figure(model["nats_per_character"])),
+        (words("evaluated"), words("evaluated_on", **extent)),
+    )
+    chart = BarChart(words("bpb_title"), tuple(bars))
+    blocks = (Text(words("scores_lead")), Charts((chart,)), Table((words("figure"), words("value")), rows, "lr"))
+    return Section("scores", words("scores"), blocks)
+
+
+def speed_section(run: Run, words: Words) -> Section | None:
+    """Time, tokens per second, FLOP/s and memory of each training."""
+    trainings = {"base_model": run.base, "chat_model": run.chat}
+    found = {name: training for name, training in trainings.items() if training and training.steps}
+    if not found:
+        return None
+    columns = [_speed(training, words) for training in found.values()]
+    rows = tuple((name, *(column[name] for column in columns)) for name in columns[0])
+    header = ("", *(words(name) for name in found))
+    return Section("speed", words("speed"), (Table(header, rows, "l" + "r" * len(columns)),))
+
+
+def _speed(training: Training, words: Words) -> dict[str, str]:
+    def median(key: str) -> float | None:
+        values = [line[key] for line in training.steps if line.get(key) is not None]
+        return statistics.median(values) if values else None
+
+    used, peak = median("mfu"), max((line.get("peak_memory_bytes", 0) for line in training.steps), default=0)
+    return {
+        words("seconds"): duration(training.artifact.summary.get("seconds"), words.language),
+        words("tokens"): short(training.artifact.summary.get("tokens")),
+        words("tokens_per_second"): short(median("tokens_per_second")),
+        words("flops"): short(median("flops_per_second")),
+        words("mfu"): NONE if used is None else share(used, 1),
+        words("memory"): size(peak or None),
+    }
+
+
+def samples_section(run: Run, words: Words) -> Section | None:
+    """The same prompts, continued at several points of the base model's training."""
+    if not run.base or not run.base.samples:
+        return None
+    prompts: dict[str, list[tuple[str, str]]] = {}
+    for line in run.base.samples:
+        prompts.setdefault(line["prompt"], []).append((words("at_step", step=count(line["step"])), line["text"]))
+    blocks = [Samples(prompt, tuple(spread(texts, MOST_POINTS))) for prompt, texts in prompts.items()]
+    return Section("samples", words("samples"), (Text(words("samples_lead")), *blocks))
+
+
+def answers_section(run: Run, words: Words) -> Section | None:
+    """Questions put to the model before and after tuning: how many were right, and what was said."""
+    if not run.chat:
+        return None
+    blocks: list[Block] = []
+    if graded := run.chat.answers.get("graded"):
+        blocks += [Text(words("graded_lead")), _graded_table(graded, words)]
+    blocks += _examples(run.chat, words)
+    return Section("answers", words("answers"), tuple(blocks)) if blocks else None
+
+
+def graded_totals(training: Training) -> dict[str, int] | None:
+    """Sums over all kinds of graded questions, when there are any."""
+    graded = training.answers.get("graded", {}).values()
+    totals = {key: sum(counts[key] for counts in graded) for key in ("questions", "right_before", "right_after")}
+    return totals if totals["questions"] else None
+
+
+def _graded_table(graded: Mapping[str, Mapping[str, int]], words: Words) -> Table:
+    keys = ("questions", "right_before", "right_after")
+
+    def row(name: str, counts: Mapping[str, int]) -> tuple[str, ...]:
+        return (name, *(count(counts[key]) for key in keys), share(counts["right_after"], counts["questions"]))
+
+    rows = [row(kind, counts) for kind, counts in graded.items()]
+    rows.append(row(words("total"), {key: sum(counts[key] for counts in graded.values()) for key in keys}))
+    header = (words("question_kind"), *(words(key) for key in keys), words("share"))
+    return Table(header, tuple(rows), "lrrrr", strong=(len(rows) - 1,))
+
+
+def _examples(training: Training, words: Words) -> list[Block]:
+    """Examples from answers.json, or else the first and the last sample of each question."""
+    if examples := training.answers.get("examples"):
+        keys = ("expected", "before", "after")
+        return [
+            Samples(e["question"], tuple((words(key), e[key]) for key in keys if e.get(key) is not None))
+            for e in examples
+        ]
+    prompts: dict[str, list[str]] = {}
+    for line in training.samples:
+        prompts.setdefault(line["prompt"], []).append(line["text"])
+    both = {prompt: said for prompt, said in prompts.items() if len(said) > 1}
+    return [Samples(p, ((words("before"), said[0]), (words("after"), said[-1]))) for p, said in both.items()]

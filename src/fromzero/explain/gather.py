@@ -1,0 +1,109 @@
+"""Read a run: the finished artifacts in its folder, and what the trainings among them wrote down."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fromzero.artifact import MANIFEST, Artifact, is_artifact, open_artifact
+from fromzero.console import say
+from fromzero.errors import UserError
+from fromzero.training.metrics import read_metrics
+
+Line = Mapping[str, Any]
+_ORDER = ("documents", "corpus", "tokenizer", "tokens", "model", "evaluation", "conversations")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trained model with the record of its training."""
+
+    artifact: Artifact
+    steps: tuple[Line, ...]
+    """Lines of metrics.jsonl about training steps."""
+    looks: tuple[Line, ...]
+    """Lines about held-out data."""
+    samples: tuple[Line, ...]
+    answers: Mapping[str, Any] = field(default_factory=dict)
+    """answers.json of a tuned model: 'graded' counts and 'examples'."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds. A stage that is not there is None, and its part of the report is left out."""
+
+    path: Path
+    stages: tuple[Artifact, ...]
+    documents: Artifact | None = None
+    corpus: Artifact | None = None
+    tokenizer: Artifact | None = None
+    tokens: Artifact | None = None
+    base: Training | None = None
+    scores: Artifact | None = None
+    questions: Artifact | None = None
+    chat: Training | None = None
+
+
+def read_run(path: Path) -> Run:
+    """The stages in a run folder, found by the kinds in their manifests, whatever their folders are called.
+
+    Raises UserError when there is no finished stage, or when one does not match its manifest.
+    """
+    stages = find_stages(path)
+    of_kind = {stage.kind: stage for stage in stages}
+    base, chat = _model(stages, "tokens"), _model(stages, "conversations")
+    return Run(
+        path=path,
+        stages=stages,
+        documents=of_kind.get("documents"),
+        corpus=of_kind.get("corpus"),
+        tokenizer=of_kind.get("tokenizer"),
+        tokens=of_kind.get("tokens"),
+        base=read_training(base) if base else None,
+        scores=_scores(stages, base),
+        questions=of_kind.get("conversations"),
+        chat=read_training(chat) if chat else None,
+    )
+
+
+def find_stages(path: Path) -> tuple[Artifact, ...]:
+    """The finished artifacts in a folder in the order of the pipeline, reports and set-aside models not among them."""
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; name the folder of a run, as in `fromzero report runs/quickstart`")
+    folders = [p for p in sorted(path.iterdir()) if p.is_dir() and p.suffix != ".previous" and is_artifact(p)]
+    for folder in folders:
+        if not (folder / MANIFEST).exists():
+            say(f"{folder} is unfinished, the report leaves it out")
+    stages = [open_artifact(folder) for folder in folders if (folder / MANIFEST).exists()]
+    stages = [stage for stage in stages if stage.kind in _ORDER]
+    if not stages:
+        raise UserError(f"{path} holds no finished stage of a run; run a recipe first, as in `fromzero quickstart`")
+    return tuple(sorted(stages, key=lambda stage: (_ORDER.index(stage.kind), stage.manifest["finished"])))
+
+
+def _model(stages: Iterable[Artifact], made_from: str) -> Artifact | None:
+    """The newest model with that setting: 'tokens' tells a base model, 'conversations' a tuned one."""
+    return next((s for s in reversed([*stages]) if s.kind == "model" and made_from in s.config), None)
+
+
+def _scores(stages: Sequence[Artifact], base: Artifact | None) -> Artifact | None:
+    """The evaluation of the base model; a tuned model's would not compare with what the base learned."""
+    found = [stage for stage in stages if stage.kind == "evaluation"]
+    if base:
+        found = [stage for stage in found if stage.manifest["inputs"].get("model") == base.digest]
+    return found[-1] if found else None
+
+
+def read_training(artifact: Artifact) -> Training:
+    """A model with its metrics, samples and graded answers, as far as they are there."""
+    run = artifact.path / "run"
+    lines = list(read_metrics(run / "metrics.jsonl"))
+    answers = run / "answers.json"
+    return Training(
+        artifact=artifact,
+        steps=tuple(line for line in lines if line.get("kind") == "train"),
+        looks=tuple(line for line in lines if line.get("kind") == "look"),
+        samples=tuple(read_metrics(run / "samples.jsonl")),
+        answers=json.loads(answers.read_text(encoding="utf-8")) if answers.exists() else {},
+    )

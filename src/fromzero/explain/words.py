@@ -1,0 +1,248 @@
+"""Every word of a report in its two languages, side by side, so that neither can lack what the other has."""
+
+from typing import Literal
+
+Language = Literal["en", "zh"]
+
+# key -> English, Chinese. {names} are filled in by the caller.
+TABLE: dict[str, tuple[str, str]] = {
+    # headline
+    "title": ("{name}: a language model from zero", "{name}：从零训练的语言模型"),
+    "title_data": ("{name}: data for a language model", "{name}：语言模型的训练数据"),
+    "made": (
+        "A language model of {parameters} parameters, trained from random weights in {time} on {bytes} of text.",
+        "一个有 {parameters} 个参数的语言模型，从随机权重开始，用 {bytes} 文本训练了 {time}。",
+    ),
+    "good": (
+        "On documents that it never saw, it needs {model} bits for each byte of text. The best baseline, {name}, needs "
+        "{baseline}.",
+        "对从未见过的文档，它平均每字节文本需要 {model} 比特；最好的基线 {name} 需要 {baseline} 比特。",
+    ),
+    "good_alone": (
+        "On documents that it never saw, it needs {model} bits for each byte of text.",
+        "对从未见过的文档，它平均每字节文本需要 {model} 比特。",
+    ),
+    "chat_good": (
+        "After tuning, it answers {after} of {questions} held-out questions right; before, it was {before}.",
+        "微调后，{questions} 个留出问题答对 {after} 个；微调前答对 {before} 个。",
+    ),
+    "card_parameters": ("parameters", "参数"),
+    "card_text": ("text to learn from", "训练文本"),
+    "card_bpb": ("bits per byte, held out", "每字节比特数（留出集）"),
+    "card_less": ("fewer bits than {name}", "比特数少于 {name}"),
+    "card_more": ("more bits than {name}", "比特数多于 {name}"),
+    "card_time": ("of training", "训练时长"),
+    "card_answers": ("questions right", "答对的问题"),
+    "card_before": ("before tuning: {before}", "微调前：{before}"),
+    "tokens_remark": ("{tokens} tokens", "{tokens} 个词元"),
+    "seen_remark": ("{tokens} tokens seen", "共训练 {tokens} 个词元"),
+    # what went in
+    "input": ("What went in", "输入了什么"),
+    "source": ("source", "来源"),
+    "version": ("version", "版本"),
+    "license": ("licence", "许可证"),
+    "documents": ("documents", "文档"),
+    "bytes": ("size", "大小"),
+    "size_bytes": ("bytes", "字节"),
+    "total": ("total", "合计"),
+    "not_installed": ("not installed", "未安装"),
+    "files_read": (
+        "{files} files ({bytes}) were read. {unreadable} of them had no readable text, and {passed} more were passed "
+        "over, because they are in formats that are not read{suffixes}.",
+        "读取了 {files} 个文件（{bytes}），其中 {unreadable} 个没有可读的文本；"
+        "另有 {passed} 个文件的格式不支持，已跳过{suffixes}。",
+    ),
+    "suffixes": (" ({list})", "（{list}）"),
+    "format": ("format", "格式"),
+    "files": ("files", "文件"),
+    "kept_documents": ("documents kept", "保留的文档"),
+    "kept_bytes": ("text kept", "保留的文本"),
+    "language": ("language", "语言"),
+    "share": ("share", "占比"),
+    # what was dropped
+    "dropped": ("What was dropped, and why", "丢弃了什么，为什么"),
+    "dropped_lead": (
+        "Of {read} documents, {kept} were kept and {rejected} dropped. The rules run in this order; each dropped "
+        "document counts once, at the first rule that it breaks, and is kept with its reason in {folder}.",
+        "{read} 篇文档中保留了 {kept} 篇，丢弃了 {rejected} 篇。规则按下面的顺序执行；"
+        "每篇被丢弃的文档只在它违反的第一条规则处计一次，原文和原因都保存在 {folder}。",
+    ),
+    "halved": (
+        "{count} kept document was cut in two where the held-out part begins, so both parts count it.",
+        "有 {count} 篇保留的文档在留出部分的起点被一分为二，两部分都计入了它。",
+    ),
+    "funnel": ("Documents left after each rule", "每条规则之后剩下的文档"),
+    "left": ("left", "剩下"),
+    "taken": ("dropped by this rule", "被这条规则丢弃"),
+    "rule": ("rule", "规则"),
+    "setting": ("setting", "设置"),
+    "read": ("read", "读入"),
+    "kept": ("kept", "保留"),
+    "train": ("to learn from", "训练集"),
+    "validation": ("held out", "留出集"),
+    # tokenizer
+    "tokenizer": ("Tokenizer", "分词器"),
+    "tokenizer_lead": (
+        "Byte-level BPE of {vocab} tokens ({merges} learned merges), trained on the {bytes} to learn from. The more "
+        "bytes one token stands for, the more text fits the context and the less a model has to compute.",
+        "字节级 BPE，共 {vocab} 个词元（学到 {merges} 次合并），用 {bytes} 训练文本训练。"
+        "一个词元代表的字节越多，上下文能容纳的文本就越多，模型的计算量也越小。",
+    ),
+    "fertility": ("Bytes per token on held-out text", "留出文本上每词元的字节数"),
+    "bytes_per_token": ("bytes per token", "字节 / 词元"),
+    "all": ("all", "全部"),
+    "measured": ("held-out text measured", "测量的留出文本"),
+    "packed": (
+        "Packed: {train} tokens to learn from and {validation} held out.",
+        "打包后：训练集 {train} 个词元，留出集 {validation} 个词元。",
+    ),
+    # training
+    "base": ("How it learned", "学习过程"),
+    "chat": ("How it learned to answer", "学习回答"),
+    "shape": (
+        "{family}: {layers} layers, width {width}, {heads} heads, context of {context} tokens, {parameters} parameters."
+        " {steps} steps of {batch} tokens.",
+        "{family}：{layers} 层，宽度 {width}，{heads} 个注意力头，上下文 {context} 个词元，{parameters} 个参数。"
+        "共 {steps} 步，每步 {batch} 个词元。",
+    ),
+    "chat_lead": (
+        "The base model was tuned for {steps} steps on {train} conversations, with loss on the answers only. "
+        "{validation} conversations, about other things than those, were held out.",
+        "基础模型在 {train} 段对话上微调了 {steps} 步，只对回答部分计算损失；"
+        "另有 {validation} 段内容不同的对话留作检验。",
+    ),
+    "question_kind": ("kind of question", "问题类型"),
+    "conversations": ("conversations", "对话"),
+    "loss_title": ("Loss", "损失"),
+    "bpb_title": ("Bits per byte on held-out text", "留出文本的每字节比特数"),
+    "rate_title": ("Learning rate", "学习率"),
+    "nats": ("nats per token", "奈特 / 词元"),
+    "bpb_axis": ("bits per byte", "比特 / 字节"),
+    "rate_axis": ("learning rate", "学习率"),
+    "step": ("step", "步"),
+    "tokens": ("tokens seen", "已训练词元数"),
+    "train_loss": ("batch it learns from", "训练批次"),
+    "held_out_loss": ("held-out text", "留出文本"),
+    "held_out_answers": ("held-out answers", "留出的回答"),
+    "curve": ("The figures behind the curves", "曲线背后的数字"),
+    # results
+    "scores": ("How good it is", "效果如何"),
+    "scores_lead": (
+        "Bits per byte says how many bits are needed to store the held-out text, given what the model expects: fewer is"
+        " better, and tokenizers don't matter. The same text was compressed by the baselines; unigram only knows how "
+        "often each token occurs. The whisker is the model's standard error over documents.",
+        "每字节比特数表示：按模型的预测来编码留出文本，平均每字节需要多少比特。越小越好，且与分词器无关。"
+        "各基线压缩的是同一份文本；unigram 只知道每个词元出现的频率。误差线是模型在各文档间的标准误。",
+    ),
+    "this_model": ("this model", "本模型"),
+    "perplexity": ("perplexity per token", "每词元困惑度"),
+    "nats_per_character": ("nats per character", "每字符奈特数"),
+    "evaluated": ("evaluated on", "评测文本"),
+    "evaluated_on": ("{documents} documents, {tokens} tokens, {bytes}", "{documents} 篇文档，{tokens} 个词元，{bytes}"),
+    "figure": ("figure", "指标"),
+    "plain_value": ("value", "数值"),
+    "value": ("value (± standard error)", "数值（± 标准误）"),
+    "speed": ("Speed and memory", "速度与内存"),
+    "base_model": ("base model", "基础模型"),
+    "chat_model": ("chat model", "对话模型"),
+    "seconds": ("time in training steps", "训练步骤用时"),
+    "tokens_per_second": ("tokens per second, median", "每秒词元数（中位数）"),
+    "flops": ("FLOP/s, median", "每秒浮点运算（中位数）"),
+    "mfu": ("of what plain matrix products reach here", "与本机纯矩阵乘法相比"),
+    "memory": ("peak memory", "峰值内存"),
+    # samples and questions
+    "samples": ("What it wrote along the way", "训练途中的文字"),
+    "samples_lead": (
+        "The same beginnings, continued by the model at several points of its training.",
+        "同样的开头，由训练中不同时刻的模型续写。",
+    ),
+    "at_step": ("step {step}", "第 {step} 步"),
+    "answers": ("Questions, before and after tuning", "微调前后的问答"),
+    "graded_lead": (
+        "Held-out questions whose answers code can check: an answer is right when it holds every expected word.",
+        "这些留出问题的答案可以由代码检查：回答包含所有应有的词，才算答对。",
+    ),
+    "questions": ("questions", "问题"),
+    "right_before": ("right before", "微调前答对"),
+    "right_after": ("right after", "微调后答对"),
+    "expected": ("expected", "参考答案"),
+    "before": ("before", "微调前"),
+    "after": ("after", "微调后"),
+    # how to go on
+    "use": ("Talk to it", "与它对话"),
+    "use_chat": (
+        "It knows only the documents above, and makes things up beyond them. Check what it says.",
+        "它只了解上面的文档，超出的内容会编造，请核对它说的话。",
+    ),
+    "use_base": (
+        "This is a base model: it goes on from a text, and was not taught to answer.",
+        "这是基础模型：它只会续写文本，没有学过回答问题。",
+    ),
+    "repeat": ("Make it again", "如何重现"),
+    "repeat_lead": (
+        "These commands, run in this order with the packages below, make every stage of this run; each skips what is "
+        "up to date. The settings of a stage, saved as a file, are what its command reads with --config.",
+        "在安装了下列软件包的环境中依次运行这些命令，即可重现本次运行的每个阶段；已是最新的阶段会自动跳过。"
+        "把某个阶段的设置存成文件，就能用 --config 交给对应的命令。",
+    ),
+    "settings_of": ("Settings of {stage}", "{stage} 的设置"),
+    "stage": ("stage", "阶段"),
+    "kind": ("kind", "类型"),
+    "seed": ("seed", "随机种子"),
+    "finished": ("finished", "完成时间"),
+    "content": ("content (SHA-256)", "内容（SHA-256）"),
+    "stages_title": ("Stages, seeds and hashes", "各阶段、随机种子与哈希"),
+    "packages_title": ("Package versions", "软件包版本"),
+    "package": ("package", "软件包"),
+    "machine_title": ("The machine that this report was made on", "生成本报告的机器"),
+    "system": ("system", "系统"),
+    "device": ("device", "设备"),
+    "cores": ("threads", "线程数"),
+    "total_memory": ("memory", "内存"),
+    "matrix_products": ("matrix products, {dtype}", "矩阵乘法，{dtype}"),
+    "footer": ("Made by fromzero {version} from {path}.", "由 fromzero {version} 根据 {path} 生成。"),
+    # names of languages; others are shown by their code
+    "language.en": ("English", "英语"),
+    "language.zh": ("Chinese", "汉语"),
+    "language.de": ("German", "德语"),
+    "language.fr": ("French", "法语"),
+    "language.es": ("Spanish", "西班牙语"),
+    "language.ja": ("Japanese", "日语"),
+    "language.ko": ("Korean", "韩语"),
+    "language.ru": ("Russian", "俄语"),
+    "language.und": ("not told", "未识别"),
+    # reasons for dropping a document, as the corpus stage names them
+    "reason.file could not be opened": ("file could not be opened", "文件无法打开"),
+    "reason.file too large": ("file too large", "文件太大"),
+    "reason.binary file, not text": ("binary file, not text", "是二进制文件，不是文本"),
+    "reason.damaged file": ("damaged file", "文件损坏"),
+    "reason.parser crashed": ("parser crashed", "解析器崩溃"),
+    "reason.parser took too long": ("parser took too long", "解析超时"),
+    "reason.parser needed too much memory": ("parser needed too much memory", "解析内存超限"),
+    "reason.record could not be read": ("record could not be read", "记录无法读取"),
+    "reason.document too large": ("document too large", "文档太大"),
+    "reason.no text": ("no text", "没有文本"),
+    "reason.too short": ("too short", "太短"),
+    "reason.undecodable characters": ("undecodable characters", "无法解码的字符"),
+    "reason.too few letters": ("too few letters", "文字太少"),
+    "reason.words too short or too long": ("words too short or too long", "单词过短或过长"),
+    "reason.repeated lines": ("repeated lines", "重复的行"),
+    "reason.repeated text": ("repeated text", "重复的文本"),
+    "reason.duplicate": ("duplicate", "重复的文档"),
+}
+
+
+class Words:
+    """The words of one language."""
+
+    def __init__(self, language: Language) -> None:
+        self.language: Language = language
+        self._column = ("en", "zh").index(language)
+
+    def __call__(self, key: str, **values: str) -> str:
+        """The words for a key, with what is given filled in."""
+        return TABLE[key][self._column].format(**values)
+
+    def name(self, group: str, value: str) -> str:
+        """The name of a value of a group ('language', 'reason'); a value without one is its own name."""
+        return self(f"{group}.{value}") if f"{group}.{value}" in TABLE else value
