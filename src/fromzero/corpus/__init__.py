@@ -6,7 +6,7 @@ Out: a corpus, a folder of Parquet shards `train-*.parquet` and `validation-*.pa
 
 Read in this order: settings (what can be chosen), document, pipeline (the whole stage on one page), files (which ones
 are read), pool and worker (parsing in child processes), reading and encoding (formats), normalize, cutting, language,
-filters, splitting, storing, counting. documentation and docstrings make raw documents from the software on this machine.
+filters, splitting, storing, counting. documentation and docstrings make raw documents from what is installed here.
 """
 
 from fromzero.corpus.document import Document

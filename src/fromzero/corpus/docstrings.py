@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Classes = dict[str, ast.ClassDef]
 _SIGNATURE = re.compile(r"\s*([\w.]*)\(([^\n]*)\)[^\n()]*(?:\n|\Z)(?:\s*--\s*\n)?")
-_NAME = re.compile(r"\b([A-Za-z_]\w*)(?=\s*[,=:\])]|\s*$)")
+_NAME = re.compile(r"\b([A-Za-z_]\w*)(?=\s*[,=:\[\])]|\s*$)")
 _DEFAULT = re.compile(r"=[^,\[\]]*")
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_FORMAT = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 _ROLE = re.compile(r":[\w:]+:`~?([^`<]*?)(?:\s*<[^`]*>)?`")
 _SENTENCE = re.compile(r"(.+?[.!?])(?:\s|$)", re.DOTALL)
 _NOT_A_SUMMARY = ("see ", "alias ", "deprecated", "this function is deprecated", "same as ", "todo", "return self")
@@ -174,8 +174,8 @@ def _text(node: ast.expr, templates: dict[str, str]) -> str:
     if isinstance(node, ast.BinOp):
         return _text(node.left, templates) + (_text(node.right, templates) if isinstance(node.op, ast.Add) else "")
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format":
-        template = _PLACEHOLDER.sub(lambda m: templates.get(m[1], ""), _text(node.func.value, templates))
-        return template.replace("{{", "{").replace("}}", "}")
+        template = _text(node.func.value, templates)
+        return _FORMAT.sub(lambda m: templates.get(m[1], "") if m[1] else m[0][0], template)
     return ""
 
 

@@ -63,10 +63,13 @@ def detect(file: BinaryIO) -> str:
     file.seek(0)
     sample = file.read(SAMPLE_BYTES)
     codec = _from_shape(sample)
-    if codec is None and _is_utf8(file):
-        codec = "utf-8"
+    if codec is None and (error := _utf8_error(file)) is not None:
+        if error > SAMPLE_BYTES // 2:  # the first bytes say nothing: ask those that are not UTF-8
+            file.seek(error)
+            sample = file.read(SAMPLE_BYTES)
+        codec = _from_statistics(sample)
     file.seek(0)
-    return codec or _from_statistics(sample)
+    return codec or "utf-8"
 
 
 def decode(data: bytes) -> str:
@@ -116,16 +119,21 @@ def _from_shape(sample: bytes) -> str | None:
     return None
 
 
-def _is_utf8(file: BinaryIO) -> bool:
+def _utf8_error(file: BinaryIO) -> int | None:
+    """Where a file stops being UTF-8, in bytes from its start; None when it is UTF-8 to its end."""
     file.seek(0)
     decoder = codecs.getincrementaldecoder("utf-8")()
+    read = 0
     try:
         while block := file.read(BLOCK_BYTES):
+            held = len(decoder.getstate()[0])
             decoder.decode(block)
+            read += len(block)
+        held = len(decoder.getstate()[0])
         decoder.decode(b"", True)
-    except UnicodeDecodeError:
-        return False
-    return True
+    except UnicodeDecodeError as error:
+        return read - held + error.start
+    return None
 
 
 def _wide_codec(sample: bytes) -> str | None:

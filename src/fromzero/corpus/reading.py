@@ -17,8 +17,10 @@ from fromzero.corpus.encoding import NotTextError, decode_declared, decode_strea
 from fromzero.corpus.settings import Limits
 from fromzero.errors import missing_extra
 
-TINY_EXTRACT = 200
-"""Characters: when the precise extractor finds less than this on a page, the fast one is asked as well."""
+TINY_BYTES = 200
+"""When the precise extractor finds less than this on a page, the fast one is asked as well."""
+TINY_SHARE = 0.1
+"""When both find less than this share of all that is visible on a page, everything visible is taken."""
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{2,40})""", re.IGNORECASE)
 _XML_CHARSET = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9_:.-]{2,40})""")
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,500})</title", re.IGNORECASE)
@@ -106,12 +108,11 @@ def extract_html(html: str, mode: str) -> str:
         from resiliparse.extract.html2text import extract_plain_text
     except ImportError as error:
         raise missing_extra("resiliparse", "corpus") from error
-    best = _trafilatura(html) if mode == "precise" else extract_plain_text(html, main_content=True, alt_texts=False)
-    for main_content in (True, False):
-        if len(best) >= TINY_EXTRACT:
-            break
-        other = extract_plain_text(html, main_content=main_content, alt_texts=False)
-        best = max(best, other, key=len)
+    best = _trafilatura(html) if mode == "precise" else ""
+    if len(best.encode("utf-8", "replace")) < TINY_BYTES:
+        best = max(best, extract_plain_text(html, main_content=True, alt_texts=False), key=len)
+        visible = extract_plain_text(html, main_content=False, alt_texts=False)
+        best = visible if len(best) < TINY_SHARE * len(visible) else best
     return best
 
 

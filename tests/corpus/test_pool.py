@@ -1,0 +1,149 @@
+"""Real child processes on real hostile files."""
+
+import io
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fromzero.corpus.document import CRASHED, DAMAGED, OUT_OF_MEMORY, TIMED_OUT, category
+from fromzero.corpus.files import KINDS, SourceFile
+from fromzero.corpus.pool import FILES_AHEAD, QUEUE_FRAMES, Pool
+from fromzero.corpus.settings import CorpusConfig, Limits
+from fromzero.corpus.worker import WorkSettings, read_frame, write_frame
+
+
+def source(path: Path) -> SourceFile:
+    return SourceFile(path, path.name, KINDS[path.suffix], path.stat().st_size)
+
+
+def parse(paths: list[Path], workers: int = 2, **limits: Any) -> dict[str, list[dict[str, Any]]]:
+    settings = WorkSettings.of(CorpusConfig((Path("in"),), Path("out"), limits=Limits(**limits)))
+    answers: dict[str, list[dict[str, Any]]] = {path.name: [] for path in paths}
+    with Pool(settings, workers) as pool:
+        for file, answer in pool.parse([source(path) for path in paths]):
+            if answer is not None:
+                answers[file.source].append(answer)
+    return answers
+
+
+def reasons(answers: dict[str, list[dict[str, Any]]]) -> dict[str, list[str | None]]:
+    return {name: [a["reason"] and category(a["reason"]) for a in each] for name, each in answers.items()}
+
+
+def children() -> list[int]:
+    return [int(p) for p in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+
+
+def test_a_hanging_file_costs_that_file(tmp_path: Path, chinese: str) -> None:
+    good, slow, after = tmp_path / "a.txt", tmp_path / "b.html", tmp_path / "c.txt"
+    good.write_text(chinese * 2)
+    after.write_text(chinese * 3)
+    row = "<p>words and <b>words</b> <i>in</i> a paragraph</p>"
+    slow.write_text(f"<html><body><article>{row * 200_000}</article></body></html>")  # 10 MB: trafilatura needs long
+    started = time.monotonic()
+    answers = reasons(parse([good, slow, after], workers=1, parse_seconds=4))
+    assert answers == {"a.txt": [None], "b.html": [TIMED_OUT], "c.txt": [None]}
+    assert time.monotonic() - started < 20
+
+
+def test_memory_is_bounded(tmp_path: Path, chinese: str) -> None:
+    big, after = tmp_path / "a.html", tmp_path / "b.txt"
+    row = "<p>words and <b>words</b> <i>in</i> a paragraph</p>"
+    big.write_text(f"<html><body><article>{row * 400_000}</article></body></html>")
+    after.write_text(chinese * 2)
+    answers = reasons(parse([big, after], workers=1, parse_memory_bytes=400_000_000))
+    # lxml turns the failed allocation into an error of its own, or Python into a MemoryError: either costs one file
+    assert answers["a.html"][0] in (OUT_OF_MEMORY, CRASHED, DAMAGED)
+    assert answers["b.txt"] == [None]
+
+
+def test_a_dead_child_costs_its_file(tmp_path: Path, chinese: str) -> None:
+    long, after = tmp_path / "a.jsonl", tmp_path / "b.txt"
+    long.write_text("".join(json.dumps({"text": f"{i} {chinese}"}) + "\n" for i in range(20_000)))
+    after.write_text(chinese * 2)
+    settings = WorkSettings.of(CorpusConfig((Path("in"),), Path("out")))
+    seen: list[tuple[str, str | None]] = []
+    with Pool(settings, 1) as pool:
+        for file, answer in pool.parse([source(long), source(after)]):
+            if answer is not None:
+                seen.append((file.source, answer["reason"]))
+                if len(seen) == 5:
+                    pool.children[0].process.kill()
+    assert seen[:5] == [("a.jsonl", None)] * 5
+    assert seen[-2:] == [("a.jsonl", CRASHED), ("b.txt", None)]
+    assert len(seen) < 20_000
+
+
+def test_order_and_answers_do_not_depend_on_workers(tmp_path: Path, english: str, chinese: str) -> None:
+    paths = []
+    for number in range(60):
+        path = tmp_path / f"{number:02d}.txt"
+        path.write_text((english if number % 2 else chinese) * (1 + number % 5) + str(number))
+        paths.append(path)
+    assert list(parse(paths, 1).items()) == list(parse(paths, 3).items())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts children in /proc")
+def test_leaving_early_ends_the_children_at_once(tmp_path: Path, chinese: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{i} {chinese}"}) + "\n" for i in range(20_000)))
+    before, threads = children(), threading.active_count()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        _interrupt_after(10, [source(path)] * 3)
+    assert time.monotonic() - started < 5  # a child needs a second to start
+    assert threading.active_count() == threads
+    assert [pid for pid in children() if pid not in before and not _zombie(pid)] == []
+
+
+def _interrupt_after(answers: int, files: list[SourceFile]) -> None:
+    with Pool(WorkSettings.of(CorpusConfig((Path("in"),), Path("out"))), 2) as pool:
+        for number, _ in enumerate(pool.parse(files)):
+            if number == answers:
+                raise KeyboardInterrupt
+
+
+def _zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_slow_consumer_holds_the_children_back(tmp_path: Path, chinese: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{i} {chinese}"}) + "\n" for i in range(5_000)))
+    with Pool(WorkSettings.of(CorpusConfig((Path("in"),), Path("out"))), 2) as pool:
+        answers = pool.parse([source(path)] * 40)
+        next(answers)
+        time.sleep(1.5)
+        assert pool.order.qsize() < FILES_AHEAD * 2
+        assert all(waiting.qsize() <= QUEUE_FRAMES for waiting in list(pool.order.queue))
+        answers.close()
+
+
+def test_a_library_that_prints_does_not_disturb_the_frames(tmp_path: Path) -> None:
+    path = tmp_path / "a.pdf"
+    path.write_bytes(b"%PDF-1.4\n" + os.urandom(20_000))
+    assert reasons(parse([path])) == {"a.pdf": [DAMAGED]}
+
+
+@pytest.mark.parametrize(
+    "data", [b"x\n{}\n", b"5\n{}\n", b"2\n{}x", b"99999999999999999999999\n", b"-1\n{}\n", b"2\n[[\n"]
+)
+def test_frames_that_are_not_whole(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        read_frame(io.BytesIO(data), 1000)
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_frames_come_back(value: dict[str, str]) -> None:
+    stream = io.BytesIO()
+    write_frame(stream, value)
+    stream.seek(0)
+    assert read_frame(stream, 1 << 20) == value
+    assert read_frame(stream, 1 << 20) is None
