@@ -145,6 +145,7 @@ def test_template_without_generation_block_marks_nothing(tokenizer: BPETokenizer
         ([{"role": "user", "content": "a"}, {"role": "usr", "content": "a"}], "message 1 has the role 'usr'; did you"),
         ([{"role": "user"}], r"message 0 \(user\) has the content None"),
         ([{"role": "user", "content": ["a"]}], "it should be a text"),
+        ([{"role": "user", "content": "a\ud800"}], r"message 0 \(user\) has a lone surrogate U\+D800 at character 1"),
         ([{"role": "user", "content": "a", "weight": 0}], "key 'weight'"),
         ([{"role": "user", "content": "a" * 4_000_001}], "characters; split it"),
         ([{"role": "user", "content": "a"}] * 10_001, "messages, more than"),

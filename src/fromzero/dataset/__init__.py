@@ -2,12 +2,12 @@
 
 In: a corpus and a tokenizer, or conversations and a tokenizer. Out: token shards on disk, and batches of them.
 
-Read in this order: writing (the files), pack and conversations (the stages that write them), shards (reading them),
+Read in this order: writing (the files), packing and conversations (the stages that write them), shards (reading them),
 permutation and position, windows (batches for pretraining), chats (batches for tuning).
 """
 
 from fromzero.dataset.chats import ConversationLoader
-from fromzero.dataset.pack import PackConfig, pack
+from fromzero.dataset.packing import PackConfig, pack
 from fromzero.dataset.shards import TokenShards
 from fromzero.dataset.windows import WindowLoader
 

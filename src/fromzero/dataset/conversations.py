@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from fromzero.artifact import Artifact, build, digest_file, digest_of
 from fromzero.console import progress
-from fromzero.dataset.pack import summarise
+from fromzero.dataset.packing import summarise
 from fromzero.dataset.writing import SPLITS, TokenWriter, copy_tokenizer, tokenizer_digest, write_index
 from fromzero.errors import UserError
 from fromzero.tokenizer import BPETokenizer, load_tokenizer

@@ -74,7 +74,7 @@ class TokenShards:
         file = self.folder / f"{self.split}-boundaries.npy"
         try:
             found = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{file} can't be read ({error}); build {self.folder} again") from error
         if found.shape != (self.documents + 1,) or found[-1] != len(self):
             raise UserError(f"{file} does not fit {INDEX}; build {self.folder} again")

@@ -11,6 +11,7 @@ from fromzero.errors import UserError, nearest
 from fromzero.tokenizer.chat import ChatTemplate
 from fromzero.tokenizer.merge import merge
 from fromzero.tokenizer.patterns import compile_pattern, resolve_pattern, split
+from fromzero.tokenizer.text import check_unicode
 
 CACHED_LETTERS = 64  # longer pre-tokens hardly ever come back
 CACHE_SIZE = 1 << 17  # pre-tokens; then it is emptied, so that memory stays bounded
@@ -84,7 +85,7 @@ class BPETokenizer:
                 f"the text holds the special token {parts[1]} at character {len(parts[0])}; "
                 "remove it, or encode it as text"
             )
-        _check_unicode(text)
+        check_unicode(text)
         ids: list[int] = []
         for i, part in enumerate(parts):
             ids += [self.special_tokens[part]] if i % 2 else self._encode(part)
@@ -92,7 +93,7 @@ class BPETokenizer:
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Token ids of a text in which nothing is special. Raises UserError for a lone surrogate."""
-        _check_unicode(text)
+        check_unicode(text)
         return self._encode(text)
 
     def encode_batch(self, texts: Iterable[str], special: Special = "text") -> list[list[int]]:
@@ -159,16 +160,6 @@ def byte_vocabulary(merges: Sequence[tuple[int, int]]) -> dict[bytes, int]:
     for left, right in merges:
         tokens.append(tokens[left] + tokens[right])
     return {token: i for i, token in enumerate(tokens)}
-
-
-def _check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"the text has a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is no "
-            "character; read the text with the right encoding, or with errors='replace'"
-        ) from None
 
 
 def _table(vocabulary: Mapping[bytes, int], special_tokens: Mapping[str, int]) -> list[bytes]:

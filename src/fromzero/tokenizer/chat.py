@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fromzero.errors import UserError, nearest
 from fromzero.tokenizer.sandbox import GENERATED, GENERATED_END, compile_template
+from fromzero.tokenizer.text import check_unicode
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
@@ -153,7 +154,8 @@ def _check_message(i: int, message: Any) -> dict[str, str]:
         raise UserError(f"message {i} has the role {role!r}{nearest(str(role), ROLES)}")
     if not isinstance(content, str):
         raise UserError(f"message {i} ({role}) has the content {content!r:.50}; it should be a text")
-    return {"role": str(role), "content": str(content)}
+    check_unicode(content, f"message {i} ({role})")
+    return {"role": str(role), "content": content}
 
 
 def _spans(marked: str, contents: Sequence[str]) -> Iterator[Span]:

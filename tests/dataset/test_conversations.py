@@ -1,0 +1,139 @@
+"""Conversations come back from the shards with the mask of the template; what is cut, dropped or wrong is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dataset_samples import conversation
+
+from fromzero.artifact import Artifact
+from fromzero.dataset import TokenShards
+from fromzero.dataset.conversations import ConversationsConfig, pack_conversations
+from fromzero.errors import UserError
+from fromzero.tokenizer import BPETokenizer
+from fromzero.tokenizer.bpe import byte_vocabulary
+
+
+def write(file: Path, *conversations: Any) -> Path:
+    file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in conversations))
+    return file
+
+
+def test_conversations_come_back_with_their_mask(chats: Artifact, tokenizer: BPETokenizer) -> None:
+    assert tokenizer.chat_template is not None
+    shards = TokenShards(chats.path)
+    total = 0
+    for i in range(45):
+        start, stop = map(int, shards.boundaries[i : i + 2])
+        ids, mask = tokenizer.chat_template.encode_chat(tokenizer, conversation(i))
+        assert shards[start:stop].tolist() == ids
+        assert shards.mask(start, stop).tolist() == mask
+        total += sum(mask)
+    assert len(list(chats.path.glob("train-*.mask.bin"))) > 2
+    assert chats.summary["train"]["loss_tokens"] == total
+    assert chats.summary["masked"] is True
+    assert chats.summary["validation"]["documents"] == 1
+    assert (chats.summary["truncated"], chats.summary["without_loss"]) == (0, 0)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_long_ones_are_cut_on_the_stated_side_and_counted(
+    tokenizer_folder: Path, tokenizer: BPETokenizer, tmp_path: Path, side: Any
+) -> None:
+    assert tokenizer.chat_template is not None
+    long = [{"role": "user", "content": "x" * 20}, {"role": "assistant", "content": "y" * 200}]
+    silent = [{"role": "user", "content": "x" * 500}, {"role": "assistant", "content": "y"}, *conversation(0)[:1] * 20]
+    file = write(tmp_path / "c.jsonl", long, conversation(0), silent)
+    config = ConversationsConfig(file, tokenizer_folder, tmp_path / "t", context=100, truncate=side, validation_share=0)
+    made = pack_conversations(config)
+    shards = TokenShards(made.path)
+    ids, mask = tokenizer.chat_template.encode_chat(tokenizer, long)
+    kept = slice(100) if side == "right" else slice(-100, None)
+    assert shards[:100].tolist() == ids[kept]
+    assert shards.mask(0, 100).tolist() == mask[kept]
+    assert (made.summary["truncated"], made.summary["without_loss"], shards.documents) == (2, 1, 2)
+
+
+def test_a_share_is_held_out_by_contents(tokenizer_folder: Path, tmp_path: Path) -> None:
+    conversations = [conversation(i) for i in range(200)]
+    sizes, held_out = [], []
+    for name, order in (("a", conversations), ("b", conversations[::-1])):
+        file = write(tmp_path / f"{name}.jsonl", *order, *order)
+        config = ConversationsConfig(file, tokenizer_folder, tmp_path / name, validation_share=0.2)
+        summary = pack_conversations(config).summary
+        sizes.append((summary["train"]["tokens"], summary["validation"]["tokens"]))
+        held_out.append(summary["validation"]["documents"])
+    assert sizes[0] == sizes[1]
+    assert held_out[0] % 2 == 0  # equal conversations are on the same side
+    assert 40 < held_out[0] < 120
+
+
+def test_other_masks_over_the_same_ids_are_other_data(
+    chats: Artifact, tokenizer_folder: Path, tmp_path: Path, tokenizer: BPETokenizer
+) -> None:
+    from fromzero.dataset.writing import TokenWriter
+
+    prints = []
+    for i, mask in enumerate(([True, False], [False, True])):
+        (tmp_path / str(i)).mkdir()
+        writer = TokenWriter(tmp_path / str(i), "train", 300, 100, masked=True)
+        writer.add([1, 2], 2, mask)
+        prints.append(writer.close()["sha256"])
+    assert prints[0] != prints[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2 is not valid JSON"),
+        ("[" * 100_000, "line 2 is not valid JSON"),
+        ("[1]", 'line 2 is not an object with "messages"'),
+        ('{"messages": []}', "line 2: .*at least one"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}]}',
+            "line 2: message 1 has the role",
+        ),
+        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', r"line 2: .*surrogate U\+D800"),
+    ],
+)
+def test_bad_lines_are_told_with_file_and_number(
+    tokenizer_folder: Path, tmp_path: Path, line: str, message: str
+) -> None:
+    file = write(tmp_path / "c.jsonl", conversation(0))
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(UserError, match=f"c.jsonl {message}"):
+        pack_conversations(ConversationsConfig(file, tokenizer_folder, tmp_path / "t"))
+
+
+def test_bytes_that_are_not_utf8_and_endless_lines_are_told(
+    tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "c.jsonl"
+    file.write_bytes(b'{"messages": "\xff"}\n')
+    with pytest.raises(UserError, match="line 1 is not valid JSON in UTF-8"):
+        pack_conversations(ConversationsConfig(file, tokenizer_folder, tmp_path / "t"))
+    monkeypatch.setattr("fromzero.dataset.conversations.MAX_LINE_BYTES", 10)
+    with pytest.raises(UserError, match="line 1 is longer than 10 bytes"):
+        pack_conversations(ConversationsConfig(file, tokenizer_folder, tmp_path / "t"))
+
+
+def test_missing_and_empty_input_is_told(tokenizer_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither a file"):
+        pack_conversations(ConversationsConfig(tmp_path / "none", tokenizer_folder, tmp_path / "t"))
+    with pytest.raises(UserError, match="no conversation to train on"):
+        pack_conversations(ConversationsConfig(write(tmp_path / "c.jsonl"), tokenizer_folder, tmp_path / "t"))
+
+
+def test_a_tokenizer_without_template_is_told(tmp_path: Path) -> None:
+    BPETokenizer(byte_vocabulary([]), [], "fromzero", {"<|endoftext|>": 256}, "<|endoftext|>").save(tmp_path / "bare")
+    with pytest.raises(UserError, match="no chat template"):
+        pack_conversations(
+            ConversationsConfig(write(tmp_path / "c.jsonl", conversation(0)), tmp_path / "bare", tmp_path / "t")
+        )
+
+
+@pytest.mark.parametrize("settings", [{"context": 1}, {"validation_share": 1.0}, {"validation_share": -0.1}])
+def test_bad_settings_are_told(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(settings))} is"):
+        ConversationsConfig(Path("a"), Path("b"), Path("c"), **settings)
