@@ -48,8 +48,8 @@ class Filters:
     has .2 for web pages, Dolma .3; reference documentation, which describes the same argument at each function, and
     songs with a refrain reach .5."""
     min_compressed: float = 0.08
-    """Least size after DEFLATE compression, as a share of the size before: catches repetition without lines. Prose
-    has .35 to .5, tables of contents .15, one phrase over and over .01."""
+    """Least size after DEFLATE compression (zlib, level 1), as a share of the size before: catches repetition that
+    is not in lines. Prose has .35 to .5, tables of contents .15, one phrase over and over .01."""
 
     def __post_init__(self) -> None:
         for name in ("max_undecodable", "min_letters", "max_repeated_lines", "min_compressed"):
