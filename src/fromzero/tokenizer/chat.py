@@ -32,7 +32,7 @@ MAX_MESSAGES = 10_000
 
 # Private-use characters that stand for the content of message N while the template is rendered: \U0010fff0N\U0010fff1.
 _CONTENT, _CONTENT_END = "\U0010fff0", "\U0010fff1"
-_MARKS = re.compile(f"({_CONTENT}[0-9]+{_CONTENT_END}|{GENERATED}|{GENERATED_END})")
+_MARKS = re.compile(f"({_CONTENT}[0-9]{{1,6}}{_CONTENT_END}|{GENERATED}|{GENERATED_END})")
 
 Message = Mapping[str, str]
 

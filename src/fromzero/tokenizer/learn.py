@@ -11,15 +11,16 @@ This one gives the same merges and touches only what changes. Two facts make it 
 """
 
 import heapq
-import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 TieBreak = Literal["greatest", "first"]
+_Pairs = Callable[[list[int]], Iterable[tuple[int, int]]]  # ids of the other halves -> pairs
 
 _BOUNDARY = -2  # slot between two pre-tokens
 _GONE = -1  # first slot of a token that became the right half of another
@@ -79,19 +80,19 @@ class _Learner:
     def _count_bytes(self) -> None:
         left, right = self.slots[:-1], self.slots[1:]
         places = np.flatnonzero((left >= 0) & (right >= 0)).astype(_index_type(len(self.slots)))
-        keys = (left[places] * 256 + right[places]).astype(np.uint16)  # 16 bits: NumPy sorts them by radix
-        self._add(keys, places, lambda key: divmod(key, 256))
+        self._add(left[places] * 256 + right[places], places, lambda keys: (divmod(key, 256) for key in keys))
 
     def most_frequent(self) -> tuple[tuple[int, int], NDArray[Any]] | None:
         """The pair to merge next and the places of its left half, ascending; None when none occurs twice."""
         while self.heap:
             entry = heapq.heappop(self.heap)
             pair = entry[-1]
-            places = self._live(pair)
-            self.places[pair] = places
+            if self.counts[pair] == -entry[0]:
+                self.places[pair] = self._live(pair)
             if self._entry(pair) != entry:
                 self._push(pair)
                 continue
+            places = self.places[pair]
             del self.counts[pair], self.places[pair]
             if self.spelling[pair[0]] + self.spelling[pair[1]] not in self.known:
                 return pair, places
@@ -113,11 +114,11 @@ class _Learner:
         left = slots[places - 1]
         # Where two places follow each other, the pair between them is counted once, as the left one of the second.
         has_left, has_right = left >= 0, (right >= 0) & (slots[ends + 1] != new)
-        self._remove(old_left[has_left], weights[has_left], lambda other: (other, a))
-        self._remove(right[has_right], weights[has_right], lambda other: (b, other))
+        self._remove(old_left[has_left], weights[has_left], lambda others: zip(others, repeat(a)))
+        self._remove(right[has_right], weights[has_right], lambda others: zip(repeat(b), others))
         left, starts = left[has_left], places[has_left]
-        self._add(left, starts - self.lengths[left], lambda other: (other, new))
-        self._add(right[has_right], places[has_right], lambda other: (new, other))
+        self._add(left, starts - self.lengths[left], lambda others: zip(others, repeat(new)))
+        self._add(right[has_right], places[has_right], lambda others: zip(repeat(new), others))
 
     def _name(self, new: int, a: int, b: int) -> None:
         self.lengths[new] = self.lengths[a] + self.lengths[b]
@@ -130,20 +131,24 @@ class _Learner:
         places = places[self.slots[places] == pair[0]]
         return places[self.slots[places + self.lengths[pair[0]]] == pair[1]]
 
-    def _remove(self, others: NDArray[Any], weights: NDArray[Any], pair_of: Callable[[int], tuple[int, int]]) -> None:
-        keys, sums, _ = _grouped(others, weights, others)
-        for key, total in zip(keys, sums, strict=True):
-            pair = pair_of(key)
+    def _remove(self, others: NDArray[Any], weights: NDArray[Any], pairs: _Pairs) -> None:
+        order, starts = _groups(others)
+        sums = np.add.reduceat(weights[order], starts) if len(others) else weights
+        for pair, total in zip(pairs(others[order[starts]].tolist()), sums.tolist(), strict=True):
             if pair in self.counts:
                 self.counts[pair] -= total
 
-    def _add(self, others: NDArray[Any], places: NDArray[Any], pair_of: Callable[[int], tuple[int, int]]) -> None:
-        keys, sums, groups = _grouped(others, self.weights[places], places)
-        for key, total, group in zip(keys, sums, groups, strict=True):
-            if total >= 2:  # a count never grows, so a pair that occurs once will not be merged
-                pair = pair_of(key)
-                self.counts[pair], self.places[pair] = total, group
-                self._push(pair)
+    def _add(self, others: NDArray[Any], places: NDArray[Any], pairs: _Pairs) -> None:
+        order, starts = _groups(others)
+        others, places = others[order], places[order]
+        ends = np.append(starts[1:], len(others))
+        sums = np.add.reduceat(self.weights[places], starts) if len(others) else starts
+        kept = sums >= 2  # a count never grows, so a pair that occurs once will not be merged
+        starts, ends, sums = starts[kept], ends[kept], sums[kept]
+        rows = zip(pairs(others[starts].tolist()), sums.tolist(), starts.tolist(), ends.tolist(), strict=True)
+        for pair, total, start, end in rows:
+            self.counts[pair], self.places[pair] = total, places[start:end]
+            self._push(pair)
 
     def _push(self, pair: tuple[int, int]) -> None:
         if self.counts[pair] >= 2:
@@ -169,19 +174,14 @@ def _lay_out(counts: Mapping[bytes, int]) -> tuple[NDArray[np.int32], NDArray[np
     return slots, np.concatenate([np.zeros(1, np.int64), np.repeat(totals, lengths)])
 
 
-def _grouped(
-    keys: NDArray[Any], weights: NDArray[Any], values: NDArray[Any]
-) -> tuple[list[int], list[int], Iterable[NDArray[Any]]]:
-    """The distinct keys, the sum of weights under each, and the values under each in their order."""
-    if not len(keys):
-        return [], [], []
+def _groups(keys: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """An order that puts equal keys together and else leaves them as they are, and where each group of them starts."""
+    if len(keys) > 500 and keys.max() < 1 << 16:
+        keys = keys.astype(np.uint16)  # 16 bits: NumPy sorts them by radix
     order = np.argsort(keys, kind="stable")
-    keys, values = keys[order], values[order]
-    starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
-    sums = np.add.reduceat(weights[order], starts)
-    bounds = [*starts.tolist(), len(keys)]
-    groups = (values[start:end] for start, end in itertools.pairwise(bounds))
-    return keys[starts].tolist(), sums.tolist(), groups
+    keys = keys[order]
+    starts = np.flatnonzero(keys[1:] != keys[:-1]) + 1
+    return order, np.concatenate([np.zeros(min(1, len(keys)), np.int64), starts])
 
 
 def _without_overlaps(places: NDArray[Any], length: int) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from fromzero.tokenizer.learn import learn_merges
 from fromzero.tokenizer.patterns import compile_pattern, resolve_pattern, split
 
 END_OF_TEXT = "<|endoftext|>"
-SAMPLE_BYTES = 2_000_000  # text of each split on which bytes per token and language are measured
+SAMPLE_BYTES = 1_000_000  # text of each split on which bytes per token and language are measured
 VERSION = 1
 
 
