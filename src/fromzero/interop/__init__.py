@@ -4,6 +4,6 @@ In: a Transformer and the folder of its tokenizer. Out: a folder with `config.js
 and generation settings; and back. Reading order: `names` (whose tensor is called what), `huggingface`.
 """
 
-from fromzero.interop.huggingface import load_model, save_model
+from fromzero.interop.huggingface import load_model, save_model, save_tensors
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["load_model", "save_model", "save_tensors"]

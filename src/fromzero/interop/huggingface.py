@@ -5,6 +5,7 @@ written under our own names with `model_type: fromzero`, which only fromzero ope
 else: a pickle is never read, and code in a folder is never run.
 """
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping
@@ -36,7 +37,7 @@ def save_model(model: Transformer, folder: Path, tokenizer_folder: Path, special
     family = names.family_of(model.config)
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     tensors = names.to_theirs(state, model.config, family) if family else state
-    save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
+    save_tensors(tensors, folder / _WEIGHTS)
     ids = {f"{role}_token_id": token for role, token in special.items()}
     write_json(folder / "config.json", {**_their_config(model.config, family), **ids})
     write_json(folder / "generation_config.json", {**ids, "do_sample": True, "temperature": 0.8, "top_p": 0.95})
@@ -44,6 +45,16 @@ def save_model(model: Transformer, folder: Path, tokenizer_folder: Path, special
         if (tokenizer_folder / name).resolve() != (folder / name).resolve():
             shutil.copyfile(tokenizer_folder / name, folder / name)
     return family or "fromzero"
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write safetensors. Raises OSError, as every other write does, when the disk is full."""
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        if "No space left" in str(error):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+        raise
 
 
 def load_model(folder: Path, compute_dtype: torch.dtype = torch.float32) -> Transformer:

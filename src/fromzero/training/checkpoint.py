@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fromzero.artifact import digest_file, write_json
 from fromzero.console import say
+from fromzero.interop import save_tensors
 
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _TEMPORARY = ".unfinished"
@@ -33,8 +34,8 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     tensors, numbers = _flatten(optimizer.state_dict())
-    save_file(_own(model.state_dict()), temporary / _MODEL)
-    save_file(_own(tensors), temporary / _OPTIMIZER)
+    save_tensors(_own(model.state_dict()), temporary / _MODEL)
+    save_tensors(_own(tensors), temporary / _OPTIMIZER)
     for name in (_MODEL, _OPTIMIZER):
         _sync(temporary / name)
     hashes = {name: digest_file(temporary / name) for name in (_MODEL, _OPTIMIZER)}

@@ -1,0 +1,116 @@
+"""A whole small chain of real stages, made once: documents -> corpus -> tokenizer -> tokens."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from fromzero.corpus import CorpusConfig, build_corpus
+from fromzero.dataset import PackConfig, pack
+from fromzero.tokenizer import BPETokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
+
+_WORDS = "river mountain cloud forest stone letter window garden silver morning winter quiet bright slowly".split()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Folders of finished stages, and the tokenizer."""
+
+    folder: Path
+    documents: Path
+    corpus: Path
+    tokenizer_folder: Path
+    tokens: Path
+    tokenizer: BPETokenizer
+
+
+def sentences(seed: int, count: int) -> str:
+    """Repeatable sentences with some structure to learn."""
+    random = Random(seed)
+    lines = []
+    for _ in range(count):
+        a, b, c = random.sample(_WORDS, 3)
+        lines.append(f"The {a} near the {b} is {c}. Nobody saw the {a} today, but the {b} remembers it.")
+    return "\n".join(lines)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    folder = tmp_path_factory.mktemp("chain")
+    documents = folder / "documents"
+    documents.mkdir()
+    for number in range(24):
+        text = f"# Story {number}\n\n{sentences(number, 20)}\n\n{sentences(100 + number, 10)}\n"
+        (documents / f"story{number:02d}.md").write_text(text, encoding="utf-8")
+    corpus, tokenizer_folder, tokens = folder / "corpus", folder / "tokenizer", folder / "tokens"
+    build_corpus(CorpusConfig(inputs=(documents,), output=corpus, validation=0.15, workers=1))
+    train_tokenizer(TokenizerConfig(corpus=corpus, output=tokenizer_folder, vocab_size=320))
+    pack(PackConfig(corpus=corpus, tokenizer=tokenizer_folder, output=tokens))
+    return Chain(folder, documents, corpus, tokenizer_folder, tokens, load_tokenizer(tokenizer_folder))
+
+
+@pytest.fixture(scope="session")
+def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of conversations whose answers follow a rule."""
+    folder = tmp_path_factory.mktemp("conversations")
+    for split, numbers in (("train", range(60)), ("validation", range(60, 70))):
+        lines = [
+            {
+                "messages": [
+                    {"role": "user", "content": f"Where is story {n}?"},
+                    {"role": "assistant", "content": f"Story {n} is in room {n % 3}."},
+                ],
+                "kind": "room",
+                "expected": [f"{n % 3}"],
+            }
+            for n in numbers
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+RunCommand = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def command() -> RunCommand:
+    """Run `fromzero ...` as a user does, in a process of its own."""
+
+    def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "fromzero", *map(str, arguments)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Tests run in several processes on few cores; threads on top of that only get in each other's way."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(chain: Chain) -> Path:
+    """A model pretrained for a moment on the chain's tokens."""
+    from fromzero.model import ModelConfig
+    from fromzero.training import PretrainConfig, TrainConfig, pretrain
+
+    output = chain.folder / "base"
+    train = TrainConfig(
+        steps=60,
+        batch_size=8,
+        learning_rate=1e-2,
+        warmup_steps=5,
+        validate_every=30,
+        validation_tokens=2048,
+        dtype="float32",
+    )
+    model = ModelConfig(layers=1, width=32, heads=2, context=64)
+    pretrain(PretrainConfig(tokens=chain.tokens, output=output, model=model, train=train, sample_points=1))
+    return output
