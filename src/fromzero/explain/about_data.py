@@ -7,7 +7,7 @@ from fromzero.corpus.document import REASONS
 from fromzero.explain.blocks import Block, Charts, Section, Table, Text
 from fromzero.explain.charts import Bar, BarChart
 from fromzero.explain.gather import Run
-from fromzero.explain.numbers import NONE, count, figure, share, size
+from fromzero.explain.numbers import NO_BREAK, NONE, count, figure, share, size
 from fromzero.explain.words import Words
 
 MOST_LANGUAGES = 8  # in the chart; the table has all
@@ -83,8 +83,7 @@ def dropped_section(run: Run, words: Words) -> Section | None:
         folder=f"{run.corpus.path.name}/rejected",
     )
     blocks: list[Block] = [Text(lead), Charts((_funnel_chart(counts, words),)), _funnel_table(run, words)]
-    if documents.get("halved"):
-        blocks.append(Text(words("halved", count=count(documents["halved"]))))
+    blocks += [Text(words(key, count=count(documents[key]))) for key in ("cut", "halved") if documents.get(key)]
     return Section("dropped", words("dropped"), tuple(blocks))
 
 
@@ -94,7 +93,12 @@ def _funnel_chart(counts: Mapping[str, Any], words: Words) -> BarChart:
     for row in counts["funnel"]:
         left -= row["documents"]
         bars.append(
-            Bar(words.name("reason", row["reason"]), left, f"− {count(row['documents'])}", dropped=row["documents"])
+            Bar(
+                words.name("reason", row["reason"]),
+                left,
+                f"−{NO_BREAK}{count(row['documents'])}",
+                dropped=row["documents"],
+            )
         )
     bars.append(Bar(words("kept"), left, count(left)))
     return BarChart(words("funnel"), tuple(bars), legend=(words("left"), words("taken")))
@@ -107,12 +111,12 @@ def _funnel_table(run: Run, words: Words) -> Table:
 
     def row(name: str, n: int, b: int, sign: str = "", setting: str = "") -> tuple[str, ...]:
         shares = share(n, documents["read"]), share(b, sizes["read"])
-        return (name, sign + count(n), shares[0], sign + count(b), shares[1], setting)
+        return (name, sign * bool(n) + count(n), shares[0], sign * bool(b) + count(b), shares[1], setting)
 
     rows = [row(words("read"), documents["read"], sizes["read"])]
     for r in counts["funnel"]:
         name = words.name("reason", r["reason"])
-        rows.append(row(name, r["documents"], r["bytes"], "− ", _settings(r["reason"], config)))
+        rows.append(row(name, r["documents"], r["bytes"], f"−{NO_BREAK}", _settings(r["reason"], config)))
     rows.append(row(words("kept"), documents["kept"], sizes["kept"]))
     rows += [row(words(side), documents[side], sizes[side]) for side in ("train", "validation")]
     header = (words("rule"), words("documents"), words("share"), words("size_bytes"), words("share"), words("setting"))
@@ -172,6 +176,6 @@ def _fertility_table(found: Mapping[str, Any], words: Words) -> Table:
         row(words.name("language", name), train["languages"].get(name, {}), held_out["languages"].get(name, {}))
         for name in names
     ]
-    rate = words("bytes_per_token")
-    header = (words("language"), f"{rate}, {words('train')}", f"{rate}, {words('validation')}", words("measured"))
+    learned, held = (words("bytes_per_token", part=words(side)) for side in ("train", "validation"))
+    header = (words("language"), learned, held, words("measured"))
     return Table(header, tuple(rows), "lrrr", strong=(0,))

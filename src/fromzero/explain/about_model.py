@@ -18,13 +18,11 @@ def base_section(run: Run, words: Words) -> Section | None:
     """The shape of the base model and the curves of its training."""
     if not run.base:
         return None
-    charts = [
-        _loss_chart(run.base, words, words("held_out_loss")),
-        _bpb_chart(run, words),
-        _rate_chart(run.base, words),
-    ]
-    blocks = [Text(_shape(run.base, words)), *_curves(run.base, charts, words)]
-    return Section("base", words("base"), tuple(blocks))
+    base = run.base
+    charts = [_loss_chart(base, words, words("held_out_loss")), _bpb_chart(run, words)]
+    charts += [_rate_chart(base, words), _norm_chart(base, words)]
+    blocks = (Text(_shape(base, words)), *_curves(base, charts, words, "held_out_loss"))
+    return Section("base", words("base"), blocks)
 
 
 def chat_section(run: Run, words: Words) -> Section | None:
@@ -40,7 +38,7 @@ def chat_section(run: Run, words: Words) -> Section | None:
         rows = tuple((str(kind), count(n)) for kind, n in made.get("kinds", {}).items())
         blocks.append(Table((words("question_kind"), words("conversations")), rows, "lr"))
     charts = [_loss_chart(run.chat, words, words("held_out_answers")), _rate_chart(run.chat, words)]
-    return Section("chat", words("chat"), (*blocks, *_curves(run.chat, charts, words)))
+    return Section("chat", words("chat"), (*blocks, *_curves(run.chat, charts, words, "held_out_answers")))
 
 
 def _shape(base: Training, words: Words) -> str:
@@ -55,11 +53,11 @@ def _shape(base: Training, words: Words) -> str:
     )
 
 
-def _curves(training: Training, charts: Iterable[Chart | None], words: Words) -> list[Block]:
+def _curves(training: Training, charts: Iterable[Chart | None], words: Words, held_out: str) -> list[Block]:
     drawn = tuple(chart for chart in charts if chart is not None)
     if not drawn:
         return []
-    return [Charts(drawn), Details(words("curve"), (_curve_table(training, words),))]
+    return [Charts(drawn), Details(words("curve"), (_curve_table(training, words, held_out),))]
 
 
 def points(lines: Iterable[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
@@ -75,9 +73,17 @@ def _loss_chart(training: Training, words: Words, held_out: str) -> LineChart | 
     return _line_chart(words, "loss_title", "step", "nats", [line for line in lines if line.points])
 
 
+def _step_chart(training: Training, words: Words, key: str, title: str, axis: str) -> LineChart | None:
+    found = points(training.steps, key)
+    return _line_chart(words, title, "step", axis, [Line(words(axis), found)] if found else [])
+
+
 def _rate_chart(training: Training, words: Words) -> LineChart | None:
-    rates = points(training.steps, "learning_rate")
-    return _line_chart(words, "rate_title", "step", "rate_axis", [Line(words("rate_axis"), rates)] if rates else [])
+    return _step_chart(training, words, "learning_rate", "rate_title", "rate_axis")
+
+
+def _norm_chart(training: Training, words: Words) -> LineChart | None:
+    return _step_chart(training, words, "gradient_norm", "norm_title", "norm_axis")
 
 
 def _bpb_chart(run: Run, words: Words) -> LineChart | None:
@@ -102,9 +108,9 @@ def _line_chart(
     return LineChart(words(title), words(x), words(y), tuple(lines), references) if lines else None
 
 
-def _curve_table(training: Training, words: Words) -> Table:
+def _curve_table(training: Training, words: Words, held_out: str) -> Table:
     """What was measured at each look, beside the last training step before it."""
-    columns = {"held_out_loss": "validation_loss", "bpb_axis": "validation_bits_per_byte"}
+    columns = {held_out: "validation_loss", "bpb_axis": "validation_bits_per_byte"}
     columns = {name: key for name, key in columns.items() if any(key in look for look in training.looks)}
     rows = []
     for look in spread(training.looks, MOST_ROWS):
@@ -215,7 +221,7 @@ def _graded_table(graded: Mapping[str, Mapping[str, int]], words: Words) -> Tabl
 
     rows = [row(kind, counts) for kind, counts in graded.items()]
     rows.append(row(words("total"), {key: sum(counts[key] for counts in graded.values()) for key in keys}))
-    header = (words("question_kind"), *(words(key) for key in keys), words("share"))
+    header = (words("question_kind"), *(words(key) for key in keys), words("right_share"))
     return Table(header, tuple(rows), "lrrrr", strong=(len(rows) - 1,))
 
 

@@ -1,7 +1,7 @@
 """Line and bar charts: plain data in, one SVG element out, as text.
 
 Colours are not in here: each mark has a class, and `report.css` gives it a colour for light, dark and paper. Charts are
-drawn 480 units wide, so that their letters stay readable when a phone shows them at 360 pixels.
+drawn 440 units wide, so that their letters stay readable when a phone shows them at 360 pixels.
 """
 
 import html
@@ -13,8 +13,8 @@ from typing import Literal
 
 from fromzero.explain.numbers import tick
 
-WIDTH, HEIGHT = 480, 290
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 34, 46
+WIDTH, HEIGHT = 440, 270
+LEFT, RIGHT, TOP, BOTTOM = 66, 12, 34, 46
 ROW = 40
 MOST_POINTS = 300  # more than the pixels can show; beyond it, neighbours are averaged
 
@@ -103,12 +103,12 @@ def draw_lines(chart: LineChart) -> str:
 
 
 def line_scales(chart: LineChart) -> tuple[Scale, Scale]:
-    """The scales of a line chart: x from the least to the greatest, y between the ticks that enclose all values."""
+    """The scales of a line chart: x from zero to the last point, y between the ticks that enclose all values."""
     points = [point for line in chart.lines for point in thin(line.points)]
     xs = [x for x, _ in points]
     ys = [y for _, y in points] + [height for _, height in chart.references]
     ticks = nice_ticks(min(ys), max(ys))
-    x = Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    x = Scale(min(0.0, *xs), max(xs), LEFT, WIDTH - RIGHT)
     return x, Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
 
 
@@ -243,7 +243,7 @@ def _marks(points: Sequence[Point], name: str, class_: str, x: Scale, y: Scale) 
 
 def _reference(name: str, height: float, y: Scale) -> str:
     rule = tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(height), y2=y(height), class_="reference")
-    return rule + text(WIDTH - RIGHT, y(height) - 5, name, text_anchor="end")
+    return rule + text(WIDTH - RIGHT, y(height) - 5, name, "label halo", text_anchor="end")
 
 
 def _bar(bar: Bar, x: Scale, top: float) -> str:
@@ -257,7 +257,8 @@ def _bar(bar: Bar, x: Scale, top: float) -> str:
 
 
 def _segment(start: float, end: float, top: float, class_: str) -> str:
-    return tag("rect", x=start, y=top, width=round(max(0.0, end - start), 2), height=12, class_=class_)
+    width = round(max(1.5, end - start), 2)  # what is there is seen, however little it is
+    return tag("rect", x=start, y=top, width=width, height=12, class_=class_)
 
 
 def _error(bar: Bar) -> float | None:

@@ -12,7 +12,7 @@ from fromzero.errors import UserError
 from fromzero.training.metrics import read_metrics
 
 Line = Mapping[str, Any]
-_ORDER = ("documents", "corpus", "tokenizer", "tokens", "model", "evaluation", "conversations")
+_KINDS = ("documents", "corpus", "conversations", "tokenizer", "tokens", "model", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read_run(path: Path) -> Run:
 
 
 def find_stages(path: Path) -> tuple[Artifact, ...]:
-    """The finished artifacts in a folder in the order of the pipeline, reports and set-aside models not among them."""
+    """The finished artifacts in a folder in the order of their making, without reports and set-aside models."""
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name the folder of a run, as in `fromzero report runs/quickstart`")
     folders = [p for p in sorted(path.iterdir()) if p.is_dir() and p.suffix != ".previous" and is_artifact(p)]
@@ -76,10 +76,10 @@ def find_stages(path: Path) -> tuple[Artifact, ...]:
         if not (folder / MANIFEST).exists():
             say(f"{folder} is unfinished, the report leaves it out")
     stages = [open_artifact(folder) for folder in folders if (folder / MANIFEST).exists()]
-    stages = [stage for stage in stages if stage.kind in _ORDER]
+    stages = [stage for stage in stages if stage.kind in _KINDS]
     if not stages:
         raise UserError(f"{path} holds no finished stage of a run; run a recipe first, as in `fromzero quickstart`")
-    return tuple(sorted(stages, key=lambda stage: (_ORDER.index(stage.kind), stage.manifest["finished"])))
+    return tuple(sorted(stages, key=lambda stage: (stage.manifest["finished"], _KINDS.index(stage.kind))))
 
 
 def _model(stages: Iterable[Artifact], made_from: str) -> Artifact | None:

@@ -5,6 +5,7 @@ import math
 from fromzero.console import human_count, human_seconds
 
 NONE = "–"
+NO_BREAK = "\u00a0"  # between a number and its unit
 
 
 def count(value: float | None) -> str:
@@ -24,8 +25,8 @@ def size(value: float | None) -> str:
     for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         # 999,999 bytes would round to '1e+03 kB', so a prefix begins where three digits of the one below it end.
         if value >= limit * 0.9995:
-            return f"{_three(value / limit)} {unit}"
-    return f"{value:,.0f} B"
+            return f"{_three(value / limit)}{NO_BREAK}{unit}"
+    return f"{value:,.0f}{NO_BREAK}B"
 
 
 def _three(value: float) -> str:
@@ -41,7 +42,7 @@ def figure(value: float | None, digits: int = 3) -> str:
 def with_error(value: float, error: float | None, digits: int = 3) -> str:
     """A value and its standard error: '1.423 ± 0.012'."""
     known = error is not None and math.isfinite(error)
-    return f"{figure(value, digits)} ± {figure(error, digits)}" if known else figure(value, digits)
+    return NO_BREAK.join((figure(value, digits), "±", figure(error, digits))) if known else figure(value, digits)
 
 
 def share(part: float, whole: float) -> str:
@@ -49,16 +50,16 @@ def share(part: float, whole: float) -> str:
     if not whole:
         return NONE
     percent = 100 * part / whole
-    return "< 0.1 %" if 0 < percent < 0.05 else f"{percent:.1f} %"
+    return (f"<{NO_BREAK}0.1" if 0 < percent < 0.05 else f"{percent:.1f}") + f"{NO_BREAK}%"
 
 
 def duration(seconds: float | None, language: str = "en") -> str:
-    """75 -> '1m 15s', '1 分 15 秒' in Chinese."""
+    """75 -> '1m 15s', '1分15秒' in Chinese."""
     if seconds is None:
         return NONE
     text = human_seconds(seconds)
     if language == "zh":
-        for unit, name in (("h", " 小时"), ("m", " 分"), ("s", " 秒")):
+        for unit, name in ((" ", ""), ("h", "小时"), ("m", "分"), ("s", "秒")):
             text = text.replace(unit, name)
     return text
 
@@ -68,7 +69,9 @@ def tick(value: float, step: float) -> str:
     if value == 0:
         return "0"
     if step < 1e-3:
-        return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
+        number, exponent = f"{value:.2e}".split("e")
+        return f"{number.rstrip('0').rstrip('.')}e{int(exponent)}"
     if step >= 1:
         return human_count(value)
-    return f"{value:.{max(0, math.ceil(-math.log10(step) - 1e-9))}f}"
+    decimals = next(d for d in range(1, 7) if abs(round(step, d) - step) < 1e-9)
+    return f"{value:.{decimals}f}"

@@ -67,6 +67,10 @@ TABLE: dict[str, tuple[str, str]] = {
         "{read} 篇文档中保留了 {kept} 篇，丢弃了 {rejected} 篇。规则按下面的顺序执行；"
         "每篇被丢弃的文档只在它违反的第一条规则处计一次，原文和原因都保存在 {folder}。",
     ),
+    "cut": (
+        "{count} long documents were cut into parts, each of which counts as a document here.",
+        "有 {count} 篇长文档被切成几部分，每一部分在这里都算一篇文档。",
+    ),
     "halved": (
         "{count} kept document was cut in two where the held-out part begins, so both parts count it.",
         "有 {count} 篇保留的文档在留出部分的起点被一分为二，两部分都计入了它。",
@@ -89,7 +93,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "一个词元代表的字节越多，上下文能容纳的文本就越多，模型的计算量也越小。",
     ),
     "fertility": ("Bytes per token on held-out text", "留出文本上每词元的字节数"),
-    "bytes_per_token": ("bytes per token", "字节 / 词元"),
+    "bytes_per_token": ("bytes per token, {part}", "字节 / 词元（{part}）"),
     "all": ("all", "全部"),
     "measured": ("held-out text measured", "测量的留出文本"),
     "packed": (
@@ -116,6 +120,8 @@ TABLE: dict[str, tuple[str, str]] = {
     "loss_title": ("Loss", "损失"),
     "bpb_title": ("Bits per byte on held-out text", "留出文本的每字节比特数"),
     "rate_title": ("Learning rate", "学习率"),
+    "norm_title": ("Gradient norm, before clipping", "梯度范数（裁剪前）"),
+    "norm_axis": ("gradient norm", "梯度范数"),
     "nats": ("nats per token", "奈特 / 词元"),
     "bpb_axis": ("bits per byte", "比特 / 字节"),
     "rate_axis": ("learning rate", "学习率"),
@@ -148,7 +154,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "seconds": ("time in training steps", "训练步骤用时"),
     "tokens_per_second": ("tokens per second, median", "每秒词元数（中位数）"),
     "flops": ("FLOP/s, median", "每秒浮点运算（中位数）"),
-    "mfu": ("of what plain matrix products reach here", "与本机纯矩阵乘法相比"),
+    "mfu": ("share of the machine's matrix-product speed (MFU)", "占机器矩阵乘法速度的比例（MFU）"),
     "memory": ("peak memory", "峰值内存"),
     # samples and questions
     "samples": ("What it wrote along the way", "训练途中的文字"),
@@ -165,6 +171,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "questions": ("questions", "问题"),
     "right_before": ("right before", "微调前答对"),
     "right_after": ("right after", "微调后答对"),
+    "right_share": ("share right after", "微调后正确率"),
     "expected": ("expected", "参考答案"),
     "before": ("before", "微调前"),
     "after": ("after", "微调后"),
@@ -210,7 +217,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "language.ja": ("Japanese", "日语"),
     "language.ko": ("Korean", "韩语"),
     "language.ru": ("Russian", "俄语"),
-    "language.und": ("not told", "未识别"),
+    "language.und": ("too short to tell", "太短，无法判断"),
     # reasons for dropping a document, as the corpus stage names them
     "reason.file could not be opened": ("file could not be opened", "文件无法打开"),
     "reason.file too large": ("file too large", "文件太大"),
