@@ -180,7 +180,8 @@ def fill_chat(folder: Path) -> Mapping[str, Any]:
         "arguments": {"questions": 14, "right_before": 1, "right_after": 6},
     }
     example = {"question": question, "expected": "email.utils", "before": HOSTILE, "after": "It is in email.utils."}
-    write_json(folder / "run" / "answers.json", {"graded": graded, "examples": [example]})
+    examples = [example] + [example | {"question": f"Question {i}?"} for i in range(1, 10)]
+    write_json(folder / "run" / "answers.json", {"graded": graded, "examples": examples})
     return figures(rows, 100)
 
 

@@ -13,7 +13,7 @@ from fromzero.device import Machine
 from fromzero.errors import UserError
 from fromzero.explain import ReportConfig, write_report
 from fromzero.explain.about_run import compose
-from fromzero.explain.blocks import Charts, Report, Table
+from fromzero.explain.blocks import Charts, Details, Report, Samples, Table
 from fromzero.explain.charts import LineChart
 from fromzero.explain.gather import Run, read_run
 from fromzero.explain.markdown import escape, fenced, to_markdown
@@ -183,6 +183,16 @@ def test_examples_come_from_the_samples_when_nothing_was_graded(tmp_path):
     assert "of the of" in text
     assert "It is in email.utils." in text
     assert "right before" not in text
+
+
+def test_every_example_is_there_and_few_are_in_full_view(run):
+    blocks = report_on(run).sections[7].blocks
+    shown = [b.prompt for b in blocks if isinstance(b, Samples)]
+    (details,) = (b for b in blocks if isinstance(b, Details))
+    hidden = [b.prompt for b in details.blocks if isinstance(b, Samples)]
+    assert len(shown) == 6
+    assert details.summary == "4 more questions"
+    assert sorted(shown + hidden) == sorted(example["question"] for example in run.chat.answers["examples"])
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

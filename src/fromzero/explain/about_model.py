@@ -11,6 +11,7 @@ from fromzero.explain.numbers import NONE, count, duration, figure, share, short
 from fromzero.explain.words import Words
 
 MOST_POINTS = 5  # samples of one prompt side by side
+MOST_EXAMPLES = 6  # questions and answers in full view; the others can be opened
 MOST_ROWS = 25  # of the table behind the curves
 
 
@@ -202,7 +203,11 @@ def answers_section(run: Run, words: Words) -> Section | None:
     blocks: list[Block] = []
     if graded := run.chat.answers.get("graded"):
         blocks += [Text(words("graded_lead")), _graded_table(graded, words)]
-    blocks += _examples(run.chat, words)
+    examples = _examples(run.chat, words)
+    shown = spread(examples, MOST_EXAMPLES)
+    blocks += shown
+    if rest := tuple(example for example in examples if example not in shown):
+        blocks.append(Details(words("more_examples", count=count(len(rest))), rest))
     return Section("answers", words("answers"), tuple(blocks)) if blocks else None
 
 
@@ -225,7 +230,7 @@ def _graded_table(graded: Mapping[str, Mapping[str, int]], words: Words) -> Tabl
     return Table(header, tuple(rows), "lrrrr", strong=(len(rows) - 1,))
 
 
-def _examples(training: Training, words: Words) -> list[Block]:
+def _examples(training: Training, words: Words) -> list[Samples]:
     """Examples from answers.json, or else the first and the last sample of each question."""
     if examples := training.answers.get("examples"):
         keys = ("expected", "before", "after")

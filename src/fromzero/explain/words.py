@@ -172,6 +172,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "right_before": ("right before", "微调前答对"),
     "right_after": ("right after", "微调后答对"),
     "right_share": ("share right after", "微调后正确率"),
+    "more_examples": ("{count} more questions", "另外 {count} 个问题"),
     "expected": ("expected", "参考答案"),
     "before": ("before", "微调前"),
     "after": ("after", "微调后"),
