@@ -1,6 +1,7 @@
 """A whole small chain of real stages, made once: documents -> corpus -> tokenizer -> tokens."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,26 @@ from fromzero.corpus import CorpusConfig, build_corpus
 from fromzero.dataset import PackConfig, pack
 from fromzero.tokenizer import BPETokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
 
-_WORDS = "river mountain cloud forest stone letter window garden silver morning winter quiet bright slowly".split()
+# Tests run in several processes on few cores; threads on top of that only get in each other's way. Set before any child
+# starts, so that commands run by tests follow it too.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+_WORDS = [
+    "river",
+    "mountain",
+    "cloud",
+    "forest",
+    "stone",
+    "letter",
+    "window",
+    "garden",
+    "silver",
+    "morning",
+    "winter",
+    "quiet",
+    "bright",
+    "slowly",
+]
 
 
 @dataclass(frozen=True)
@@ -91,7 +111,7 @@ def command() -> RunCommand:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Tests run in several processes on few cores; threads on top of that only get in each other's way."""
+    """The same for this process, where torch may be loaded already."""
     torch.set_num_threads(1)
 
 

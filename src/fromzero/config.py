@@ -121,7 +121,7 @@ def field_types(settings: Any) -> dict[str, Any]:
 
 
 def _config_files(arguments: Sequence[str]) -> list[Path]:
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = zip(arguments, [*arguments[1:], ""], strict=False)
     return [Path(a.partition("=")[2] or b) for a, b in pairs if a == "--config" or a.startswith("--config=")]
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def test_the_cosine_schedule() -> None:
     assert rates[99] == pytest.approx(0.1)
     middle = 10 + 89 / 2
     assert (rates[math.floor(middle)] + rates[math.ceil(middle)]) / 2 == pytest.approx(0.55, abs=1e-3)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 def test_the_warmup_stable_decay_schedule() -> None:

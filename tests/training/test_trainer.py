@@ -39,7 +39,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The end of a test's patience."""
 
 
@@ -49,7 +49,7 @@ def stop_at(trained: Trainer, step: int) -> None:
 
     def train_step(bar: Any) -> None:
         if trained.step == step:
-            raise Stopped
+            raise StoppedError
         original(bar)
 
     trained._train_step = train_step  # type: ignore[method-assign]
@@ -81,7 +81,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(chain: Chain, tmp_path: 
     straight.fit()
     cut = trainer(chain, tmp_path / "cut")
     stop_at(cut, killed_after)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         cut.fit()
     resumed = trainer(chain, tmp_path / "cut")
     figures = resumed.fit()
@@ -100,7 +100,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(chain: Chain, tmp_pat
     straight.fit()
     cut = trainer(chain, tmp_path / "cut")
     stop_at(cut, 11)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         cut.fit()
     newest = list_checkpoints(tmp_path / "cut" / "checkpoints")[-1]
     assert newest.name == "step-00000010"
@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(chain: Chain, tmp_pat
 def test_half_a_checkpoint_is_none(chain: Chain, tmp_path: Path, leftover: str) -> None:
     cut = trainer(chain, tmp_path)
     stop_at(cut, 11)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         cut.fit()
     folder = tmp_path / "checkpoints"
     if leftover == ".unfinished":  # killed while writing step 10
@@ -141,7 +141,7 @@ def test_checkpoints_hold_no_pickle_and_old_ones_go(chain: Chain, tmp_path: Path
 def test_a_checkpoint_of_other_tokens_is_refused(chain: Chain, tmp_path: Path) -> None:
     cut = trainer(chain, tmp_path)
     stop_at(cut, 6)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         cut.fit()
     state = tmp_path / "checkpoints" / "step-00000005" / "state.json"
     saved = json.loads(state.read_text())
@@ -202,4 +202,4 @@ def test_a_full_disk_leaves_the_old_checkpoint(chain: Chain, tmp_path: Path) -> 
         assert resumed.step == len(list_checkpoints(small / "checkpoints")) > 0
         shutil.rmtree(small / "checkpoints" / ".unfinished", ignore_errors=True)
     finally:
-        subprocess.run(["umount", small], check=True)
+        subprocess.run(["umount", "--lazy", small], check=True)

@@ -14,7 +14,7 @@ from fromzero.recipe import RunConfig, run_recipe
 from fromzero.training.metrics import read_metrics
 
 RECIPE = Path("quickstart")
-VOCABULARIES = (512, 1024, 2048, 4096, 8192)
+VOCABULARIES = (300, 512, 1024, 2048, 4096, 8192)
 BYTES_PER_TOKEN_OF_VOCABULARY = 500  # a token that is learned from less text is hardly ever seen in training
 
 
