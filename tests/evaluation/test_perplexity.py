@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from fromzero.dataset import TokenShards
 from fromzero.errors import UserError
 from fromzero.evaluation import EvaluationConfig, evaluate, score_documents, shards_perplexity
 from fromzero.evaluation import baselines as baseline
 from fromzero.evaluation.perplexity import DocumentScore, summarize
 from fromzero.evaluation.shards import byte_lengths
-from fromzero.dataset import TokenShards
 from fromzero.model import ModelConfig, Transformer, functions
 from tests.conftest import Chain
 
