@@ -3,10 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow check format bench docs clean
+.PHONY: quickstart poet-zh test test-slow check format bench docs clean
 
 quickstart: $(VENV)/.installed-main
 	$(BIN)/fromzero quickstart
+
+# The texts come from the npm package chinese-poetry; npm is needed for that.
+poet-zh: $(VENV)/.installed-main
+	npm install --prefix data --no-audit --no-fund chinese-poetry@2
+	$(BIN)/fromzero run recipes/poet-zh.yaml
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -m "not slow"
@@ -24,9 +29,9 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format src tests bench
 	$(BIN)/ruff check --fix src tests bench
 
+# bench/README.md says what each one measures, and where to get the peers that they run beside.
 bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/pretraining.py
-	$(BIN)/python bench/shakespeare.py
 	$(BIN)/python bench/quickstart_memory.py
 
 docs: $(VENV)/.installed-docs

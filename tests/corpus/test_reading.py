@@ -164,3 +164,27 @@ def test_languages(english: str, chinese: str) -> None:
     assert identify("これは日本語の文章です。名前はまだ無い。") == "ja"
     assert identify("한국어 문장입니다. 안녕하세요") == "ko"
     assert identify("12 + 34") == "und"
+
+
+def test_json_files_hold_an_object_or_a_list_of_them(tmp_path: Path) -> None:
+    poems = [
+        {"author": "李白", "title": "静夜思", "paragraphs": ["床前明月光，", "疑是地上霜。"]},
+        {"title": "empty"},
+        7,
+    ]
+    file = tmp_path / "poems.json"
+    file.write_bytes(json.dumps(poems, ensure_ascii=False).encode("gb18030"))
+    settings = ReadSettings(Limits(), "fast", "paragraphs", ("title", "author"))
+    first, *others = read(file, "json", settings)
+    assert isinstance(first, Raw)
+    assert "".join(first.blocks) == "静夜思\n李白\n床前明月光，\n疑是地上霜。"
+    assert [getattr(r, "reason", "") for r in others] == [
+        "record could not be read: item 2 has no text under 'paragraphs'",
+        "record could not be read: item 3 is not a JSON object",
+    ]
+    file.write_text('{"text": "one"}')
+    (only,) = read(file, "json", ReadSettings(Limits(), "fast", "text"))
+    assert isinstance(only, Raw)
+    file.write_text('{"text": ')
+    with pytest.raises(ReadError, match="not valid JSON"):
+        list(read(file, "json", settings))

@@ -1,8 +1,8 @@
 """Documents -> clean text.
 
-In: files and folders of .txt, .md, .rst, .html, .pdf, .jsonl and .parquet, in any common encoding, Chinese or English.
-Out: a corpus, a folder of Parquet shards `train-*.parquet` and `validation-*.parquet` with the columns of `Document`,
-`rejected/` with the reason for each document that was dropped, and `counts.json`, whose numbers add up.
+In: files and folders of .txt, .md, .rst, .html, .pdf, .json, .jsonl and .parquet, in any common encoding, Chinese or
+English. Out: a corpus, a folder of Parquet shards `train-*.parquet` and `validation-*.parquet` with the columns of
+`Document`, `rejected/` with the reason for each document that was dropped, and `counts.json`, whose numbers add up.
 
 Read in this order: settings (what can be chosen), document, pipeline (the whole stage on one page), files (which ones
 are read), pool and worker (parsing in child processes), reading and encoding (formats), normalize, cutting, language,

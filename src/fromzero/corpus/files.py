@@ -20,6 +20,7 @@ KINDS = {
     ".htm": "html",
     ".xhtml": "html",
     ".pdf": "pdf",
+    ".json": "json",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
@@ -105,10 +106,12 @@ def _walk(root: Path, output: Path, seen: set[str], passed_over: dict[str, int])
         yield from _once([root], seen)
     elif _enter(root, output, seen):
         try:
-            names = sorted(n for n in os.listdir(root) if not n.startswith(".") and n != MANIFEST)
+            names = sorted(n for n in os.listdir(root) if not n.startswith("."))
         except OSError:
             passed_over["folders that may not be read"] = passed_over.get("folders that may not be read", 0) + 1
             return
+        if MANIFEST in names:  # an artifact of raw documents: the JSON beside them is about them, not one of them
+            names = [name for name in names if not name.endswith(".json")]
         children = [root / name for name in names]
         yield from _once([c for c in children if c.is_file()], seen)
         for child in children:

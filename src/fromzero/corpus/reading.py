@@ -5,6 +5,7 @@ Errors of the file as a whole are raised as ReadError with the reason.
 """
 
 import dataclasses
+import io
 import itertools
 import json
 import re
@@ -60,6 +61,7 @@ class ReadSettings:
     limits: Limits
     html: str
     text_key: str
+    heading_keys: tuple[str, ...] = ()
 
 
 def read(path: Path, kind: str, settings: ReadSettings) -> Iterator[Raw | Rejected]:
@@ -165,24 +167,39 @@ def read_jsonl(path: Path, settings: ReadSettings) -> Iterator[Raw | Rejected]:
                     line = file.readline(1 << 20)
                 yield Rejected(f"{DOCUMENT_TOO_LARGE}: line {number}")
             elif line.strip():
-                yield _json_record(line, number, settings.text_key)
+                yield _json_record(line, number, settings)
 
 
-def _json_record(line: str, number: int, text_key: str) -> Raw | Rejected:
+def _json_record(line: str, number: int, settings: ReadSettings) -> Raw | Rejected:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         message = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep or a number too long"
         return Rejected(f"{BAD_RECORD}: line {number} is not valid JSON ({message})")
+    return _record(record, settings, f"line {number}")
+
+
+def read_json(path: Path, settings: ReadSettings) -> Iterator[Raw | Rejected]:
+    """A JSON file that holds one object, or a list of them, each like an object of JSON lines."""
+    try:
+        data = io.BytesIO(_whole(path, settings.limits))
+        value = json.loads("".join(decode_stream(data, detect(data))))
+    except (ValueError, RecursionError) as error:
+        raise ReadError(f"{DAMAGED}: not valid JSON ({str(error)[:100]})") from error
+    for number, record in enumerate(value if isinstance(value, list) else [value], 1):
+        yield _record(record, settings, f"item {number}")
+
+
+def _record(record: Any, settings: ReadSettings, where: str) -> Raw | Rejected:
     if not isinstance(record, dict):
-        return Rejected(f"{BAD_RECORD}: line {number} is not a JSON object")
-    return _record(record, text_key, f"line {number}")
-
-
-def _record(record: dict[str, Any], text_key: str, where: str) -> Raw | Rejected:
-    text = record.get(text_key, record.get("content"))
+        return Rejected(f"{BAD_RECORD}: {where} is not a JSON object")
+    text = record.get(settings.text_key, record.get("content"))
+    if isinstance(text, list) and all(isinstance(part, str) for part in text):
+        text = "\n".join(text)
     if not isinstance(text, str):
-        return Rejected(f"{BAD_RECORD}: {where} has no text under '{text_key}'")
+        return Rejected(f"{BAD_RECORD}: {where} has no text under '{settings.text_key}'")
+    headings = [str(record[key]) for key in settings.heading_keys if isinstance(record.get(key), str)]
+    text = "\n".join([*headings, text])
     meta = {key: str(record[key]) for key in ("id", "title") if isinstance(record.get(key), str | int)}
     url = record.get("url")
     return Raw([text], url if isinstance(url, str) else "", meta)
@@ -197,14 +214,14 @@ def read_parquet(path: Path, settings: ReadSettings) -> Iterator[Raw | Rejected]
         raise missing_extra("pyarrow", "corpus") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            wanted = {settings.text_key, "content", "id", "url", "title"}
+            wanted = {settings.text_key, "content", "id", "url", "title", *settings.heading_keys}
             columns = [name for name in file.schema_arrow.names if name in wanted]
             if not {settings.text_key, "content"} & set(columns):
                 raise ReadError(f"{BAD_RECORD}: no column '{settings.text_key}'")
             rows = itertools.count(1)
             for batch in file.iter_batches(batch_size=64, columns=columns, use_threads=False):
                 for row in batch.to_pylist():
-                    yield _record(row, settings.text_key, f"row {next(rows)}")
+                    yield _record(row, settings, f"row {next(rows)}")
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, MemoryError):
             raise
@@ -225,6 +242,7 @@ READERS: dict[str, Callable[[Path, ReadSettings], Iterator[Raw | Rejected]]] = {
     "markdown": read_markdown,
     "html": read_html,
     "pdf": read_pdf,
+    "json": read_json,
     "jsonl": read_jsonl,
     "parquet": read_parquet,
 }

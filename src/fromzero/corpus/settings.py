@@ -62,8 +62,8 @@ class CorpusConfig:
     """How a folder of documents becomes a corpus."""
 
     inputs: tuple[Path, ...]
-    """Files and folders of documents: .txt, .md, .rst, .html, .pdf, .jsonl, .parquet. Folders are read with all their
-    subfolders, in sorted order; hidden files and folders that fromzero made are passed over."""
+    """Files and folders of documents: .txt, .md, .rst, .html, .pdf, .json, .jsonl, .parquet. Folders are read with all
+    their subfolders, in sorted order; hidden files and folders that fromzero made are passed over."""
     output: Path
     """Folder for the corpus."""
     workers: int = 0
@@ -87,7 +87,9 @@ class CorpusConfig:
     """How the main text of a web page is found: precise (trafilatura), or fast (resiliparse, ten times faster, loses
     some lists and tables)."""
     text_key: str = "text"
-    """Key or column of JSON lines and Parquet files that holds the text; 'content' is tried after it."""
+    """Key or column of JSON and Parquet files that holds the text, or a list of its lines; 'content' is tried next."""
+    heading_keys: tuple[str, ...] = ()
+    """Keys or columns that are put before the text, one a line: a title and an author, say."""
     limits: Limits = Limits()
     """What one file may cost."""
     filters: Filters = Filters()

@@ -42,14 +42,16 @@ class WorkSettings:
     @staticmethod
     def of(config: CorpusConfig) -> "WorkSettings":
         """Taken from the stage's settings."""
-        read_settings = ReadSettings(config.limits, config.html, config.text_key)
+        read_settings = ReadSettings(config.limits, config.html, config.text_key, config.heading_keys)
         return WorkSettings(read_settings, config.filters, config.cut_characters, config.normalize)
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> "WorkSettings":
         """From the JSON that `artifact.to_plain` makes of it."""
         inner = plain["read"]
-        read_settings = ReadSettings(Limits(**inner["limits"]), inner["html"], inner["text_key"])
+        read_settings = ReadSettings(
+            Limits(**inner["limits"]), inner["html"], inner["text_key"], tuple(inner["heading_keys"])
+        )
         return WorkSettings(read_settings, Filters(**plain["filters"]), plain["cut_characters"], plain["normalize"])
 
 
