@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fromzero.model import functions
+from fromzero.model.fast_norm import fast_rms_norm
 
 x = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0)) * 4
 weight, bias = torch.randn(2, 16, generator=torch.Generator().manual_seed(1))
@@ -87,3 +88,16 @@ def test_cross_entropy_by_hand_and_by_torch() -> None:
     torch.testing.assert_close(
         functions.cross_entropy(logits, targets), F.cross_entropy(logits, targets, reduction="none")
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fast_rms_norm_has_the_values_and_gradients_of_the_plain_one(dtype: torch.dtype) -> None:
+    results = []
+    for norm in (functions.rms_norm, fast_rms_norm):
+        a, w = x.to(dtype).requires_grad_(), weight.clone().requires_grad_()
+        y = norm(a, w, 1e-5)
+        y.backward(torch.linspace(-1, 1, y.numel()).view_as(y).to(dtype))
+        results.append((y, a.grad, w.grad))
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.05}
+    for plain, fast in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, **tolerance)

@@ -42,3 +42,13 @@ def test_without_gradients_none_are_made() -> None:
     with torch.no_grad():
         found = linear_cross_entropy(x, weight, torch.tensor([0, 1, 2, IGNORE]))
     torch.testing.assert_close(found, 3 * torch.tensor(5.0).log())
+
+
+def test_targets_that_are_next_to_impossible_cost_what_they_should() -> None:
+    weight = torch.tensor([[0.0], [-200.0], [-80.0]])
+    x = torch.ones(3, 1, requires_grad=True)
+    loss = linear_cross_entropy(x, weight, torch.tensor([0, 1, 2]))
+    torch.testing.assert_close(loss, torch.tensor(280.0))
+    loss.backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fromzero.model import functions
 from fromzero.model.config import ModelConfig
+from fromzero.model.fast_norm import fast_rms_norm
 
 # Torch's own kernels where it has them; each is tested equal to its plain form in `functions`.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -58,11 +59,10 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.empty(config.width)) if config.norm == "layer" and config.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = self.weight.shape
         if self.kind == "rms":
-            return F.rms_norm(x, shape, self.weight.to(x.dtype), self.eps)
+            return fast_rms_norm(x, self.weight, self.eps)
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.layer_norm(x, shape, self.weight.to(x.dtype), bias, self.eps)
+        return F.layer_norm(x, self.weight.shape, self.weight.to(x.dtype), bias, self.eps)
 
 
 class FeedForward(nn.Module):
