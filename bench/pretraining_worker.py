@@ -32,7 +32,7 @@ class Job:
     """What a worker is told."""
 
     system: str
-    """fromzero, fromzero-llama, nanogpt or transformers."""
+    """fromzero, fromzero-gelu, fromzero-llama, nanogpt or transformers."""
     dtype: str
     """float32 or bfloat16."""
     layers: int
@@ -179,6 +179,7 @@ def build(job: Job) -> System:
     """The system that the job names."""
     builders: dict[str, Callable[[], System]] = {
         "fromzero": lambda: fromzero_system(job, gpt2_config(job)),
+        "fromzero-gelu": lambda: fromzero_system(job, gpt2_config(job, "gelu")),
         "fromzero-llama": lambda: fromzero_system(job, llama_config(job)),
         "nanogpt": lambda: nanogpt_system(job),
         "transformers": lambda: transformers_system(job),
