@@ -69,6 +69,21 @@ def test_the_manifest_says_what_made_it(stage: Stage) -> None:
     assert not (stage.output / artifact.UNFINISHED).exists()
 
 
+def test_ignored_settings_inside_a_group_change_nothing(tmp_path: Path) -> None:
+    runs = []
+
+    def run(log_every: int, steps: int) -> None:
+        config = {"train": {"log_every": log_every, "steps": steps, "seed": 5}}
+        made = build(
+            tmp_path / "made", "corpus", config, {}, lambda _: runs.append(1) or {}, ignore=("train.log_every",)
+        )
+        assert made.manifest["seed"] == 5
+
+    for settings in ((1, 1), (2, 1), (2, 2)):
+        run(*settings)
+    assert len(runs) == 2
+
+
 def test_a_moved_artifact_is_still_up_to_date(stage: Stage) -> None:
     stage()
     moved = stage.output.rename(stage.output.with_name("elsewhere"))

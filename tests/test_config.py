@@ -54,6 +54,11 @@ def test_flags_files_and_overrides_in_order(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--corpus", "x", "--shape.layrs", "3"], "unknown option '--shape.layrs'; did you mean '--shape.layers'?"),
+        (["--corpus", "x", "--shape.layer", "3"], "unknown option '--shape.layer'; did you mean '--shape.layers'?"),
+        (
+            ["--corpus", "x", "--inputs", "y"],
+            "--inputs takes a list in brackets, as in '[a, b]', each item a path, not 'y'",
+        ),
         (["--corpus", "x", "--layers", "3"], "unknown option '--layers'; did you mean '--shape.layers'?"),
         (["--corpus", "x", "--seed", "many"], "--seed takes a whole number or null, not 'many'"),
         (["--corpus", "x", "--shape.kind", "odd"], "--shape.kind takes one of plain, fancy, not 'odd'"),

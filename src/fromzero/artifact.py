@@ -195,9 +195,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _without(settings: Mapping[str, Any], ignore: tuple[str, ...]) -> dict[str, Any]:
-    unknown = set(ignore) - set(settings)
-    assert not unknown, f"ignored fields that the settings do not have: {unknown}"
-    return {name: value for name, value in settings.items() if name not in ignore}
+    """The settings without the ignored fields; "train.log_every" names one inside a group."""
+    top = {name.partition(".")[0] for name in ignore}
+    assert top <= set(settings), f"ignored fields that the settings do not have: {top - set(settings)}"
+    kept = {name: value for name, value in settings.items() if name not in ignore}
+    for group in top & set(kept):
+        kept[group] = {name: value for name, value in kept[group].items() if f"{group}.{name}" not in ignore}
+    return kept
 
 
 def _set_aside(output: Path, kind: str) -> None:
@@ -266,19 +270,27 @@ def _finish(
         "key": key,
         "content": digest_of(files),
         "version": version,
-        "seed": settings.get("seed"),
+        "seed": settings.get("seed", (settings.get("train") or {}).get("seed")),
         "config": settings,
         "inputs": dict(inputs),
         "summary": to_plain(summary),
         "files": files,
         "packages": _package_versions(),
-        "command": shlex.join(["fromzero", *sys.argv[1:]]),
+        "command": _command(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     manifest["self"] = digest_of(manifest)
     write_json(output / MANIFEST, manifest)
     (output / UNFINISHED).unlink()
     return Artifact(output, manifest)
+
+
+def _command() -> str:
+    """What was typed, when it was a command of ours; else which program called us."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py" or program.stem == "fromzero":
+        return shlex.join(["fromzero", *sys.argv[1:]])
+    return f"called from Python ({program.name or 'interactive'})"
 
 
 def _package_versions() -> dict[str, str]:

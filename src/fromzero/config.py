@@ -40,7 +40,7 @@ def _cause(error: BaseException | None) -> UserError | None:
 
 
 def _parser(settings: type, prog: str, description: str, defaults: Mapping[str, Any] | None = None) -> _Parser:
-    parser = _Parser(prog=prog, description=description)
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
     parser.add_class_arguments(settings)
     if defaults:
@@ -174,5 +174,5 @@ def _type_name(kind: Any) -> str:
     if type(None) in parts:
         return " or ".join([*(_type_name(p) for p in parts if p is not type(None)), "null"])
     if origin in (list, tuple):
-        return "a list, each item " + _type_name(parts[0])
+        return f"a list in brackets, as in '[a, b]', each item {_type_name(parts[0])}"
     return str(kind).replace("typing.", "")

@@ -43,9 +43,9 @@ class RunConfig:
     output: Path | None = None
     """Folder for all stages, instead of the recipe's own."""
     from_stage: str | None = None
-    """Begin with this stage; the ones before it must be finished and are not looked at again."""
+    """Begin with this stage (--from for short); the ones before it must be finished and are not looked at again."""
     until_stage: str | None = None
-    """End with this stage."""
+    """End with this stage (--until for short)."""
     skip: tuple[str, ...] = ()
     """Stages that are left out."""
     set: dict[str, Any] | None = None

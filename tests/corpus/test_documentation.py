@@ -191,7 +191,7 @@ def test_it_becomes_a_corpus(collected: Path, tmp_path: Path) -> None:
     corpus = build_corpus(CorpusConfig((collected,), tmp_path / "out", workers=2))
     counts = corpus.summary
     assert counts["documents"]["kept"] > 0.95 * counts["documents"]["read"]
-    assert set(counts["files"]["passed_over_suffixes"]) == {".json"}
+    assert set(counts["files"]["passed_over_suffixes"]) == set()
     assert {document.language for document in read_corpus(corpus.path, "validation")} == {"en"}
 
 

@@ -16,6 +16,7 @@ from fromzero.model import ModelConfig, Transformer
 from fromzero.training import TrainConfig, Trainer
 from fromzero.training.checkpoint import list_checkpoints
 from fromzero.training.metrics import read_metrics
+from fromzero.training.pretrain import is_sample_step
 from tests.conftest import Chain
 
 CONFIG = TrainConfig(
@@ -182,6 +183,14 @@ def test_bfloat16_trains_too(chain: Chain, tmp_path: Path) -> None:
     figures = run.fit()
     assert figures["loss"] < 5.2
     assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+
+
+def test_samples_are_taken_at_the_looks_after_evenly_spread_points() -> None:
+    config = replace(CONFIG, steps=1100, validate_every=220)
+    looks = [0, 220, 440, 660, 880, 1100]
+    assert [step for step in looks if is_sample_step(step, config, 4)] == [0, 440, 660, 880, 1100]
+    assert [step for step in looks if is_sample_step(step, config, 1)] == [0, 1100]
+    assert not any(is_sample_step(step, config, 0) for step in looks)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(chain: Chain, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def test_a_function_gives_its_summary_module_and_arguments() -> None:
     assert found["summary"].answer == "Make 0."
     assert found["module"].answer == "make0 is in pack.part0."
     assert found["module"].expected == ("pack.part0",)
+    assert found["package"].answer == "make0 is from pack."
     assert found["arguments"].answer == "pack.part0.make0 takes size and dtype."
     assert found["arguments"].expected == ("size", "dtype")
     assert all("make0" in q.question for q in found.values())
@@ -85,7 +86,7 @@ def test_what_is_held_out_has_no_twin_in_training(chain: Chain, tmp_path: Path, 
 
 
 def test_too_few_questions_and_a_bound_on_them(chain: Chain, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="only 3 questions could be made"):
+    with pytest.raises(UserError, match="only 4 questions could be made"):
         make(chain, tmp_path, FUNCTIONS[:1], held_out=0.0)
     summary = make(chain, tmp_path / "more", FUNCTIONS, max_questions=50, held_out=0.3)
     assert summary["train"] + summary["validation"] == 50  # type: ignore[operator]

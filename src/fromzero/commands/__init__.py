@@ -95,7 +95,8 @@ def _dispatch(arguments: list[str]) -> int:
     if verb.positional and rest and not rest[0].startswith("-"):
         rest = [f"--{verb.positional}", *rest]
     rest = [verb.aliases.get(argument, argument) for argument in rest]
-    settings: Any = from_arguments(verb.settings, rest, f"fromzero {name}", VERBS[name])
+    bare = f" The first argument may be given without --{verb.positional}." if verb.positional else ""
+    settings: Any = from_arguments(verb.settings, rest, f"fromzero {name}", f"{VERBS[name]}.{bare}")
     verb.run(settings)
     return 0
 

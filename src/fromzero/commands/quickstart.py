@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import open_artifact
+from fromzero.artifact import Artifact, open_artifact
 from fromzero.commands import Verb
 from fromzero.console import human_seconds, printable, say, table
 from fromzero.errors import UserError
@@ -26,6 +26,8 @@ class QuickstartConfig:
     """Folder (or file) of your own documents; without it, the documentation on this machine."""
     output: Path = Path("runs/quickstart")
     """Folder for all stages."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """Settings that replace the recipe's, as in --set '{base.train.steps: 300}'."""
 
 
 def run(config: QuickstartConfig) -> None:
@@ -34,19 +36,19 @@ def run(config: QuickstartConfig) -> None:
     skip: tuple[str, ...] = ()
     if config.input is not None:
         skip = ("documents",)
-        changes = {"corpus.inputs": [str(config.input)], "questions.documents": None}
+        changes = {"corpus.inputs": [str(config.input)], "questions.documents": None, **config.set}
         made = run_recipe(RunConfig(RECIPE, config.output, until_stage="corpus", skip=skip, set=changes))
-        changes["tokenizer.vocab_size"] = fitting_vocabulary(config.output / "corpus", made["corpus"].summary)
-    run_recipe(RunConfig(RECIPE, config.output, skip=skip, set=changes))
+        changes["tokenizer.vocab_size"] = fitting_vocabulary(made["corpus"])
+    run_recipe(RunConfig(RECIPE, config.output, skip=skip, set=changes | config.set))
     show(config.output)
 
 
-def fitting_vocabulary(corpus: Path, summary: Any) -> int:
+def fitting_vocabulary(corpus: Artifact) -> int:
     """The largest vocabulary that this much text can teach."""
-    size = sum(split["bytes"] for split in summary["kept"].values())
+    size = corpus.summary["bytes"]["kept"]
     fitting = [v for v in VOCABULARIES if v * BYTES_PER_TOKEN_OF_VOCABULARY <= size]
     if not fitting:
-        say(f"{corpus} has only {size:,} bytes of text; a model learns little from that, add documents if you can")
+        say(f"{corpus.path} has only {size:,} bytes of text; a model learns little from that, add documents if you can")
     return max(fitting, default=VOCABULARIES[0])
 
 

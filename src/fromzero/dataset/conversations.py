@@ -16,6 +16,7 @@ from fromzero.tokenizer import BPETokenizer, load_tokenizer
 from fromzero.tokenizer.chat import check_messages
 
 VERSION = 1
+VALIDATION_SHARE = 0.05
 MAX_LINE_BYTES = 16 << 20
 
 
@@ -34,7 +35,7 @@ class ConversationsConfig:
     """Tokens of the longest conversation that is kept whole; at most the model's context."""
     truncate: Literal["left", "right"] = "right"
     """Side from which a longer conversation loses tokens: its beginning or its end."""
-    validation_share: float = 0.05
+    validation_share: float = VALIDATION_SHARE
     """Share of the conversations that is held out, chosen by their contents, when there is no validation.jsonl."""
     shard_tokens: int = 100_000_000
     """Tokens in one shard file."""
@@ -139,7 +140,7 @@ def _lines(files: Mapping[str, Path], validation_share: float) -> Iterator[_Line
                     raise UserError(f"{place} is longer than {MAX_LINE_BYTES} bytes; split the conversation")
                 if raw.strip():
                     messages = _parse(raw, place)
-                    held_out = len(files) == 1 and _fraction(messages) < validation_share
+                    held_out = len(files) == 1 and is_held_out(messages, validation_share)
                     yield _Line(messages, "validation" if held_out else split, place, done)
 
 
@@ -156,6 +157,6 @@ def _parse(raw: bytes, place: str) -> list[dict[str, str]]:
         raise UserError(f"{place}: {error}") from error
 
 
-def _fraction(messages: list[dict[str, str]]) -> float:
-    """A number in [0, 1) drawn by the contents: equal conversations are on the same side, in any order of lines."""
-    return int(digest_of(messages)[:16], 16) / 2**64
+def is_held_out(messages: list[dict[str, str]], share: float = VALIDATION_SHARE) -> bool:
+    """Whether a conversation of a lone file is held out: by its contents, so equal ones are always on the same side."""
+    return int(digest_of(messages)[:16], 16) < share * 2**64

@@ -12,8 +12,9 @@ import numpy as np
 
 from fromzero.errors import missing_extra
 
-# zstd and xz find repeats this far back, so seeing more training text than this would not help them.
-PRIMING_BYTES = 32 << 20
+# How far back each is made to find repeats: more training text than this is not shown to it.
+ZSTD_WINDOW_BYTES = 8 << 20  # of level 19
+PRIMING_BYTES = 32 << 20  # of xz, whose dictionary is made as large as what it is shown
 
 
 def unigram_bits_per_byte(train_counts: np.ndarray, held_out: Iterable[Sequence[int]], held_out_bytes: int) -> float:
@@ -28,13 +29,13 @@ def gzip_bits_per_byte(held_out: bytes) -> float:
 
 
 def zstd_bits_per_byte(train: bytes, held_out: bytes, level: int = 19) -> float:
-    """zstd after the last PRIMING_BYTES of training text: what the held-out text adds to its compressed size."""
+    """zstd after as much training text as its window holds: what the held-out text adds to the compressed size."""
     try:
         import pyarrow
     except ImportError:
         raise missing_extra("pyarrow", "corpus") from None
     codec = pyarrow.Codec("zstd", compression_level=level)
-    prime = train[-PRIMING_BYTES:]
+    prime = train[-max(0, ZSTD_WINDOW_BYTES - len(held_out)) :] if len(held_out) < ZSTD_WINDOW_BYTES else b""
     extra = len(codec.compress(prime + held_out, asbytes=True)) - len(codec.compress(prime, asbytes=True))
     return 8 * extra / len(held_out)
 

@@ -18,6 +18,8 @@ from fromzero.evaluation.perplexity import DocumentScore, score_documents, summa
 from fromzero.interop import load_model
 from fromzero.tokenizer import BPETokenizer, load_tokenizer
 
+VERSION = 1
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -50,6 +52,7 @@ def evaluate(config: EvaluationConfig) -> Artifact:
         config,
         {"model": model.digest, "corpus": corpus.digest},
         lambda folder: _evaluate(config, folder),
+        version=VERSION,
         ignore=("model", "corpus", "output", "device", "batch_tokens"),
     )
 

@@ -7,7 +7,6 @@ else: a pickle is never read, and code in a folder is never run.
 
 import errno
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from torch import Tensor
 
 from fromzero.artifact import to_plain, write_json
 from fromzero.config import from_mapping
+from fromzero.dataset.writing import copy_tokenizer
 from fromzero.errors import UserError
 from fromzero.interop import names
 from fromzero.model import ModelConfig, Transformer
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 MAX_CONFIG_BYTES = 1_000_000
 _GPT2_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -41,9 +40,7 @@ def save_model(model: Transformer, folder: Path, tokenizer_folder: Path, special
     ids = {f"{role}_token_id": token for role, token in special.items()}
     write_json(folder / "config.json", {**_their_config(model.config, family), **ids})
     write_json(folder / "generation_config.json", {**ids, "do_sample": True, "temperature": 0.8, "top_p": 0.95})
-    for name in TOKENIZER_FILES:
-        if (tokenizer_folder / name).resolve() != (folder / name).resolve():
-            shutil.copyfile(tokenizer_folder / name, folder / name)
+    copy_tokenizer(tokenizer_folder, folder)
     return family or "fromzero"
 
 

@@ -31,10 +31,18 @@ It knows only the documents that it was trained on, and makes things up beyond t
 
 
 def finish_model(
-    model: Transformer, folder: Path, tokenizer_folder: Path, tokenizer: BPETokenizer, figures: Mapping[str, Any]
+    model: Transformer,
+    folder: Path,
+    tokenizer_folder: Path,
+    tokenizer: BPETokenizer,
+    ends: str | None,
+    figures: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the model in the Hugging Face layout with its card and delete the checkpoints; returns the summary."""
-    eos = tokenizer.special_tokens.get("<|im_end|>", tokenizer.end_of_text)
+    """Write the model in the Hugging Face layout with its card and delete the checkpoints; returns the summary.
+
+    ends: the special token that the model was trained to end with; None is the end of a text.
+    """
+    eos = tokenizer.special_tokens.get(ends or "", tokenizer.end_of_text)
     family = save_model(model, folder, tokenizer_folder, {"bos": tokenizer.end_of_text, "eos": eos})
     summary = {"architecture": family, "parameters": model.parameter_count(), **figures}
     write_text(folder / "MODEL_CARD.md", _card(model, family, summary))

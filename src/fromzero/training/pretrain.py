@@ -20,7 +20,7 @@ from fromzero.model import ModelConfig, Transformer
 from fromzero.tokenizer import BPETokenizer, load_tokenizer
 from fromzero.training.finish import finish_model
 from fromzero.training.samples import SampleLog
-from fromzero.training.settings import TrainConfig
+from fromzero.training.settings import INCIDENTAL, TrainConfig
 from fromzero.training.trainer import Look, Trainer
 
 VERSION = 1
@@ -41,14 +41,14 @@ class PretrainConfig:
     prompts: tuple[str, ...] = ()
     """Beginnings that the model goes on from at several points of training; empty takes some from held-out text."""
     sample_points: int = 4
-    """At how many points after the start samples are taken, evenly spread."""
+    """At how many points after the start samples are taken, evenly spread, each at the next look; 0 takes none."""
 
 
 def pretrain(config: PretrainConfig) -> Artifact:
     """Train a model from random weights on token shards; skipped when up to date, resumed when it was cut off."""
     tokens = artifact.open_artifact(config.tokens, "tokens")
     inputs = {"tokens": tokens.digest}
-    ignore = ("tokens", "output")
+    ignore = ("tokens", "output", *INCIDENTAL)
     return artifact.build(
         config.output, "model", config, inputs, lambda folder: _pretrain(config, folder), version=VERSION, ignore=ignore
     )
@@ -68,24 +68,31 @@ def _pretrain(config: PretrainConfig, folder: Path) -> Mapping[str, Any]:
     )
     look = _look(config, folder / "run", tokenizer, held_out)
     figures = Trainer(model, loader, config.train, folder / "run", look).fit()
-    return finish_model(model, folder, config.tokens, tokenizer, figures)
+    return finish_model(model, folder, config.tokens, tokenizer, None, figures)
 
 
 def _look(config: PretrainConfig, folder: Path, tokenizer: BPETokenizer, held_out: TokenShards) -> Look:
     """What the trainer asks for now and then: held-out loss, and at some points samples."""
     lengths = byte_lengths(tokenizer)
     prompts = config.prompts or held_out_beginnings(held_out, tokenizer)
-    points = max(1, config.sample_points)
-    sample_steps = {round(config.train.steps * point / points) for point in range(points + 1)}
     samples = SampleLog(folder)
 
     def look(model: Transformer, step: int) -> dict[str, Any]:
         figures = shards_perplexity(model, held_out, lengths, config.train.validation_tokens)
-        if config.sample_points and step in sample_steps:
+        if is_sample_step(step, config.train, config.sample_points):
             samples.write(step, [(prompt, _continue(model, tokenizer, prompt)) for prompt in prompts])
         return {f"validation_{name}": value for name, value in figures.items()}
 
     return look
+
+
+def is_sample_step(step: int, train: TrainConfig, points: int) -> bool:
+    """Whether samples are taken at this look: at the start, and when one of the evenly spread points was passed."""
+
+    def passed(step: int) -> int:
+        return step * points // train.steps
+
+    return points > 0 and (step == 0 or passed(step) > passed(step - 1 - (step - 1) % train.validate_every))
 
 
 def _continue(model: Transformer, tokenizer: BPETokenizer, prompt: str) -> str:

@@ -6,6 +6,9 @@ from typing import Literal
 from fromzero.device import DeviceName, DtypeName
 from fromzero.errors import UserError
 
+# Settings that say how a run is watched and kept, and change nothing about the weights that come out.
+INCIDENTAL = ("train.checkpoint_every", "train.keep_checkpoints", "train.log_every")
+
 
 @dataclass(frozen=True)
 class TrainConfig:

@@ -17,7 +17,7 @@ from fromzero import artifact
 from fromzero.artifact import Artifact
 from fromzero.console import say
 from fromzero.dataset import ConversationLoader, TokenShards
-from fromzero.dataset.conversations import ConversationsConfig, pack_conversations
+from fromzero.dataset.conversations import ConversationsConfig, is_held_out, pack_conversations
 from fromzero.device import keep_freed_memory, pick_device, pick_dtype
 from fromzero.interop import load_model
 from fromzero.model import Transformer
@@ -26,7 +26,7 @@ from fromzero.training.finish import finish_model
 from fromzero.training.metrics import read_metrics
 from fromzero.training.objective import counted, next_token_loss
 from fromzero.training.samples import SampleLog
-from fromzero.training.settings import TrainConfig
+from fromzero.training.settings import INCIDENTAL, TrainConfig
 from fromzero.training.trainer import Look, Trainer
 from fromzero.tuning.grading import ask, gradable, is_right
 from fromzero.tuning.questions import read_questions
@@ -59,7 +59,7 @@ def finetune_chat(config: ChatConfig) -> Artifact:
     """Tune a model on conversations; skipped when up to date, resumed when it was cut off."""
     model = artifact.open_artifact(config.model, "model")
     inputs = {"model": model.digest, "conversations": _digest(config.conversations)}
-    ignore = ("model", "conversations", "output")
+    ignore = ("model", "conversations", "output", *INCIDENTAL)
     return artifact.build(
         config.output, "model", config, inputs, lambda folder: _tune(config, folder), version=VERSION, ignore=ignore
     )
@@ -88,13 +88,18 @@ def _tune(config: ChatConfig, folder: Path) -> Mapping[str, Any]:
     figures = Trainer(model, loader, config.train, folder / "run", look).fit()
     _write_answers(folder / "run", records)
     shutil.rmtree(packed)
-    return {**finish_model(model, folder, config.model, tokenizer, figures), "conversations": summary}
+    made = finish_model(model, folder, config.model, tokenizer, "<|im_end|>", figures)
+    return {**made, "conversations": summary}
 
 
 def _records(conversations: Path) -> list[dict[str, Any]]:
     """The held-out conversations as they were given, for the questions and what a right answer holds."""
-    file = conversations / "validation.jsonl" if conversations.is_dir() else conversations
-    return [r for r in read_questions(file) if len(r["messages"]) == 2] if file.exists() else []
+    if conversations.is_dir():
+        file = conversations / "validation.jsonl"
+        records = list(read_questions(file)) if file.exists() else []
+    else:
+        records = [r for r in read_questions(conversations) if is_held_out(r["messages"])]
+    return [r for r in records if len(r["messages"]) == 2]
 
 
 def _look(

@@ -26,14 +26,15 @@ class Question:
 _WORDINGS = {
     "summary": ("What does {path} do?", "What is {path} for?", "Explain {path}."),
     "module": ("Which module has {name}?", "Where is {name} defined?", "In which module do I find {name}?"),
+    "package": ("Which package is {name} from?", "What package has {name}?"),
     "arguments": ("What are the arguments of {path}?", "Which arguments does {path} take?"),
 }
 
 
 def function_questions(functions: Sequence[Mapping[str, Any]]) -> Iterator[Question]:
-    """Up to three questions for each entry of a `functions.json`: {name, module, arguments, summary, ...}.
+    """Up to four questions for each entry of a `functions.json`: {name, module, arguments, summary, ...}.
 
-    The module is asked for only where the name alone says which function is meant.
+    The module and the package are asked for only where the name alone says which function is meant.
     """
     times = Counter(str(f["name"]) for f in functions)
     for number, function in enumerate(functions):
@@ -45,6 +46,10 @@ def function_questions(functions: Sequence[Mapping[str, Any]]) -> Iterator[Quest
             yield Question(_wording("summary", number, words), summary, "summary", path)
         if times[name] == 1 and len(name) > 2:
             yield Question(_wording("module", number, words), f"{name} is in {module}.", "module", path, (module,))
+            package = str(function.get("package") or module.partition(".")[0])
+            yield Question(
+                _wording("package", number, words), f"{name} is from {package}.", "package", path, (package,)
+            )
         arguments = [str(a) for a in function["arguments"] if a not in ("self", "cls")]
         if 0 < len(arguments) <= MAX_ARGUMENTS:
             answer = f"{path} takes {_list(arguments)}."

@@ -107,5 +107,4 @@ def _line(question: Question) -> str:
 def read_questions(path: Path) -> Iterable[dict[str, Any]]:
     """The records of a conversations file."""
     with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
+        yield from (json.loads(line) for line in file if line.strip())
