@@ -152,6 +152,55 @@ def test_missing_and_unfinished_folders_are_told_apart(tmp_path: Path) -> None:
         open_artifact(tmp_path)
 
 
+def test_what_somebody_put_beside_the_files_is_never_deleted(tmp_path: Path) -> None:
+    for kind in ("corpus", "model"):
+        stage = Stage(tmp_path / kind, kind)
+        stage()
+        (stage.output / "mine").mkdir()
+        (stage.output / "mine" / "weights").write_text("hours")
+        with pytest.raises(UserError, match=r"mine/weights is not part of what would be rebuilt"):
+            stage("b")
+        assert (stage.output / "mine" / "weights").read_text() == "hours"
+        assert open_artifact(stage.output)
+
+
+def test_scratch_is_kept_until_the_manifest_is_there(tmp_path: Path) -> None:
+    def make(folder: Path) -> dict[str, int]:
+        (folder / "run" / "checkpoints").mkdir(parents=True)
+        (folder / "run" / "checkpoints" / "a").write_text("x")
+        (folder / "b").write_text("x")
+        return {}
+
+    made = build(tmp_path / "made", "model", {}, {}, make, scratch="run/checkpoints")
+    assert list(made.manifest["files"]) == ["b"]
+    assert not (tmp_path / "made" / "run" / "checkpoints").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_an_unfinished_model_is_not_thrown_away_for_other_settings(tmp_path: Path) -> None:
+    def attempt(text: str) -> None:
+        def make(folder: Path) -> dict[str, int]:
+            (folder / "checkpoint").write_text(text)
+            raise RuntimeError("cut off")
+
+        build(tmp_path / "made", "model", Settings(tmp_path, text), {}, make, ignore=("output",))
+
+    with pytest.raises(RuntimeError):
+        attempt("a")
+    with pytest.raises(UserError, match="unfinished model with other settings; delete it or name another folder"):
+        attempt("b")
+    (tmp_path / "made" / "unfinished.json").write_text("")
+    with pytest.raises(UserError, match=r"unfinished\.json was not written by fromzero or is damaged"):
+        attempt("a")
+    assert (tmp_path / "made" / "checkpoint").read_text() == "a"
+
+
+@pytest.mark.parametrize("content", ["5", "[]", "[" * 100_000])
+def test_manifests_of_others_are_passed_over(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    assert not artifact.is_artifact(tmp_path)
+
+
 def test_an_unfinished_folder_goes_on_with_the_same_settings_and_starts_over_with_others(tmp_path: Path) -> None:
     seen: list[list[str]] = []
 

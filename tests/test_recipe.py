@@ -59,6 +59,9 @@ def test_parts_of_a_recipe(tmp_path: Path, chain: Chain) -> None:
     [
         ("stagse: {}", "unknown key 'stagse'; did you mean 'stages'"),
         ("output: x", "needs `stages:`"),
+        ("output: 5\nstages: {a: {verb: pack}}", "output takes a path, not 5"),
+        ("stages: {../a: {verb: pack}}", r"'\.\./a' can't be the name of a stage"),
+        ("stages: {a: {verb: [pack]}}", r"stage a has the verb \['pack'\]"),
         ("stages: {a: {verb: corpus biuld}}", "stage a has the verb 'corpus biuld'; did you mean 'corpus build'"),
         ("stages: {a: {corpus: x}}", "stage a has the verb None"),
         ("stages: {a: {verb: pack, corpus: '@b', tokenizer: x}}", "'@b' names no stage before it"),
@@ -102,6 +105,7 @@ def test_the_recipes_that_come_with_it_are_valid(recipe: Path) -> None:
 
 def test_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
     assert find_recipe(Path("quickstart")).name == "quickstart.yaml"
     assert find_recipe(Path("recipes/quickstart.yaml")).exists()
     with pytest.raises(UserError, match="did you mean 'quickstart'"):

@@ -7,7 +7,7 @@ What happens then depends on what is on disk:
     finished, same settings, inputs and version   -> up to date: skipped, like `make`
     finished, but made from something else        -> rebuilt; trained models are set aside as NAME.previous
     unfinished, same settings                     -> the function is called again, to go on from what it finds
-    unfinished, other settings                    -> emptied and made anew
+    unfinished, other settings                    -> emptied and made anew; a half-trained model is refused instead
     files that do not match the manifest          -> refused: a broken artifact is reported, never used
     a folder with something else in it            -> refused: nothing of the user's is ever overwritten
 
@@ -86,6 +86,7 @@ def build(
     *,
     version: int = 1,
     ignore: tuple[str, ...] = (),
+    scratch: str = "",
 ) -> Artifact:
     """Bring the artifact at `output` up to date and return it.
 
@@ -93,27 +94,43 @@ def build(
     (where it is written, how many workers, the paths of inputs, whose contents count through `inputs` instead).
     inputs: name -> digest of everything that is read. version: raised by the stage's author whenever the same settings
     would give another result. make(folder): fills the folder, going on from what is already there, and returns the
-    summary. Raises UserError in the cases that the module's docstring calls refused.
+    summary. scratch: a folder below `output` that is only needed until the artifact is finished (checkpoints); it is
+    deleted after the manifest is written, and not before. Raises UserError in the cases that the module's docstring
+    calls refused.
     """
     output = Path(output)
     settings = to_plain(config)
     key = digest_of({"kind": kind, "version": version, "inputs": dict(inputs)}, _without(settings, ignore))
-    if (output / MANIFEST).exists():
-        finished = open_artifact(output, kind)
-        if finished.manifest["key"] == key:
-            say(f"{output}: up to date")
-            return finished
-        say(f"{output}: settings or inputs changed, building it anew")
-        _set_aside(output, kind)
-    elif output.exists() and not output.is_dir():
+    if finished := _up_to_date(output, kind, key):
+        return finished
+    if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; name a folder for the {kind} with --output")
-    elif output.is_dir() and any(output.iterdir()) and not (output / UNFINISHED).exists():
+    if output.is_dir() and any(output.iterdir()) and not is_artifact(output):
         raise UserError(f"{output} holds something else than a {kind}; name another folder with --output")
-    output.mkdir(parents=True, exist_ok=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
     with _lock(output):
+        if finished := _up_to_date(output, kind, key):  # another process may have finished it in between
+            return finished
+        if (output / MANIFEST).exists():
+            say(f"{output}: settings or inputs changed, building it anew")
+            _set_aside(output, kind, scratch)
+        output.mkdir(exist_ok=True)
         _claim(output, kind, key)
         summary = make(output)
-        return _finish(output, kind, key, version, settings, inputs, summary)
+        finished = _finish(output, kind, key, version, settings, inputs, summary, scratch)
+    if scratch:
+        shutil.rmtree(output / scratch, ignore_errors=True)
+    return finished
+
+
+def _up_to_date(output: Path, kind: str, key: str) -> Artifact | None:
+    if not (output / MANIFEST).exists():
+        return None
+    finished = open_artifact(output, kind)
+    if finished.manifest["key"] != key:
+        return None
+    say(f"{output}: up to date")
+    return finished
 
 
 def open_artifact(path: Path, kind: str | None = None) -> Artifact:
@@ -141,8 +158,9 @@ def is_artifact(path: Path) -> bool:
 
 
 def _looks_like_manifest(file: Path) -> bool:
-    with contextlib.suppress(OSError, ValueError):
-        return "fromzero_format" in json.loads(file.read_bytes())
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads(file.read_bytes())
+        return isinstance(found, dict) and "fromzero_format" in found
     return False
 
 
@@ -163,15 +181,17 @@ def digest_of(*values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+def digest_file(path: Path, sync: bool = False) -> str:
+    """SHA-256 of a file's bytes; with `sync`, they are on the disk when this returns."""
     with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a kill at any moment leaves the old file or the new one, never half of one."""
-    write_text(path, json.dumps(to_plain(value), indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(to_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -182,10 +202,11 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder survive a power cut, where the system lets a folder be synced."""
     with contextlib.suppress(OSError):  # not every system lets a folder be opened
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -204,12 +225,14 @@ def _without(settings: Mapping[str, Any], ignore: tuple[str, ...]) -> dict[str, 
     return kept
 
 
-def _set_aside(output: Path, kind: str) -> None:
+def _set_aside(output: Path, kind: str, scratch: str) -> None:
     """Make room for a rebuild. A trained model cost hours, so one generation of it is kept beside the new one."""
+    _refuse_strangers(output, scratch)
     if kind in _COSTLY_KINDS:
         previous = output.with_name(output.name + ".previous")
         if previous.exists():
             open_artifact(previous)  # never delete what is not ours
+            _refuse_strangers(previous, scratch)
             shutil.rmtree(previous)
         output.rename(previous)
         say(f"{previous}: holds the model that was there")
@@ -218,34 +241,63 @@ def _set_aside(output: Path, kind: str) -> None:
         shutil.rmtree(output)
 
 
+def _refuse_strangers(path: Path, scratch: str) -> None:
+    """Raise UserError for a file that the manifest does not list: somebody put it there, and it must not be deleted."""
+    known = {*_read_manifest(path)["files"], MANIFEST, UNFINISHED}
+    for file in path.rglob("*"):
+        name = file.relative_to(path).as_posix()
+        if file.is_file() and name not in known and not (scratch and name.startswith(scratch + "/")):
+            raise UserError(f"{file} is not part of what would be rebuilt in {path}; move it away and run again")
+
+
 @contextlib.contextmanager
 def _lock(output: Path) -> Iterator[None]:
     """Keep a second process out of the same folder. The lock dies with its process, so a kill leaves none behind."""
-    with (output / UNFINISHED).open("a") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # a system without flock: no second process is kept out there
-            pass
-        except BlockingIOError:
-            raise UserError(f"{output} is being built by another process; wait for it or name another folder") from None
+    try:
+        import fcntl
+    except ImportError:  # a system without flock: no second process is kept out there
         yield
+        return
+    path = output.with_name(f".{output.name}.lock")
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino
+        except BlockingIOError:
+            held = False
+        except OSError:  # a file system without locks
+            held = True
+        if not held:
+            raise UserError(f"{output} is being built by another process; wait for it or name another folder")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: whoever opened it before finds another file in its place
 
 
 def _claim(output: Path, kind: str, key: str) -> None:
-    """Mark the folder as ours and unfinished; empty it first if what is there was made from other settings."""
+    """Mark the folder as ours and unfinished; empty it first if what is there was made from other settings.
+
+    Raises UserError when that would throw away an unfinished model, or files of somebody else.
+    """
     marker = output / UNFINISHED
-    if marker.stat().st_size and _marker_key(marker) != key:
+    found = _marker_key(marker)
+    if found == key:
+        return
+    others = [entry for entry in output.iterdir() if entry != marker]
+    if others and found is None:
+        raise UserError(f"{marker} was not written by fromzero or is damaged; name another folder, or delete this one")
+    if others and kind in _COSTLY_KINDS:
+        raise UserError(f"{output} holds an unfinished {kind} with other settings; delete it or name another folder")
+    if others:
         say(f"{output}: an unfinished {kind} with other settings is there, starting over")
-        for entry in output.iterdir():
-            if entry != marker:
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    marker.write_text(json.dumps({"kind": kind, "key": key}))  # in place, not renamed: the open file holds the lock
+    for entry in others:
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    write_json(marker, {"kind": kind, "key": key})
 
 
 def _marker_key(marker: Path) -> str | None:
-    with contextlib.suppress(ValueError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
         return json.loads(marker.read_text()).get("key")
     return None
 
@@ -258,12 +310,13 @@ def _finish(
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
     summary: Mapping[str, Any],
+    scratch: str,
 ) -> Artifact:
-    files = {
-        p.relative_to(output).as_posix(): {"bytes": p.stat().st_size, "sha256": digest_file(p)}
-        for p in sorted(output.rglob("*"))
-        if p.is_file() and p.name != UNFINISHED
-    }
+    files = {}
+    for path in sorted(output.rglob("*")):
+        name = path.relative_to(output).as_posix()
+        if path.is_file() and name != UNFINISHED and not (scratch and name.startswith(scratch + "/")):
+            files[name] = {"bytes": path.stat().st_size, "sha256": digest_file(path, sync=True)}
     manifest: dict[str, Any] = {
         "fromzero_format": FORMAT_VERSION,
         "kind": kind,
@@ -305,7 +358,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     advice = "restore it, or delete the folder and run its command again"
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path / MANIFEST} can't be read ({error}); {advice}") from error
     if not isinstance(manifest, dict) or "fromzero_format" not in manifest:
         raise UserError(f"{path / MANIFEST} is not a manifest of fromzero; name another folder")

@@ -10,6 +10,7 @@ and "@" the output folder itself. Stages that are up to date are skipped, one th
 """
 
 import importlib
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def run_recipe(config: RunConfig) -> dict[str, Artifact]:
 
 def find_recipe(recipe: Path) -> Path:
     """The file itself, or the recipe of that name that comes with fromzero."""
-    if recipe.exists():
+    if recipe.suffix in (".yaml", ".yml") and recipe.is_file():
         return recipe
     here = Path(__file__).parent
     folders = [here / "recipes", here.parents[1] / "recipes"]  # installed, or in a checkout
@@ -103,30 +104,38 @@ def read_stages(
     raw = recipe.get("stages")
     if not isinstance(raw, Mapping) or not all(isinstance(stage, Mapping) for stage in raw.values()):
         raise UserError(f"{path} needs `stages:` with a mapping of settings for each stage name")
+    if odd := [name for name in raw if not re.fullmatch(r"[\w-]+", str(name))]:
+        raise UserError(f"{path}: '{odd[0]}' can't be the name of a stage; use letters, digits, - and _")
+    if not isinstance(recipe.get("output", ""), str):
+        raise UserError(f"{path}: output takes a path, not {recipe['output']!r}")
     folder = output or Path(recipe.get("output") or f"runs/{path.stem}")
     stages: list[Stage] = []
-    tree = {name: dict(stage) for name, stage in raw.items()}
+    tree = {str(name): dict(stage) for name, stage in raw.items()}
     _apply(changes or {}, tree)
     for name in skip:
         if tree.pop(name, None) is None:
             raise UserError(f"{path} has no stage '{name}'{nearest(name, tree)}")
     for name, settings in tree.items():
         verb = settings.pop("verb", None)
-        if verb not in STAGES:
+        if not isinstance(verb, str) or verb not in STAGES:
             raise UserError(f"{path}: stage {name} has the verb {verb!r}{nearest(str(verb), STAGES)}")
         places = {"": folder} | {stage.name: stage.output for stage in stages}
         settings = {"output": str(folder / name)} | {k: _filled(v, places, path) for k, v in settings.items()}
+        if not isinstance(settings["output"], str):
+            raise UserError(f"{path}: stage {name}: output takes a path, not {settings['output']!r}")
         stages.append(Stage(name, verb, settings))
     return stages
 
 
 def _apply(changes: Mapping[str, Any], tree: dict[str, dict[str, Any]]) -> None:
     for key, value in changes.items():
-        stage, *parts = key.split(".")
+        stage, *parts = str(key).split(".")
         if stage not in tree or not parts:
             raise UserError(f"--set {key}: the first part names a stage{nearest(stage, tree)}")
         place = tree[stage]
         for part in parts[:-1]:
+            if not isinstance(place.get(part) or {}, Mapping):
+                raise UserError(f"--set {key}: '{part}' is not a group of settings")
             place[part] = dict(place.get(part) or {})
             place = place[part]
         place[parts[-1]] = value

@@ -142,7 +142,7 @@ def test_scores_are_those_of_the_evaluation(run):
 
 
 def test_a_model_worse_than_a_baseline_is_said_to_be(tmp_path):
-    bad = {"bits_per_byte": 3.0, "bits_per_byte_stderr": float("inf"), "perplexity": 9.0, "perplexity_stderr": 1.0}
+    bad = {"bits_per_byte": 3.0, "bits_per_byte_stderr": None, "perplexity": 9.0, "perplexity_stderr": 1.0}
     bad |= {"documents": 1, "tokens": 5, "bytes": 9, "nats_per_character": 1.0}
     scores = {"model": bad, "baselines": {"gzip": 2.0}}
     build(tmp_path / "scores", "evaluation", {"model": "m"}, {}, lambda folder: scores)

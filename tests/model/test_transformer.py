@@ -111,6 +111,9 @@ def test_dropout_only_in_training() -> None:
         ({"width": 12}, "even width, not 3"),
         ({"layers": 0}, r"model\.layers is 0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"kv_heads": -2}, r"model\.kv_heads is -2"),
+        ({"ffn_width": 0}, r"model\.ffn_width is 0"),
+        ({"norm_eps": -1.0}, r"model\.norm_eps \(-1\.0\)"),
     ],
 )
 def test_shapes_that_contradict_themselves(changes: dict[str, int], message: str) -> None:

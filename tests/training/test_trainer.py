@@ -114,6 +114,41 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(chain: Chain, tmp_pat
     assert equal(weights(straight), weights(resumed))
 
 
+def test_damaged_checkpoints_are_out_of_the_way_of_new_ones(chain: Chain, tmp_path: Path) -> None:
+    cut = trainer(chain, tmp_path)
+    stop_at(cut, 11)
+    with pytest.raises(StoppedError):
+        cut.fit()
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        (path / "model.safetensors").write_bytes(b"")
+    resumed = trainer(chain, tmp_path, replace(CONFIG, checkpoint_every=2, keep_checkpoints=1))
+    stop_at(resumed, 5)
+    with pytest.raises(StoppedError):
+        resumed.fit()
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000004"]
+
+
+def test_the_end_is_a_checkpoint_too(chain: Chain, tmp_path: Path) -> None:
+    run = trainer(chain, tmp_path)
+    run.fit()
+    again = trainer(chain, tmp_path)
+    figures = again.fit()
+    assert figures["steps"] == 12
+    assert equal(weights(run), weights(again))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"validation_tokens": 0}, {"beta1": 1.0}, {"seed": -1}, {"learning_rate": float("nan")}, {"warmup_steps": -1},
+        {"final_learning_rate": -0.1}, {"weight_decay": -1.0}, {"steps": 0}, {"micro_batch_size": 3},
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(changes))):
+        replace(CONFIG, **changes)
+
+
 @pytest.mark.parametrize("leftover", [".unfinished", "step-00000010/state.json"])
 def test_half_a_checkpoint_is_none(chain: Chain, tmp_path: Path, leftover: str) -> None:
     cut = trainer(chain, tmp_path)
@@ -135,7 +170,7 @@ def test_checkpoints_hold_no_pickle_and_old_ones_go(chain: Chain, tmp_path: Path
     run = trainer(chain, tmp_path, replace(CONFIG, checkpoint_every=2, keep_checkpoints=3))
     run.fit()
     kept = list_checkpoints(tmp_path / "checkpoints")
-    assert [path.name for path in kept] == ["step-00000006", "step-00000008", "step-00000010"]
+    assert [path.name for path in kept] == ["step-00000008", "step-00000010", "step-00000012"]
     assert {p.name for p in kept[0].iterdir()} == {"model.safetensors", "optimizer.safetensors", "state.json"}
 
 

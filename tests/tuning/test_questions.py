@@ -1,6 +1,7 @@
 """Questions made by code: what they ask, what is held out, and how answers are graded."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_text_gives_headings_and_neighbouring_sentences_in_its_language() -> Non
     assert found.answer == "它们从山里的小溪开始流淌。"
 
 
+def test_text_without_an_end_takes_linear_time() -> None:
+    text = "x " * 60_000 + "\n\n#" + " " * 20_000 + "cd\n"
+    started = time.process_time()
+    assert not list(text_questions(Document("a", text, "", "", "en", {})))
+    assert time.process_time() - started < 10  # it took minutes when it was quadratic
+
+
 def make(chain: Chain, folder: Path, functions: list[dict[str, object]] | None, **changes: object) -> dict[str, object]:
     documents = None
     if functions is not None:
@@ -100,6 +108,8 @@ def test_too_few_questions_and_a_bound_on_them(chain: Chain, tmp_path: Path) -> 
         ("inv is in scipy.numpy.linalg.", ["numpy.linalg"], False),
         ("It takes `a`, b and c.", ["a", "b"], True),
         ("It takes a.", ["a", "b"], False),
+        ("It takes *args and **kwargs.", ["*args"], True),
+        ("北京是首都。", ["北京"], True),
         ("", ["a"], False),
     ],
 )
@@ -112,4 +122,5 @@ def test_gradable_questions_are_taken_evenly_from_each_kind() -> None:
         {"kind": "c", "expected": []}
     ]
     chosen = gradable(records, 2)
+    assert gradable(records, 0) == []
     assert [(r["kind"], r["n"]) for r in chosen] == [("a", 0), ("a", 5), ("b", 0), ("b", 5)]

@@ -80,6 +80,8 @@ def _disk_message(error: OSError) -> str | None:
         return f"no space left while writing {where}; free some and run the same command again, it goes on from there"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{where}: {error.strerror}; name a folder that you may write to, or change its permissions"
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST):
+        return f"{where}: {error.strerror}; check the path"
     return None
 
 
@@ -94,11 +96,16 @@ def _dispatch(arguments: list[str]) -> int:
     verb: Verb = importlib.import_module(f"{__name__}.{name.replace(' ', '_')}").VERB
     if verb.positional and rest and not rest[0].startswith("-"):
         rest = [f"--{verb.positional}", *rest]
-    rest = [verb.aliases.get(argument, argument) for argument in rest]
+    rest = [_spelled_out(argument, verb.aliases) for argument in rest]
     bare = f" The first argument may be given without --{verb.positional}." if verb.positional else ""
     settings: Any = from_arguments(verb.settings, rest, f"fromzero {name}", f"{VERBS[name]}.{bare}")
     verb.run(settings)
     return 0
+
+
+def _spelled_out(argument: str, aliases: Mapping[str, str]) -> str:
+    name, equals, value = argument.partition("=")
+    return aliases.get(name, name) + equals + value
 
 
 def _find(arguments: Sequence[str]) -> tuple[str, list[str]]:

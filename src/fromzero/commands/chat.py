@@ -9,6 +9,7 @@ from fromzero.commands import Verb
 from fromzero.commands.generate import check_model
 from fromzero.console import console, say, write_stream
 from fromzero.device import DeviceName, pick_device
+from fromzero.errors import UserError
 from fromzero.inference import SamplingConfig, generate_text
 from fromzero.interop import load_model
 from fromzero.model import Transformer
@@ -52,14 +53,18 @@ def run(config: ChatConfig) -> None:
             say("a new conversation" if question == "/new" else HELP)
         elif question:
             messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": _answer(model, tokenizer, messages, config)})
+            try:
+                messages.append({"role": "assistant", "content": _answer(model, tokenizer, messages, config)})
+            except UserError as error:  # a question too long, say: the conversation goes on without it
+                messages.pop()
+                say(str(error))
 
 
 def _questions() -> Iterator[str]:
     while True:
         try:
             line = console.input("[bold]> [/bold]") if sys.stdin.isatty() else input()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return
         yield line.strip()
 

@@ -27,13 +27,15 @@ def run(config: DoctorConfig) -> None:
     from fromzero.device import probe
 
     machine = probe()
+    folder = config.folder.resolve()
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
     rows = [
         ("system", machine.system),
         ("Python, torch", f"{machine.python}, {machine.torch}"),
         ("device", machine.device),
         ("threads", str(machine.cores)),
         ("memory", f"{machine.memory_bytes / 2**30:.1f} GiB"),
-        ("free disk", f"{shutil.disk_usage(config.folder.resolve()).free / 2**30:.1f} GiB"),
+        ("free disk", f"{shutil.disk_usage(existing).free / 2**30:.1f} GiB"),
         ("float32 matrix products", f"{human_count(machine.float32_flops)}FLOP/s"),
         ("bfloat16 matrix products", f"{human_count(machine.bfloat16_flops)}FLOP/s"),
         ("compute dtype that auto picks", machine.compute_dtype),

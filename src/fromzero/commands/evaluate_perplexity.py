@@ -1,5 +1,8 @@
 """`fromzero evaluate perplexity MODEL --corpus CORPUS --output FOLDER`."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from fromzero.commands import Verb
 from fromzero.console import table
 from fromzero.evaluation import EvaluationConfig, evaluate
@@ -10,13 +13,18 @@ def run(config: EvaluationConfig) -> None:
     summary = evaluate(config).summary
     model = summary["model"]
     rows: list[tuple[str, str]] = [
-        ("bits per byte", f"{model['bits_per_byte']:.4f} ± {model['bits_per_byte_stderr']:.4f}"),
-        ("perplexity per token", f"{model['perplexity']:.2f} ± {model['perplexity_stderr']:.2f}"),
+        ("bits per byte", _with_error(model, "bits_per_byte", 4)),
+        ("perplexity per token", _with_error(model, "perplexity", 2)),
         ("nats per character", f"{model['nats_per_character']:.4f}"),
         ("documents, tokens, bytes", f"{model['documents']:,}, {model['tokens']:,}, {model['bytes']:,}"),
     ]
     rows += [(f"bits per byte of {name}", f"{value:.4f}") for name, value in summary.get("baselines", {}).items()]
     table(f"{config.model} on held-out documents (± standard error)", ("figure", "value"), rows)
+
+
+def _with_error(figures: Mapping[str, Any], name: str, digits: int) -> str:
+    error = figures[f"{name}_stderr"]
+    return f"{figures[name]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 VERB = Verb(EvaluationConfig, run, positional="model")

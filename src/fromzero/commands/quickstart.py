@@ -9,7 +9,6 @@ from typing import Any
 from fromzero.artifact import Artifact, open_artifact
 from fromzero.commands import Verb
 from fromzero.console import human_seconds, printable, say, table
-from fromzero.errors import UserError
 from fromzero.recipe import RunConfig, run_recipe
 from fromzero.training.metrics import read_metrics
 
@@ -55,16 +54,15 @@ def fitting_vocabulary(corpus: Artifact) -> int:
 def show(output: Path) -> None:
     """What the model said at each stage, where the report is, and how to go on."""
     samples = list(read_metrics(output / "base" / "run" / "samples.jsonl"))
-    if not samples:
-        raise UserError(f"{output / 'base'} holds no samples; delete it and run again")
-    prompt = samples[0]["prompt"]
-    said = [line for line in samples if line["prompt"] == prompt]
-    table(f"The base model goes on from {printable(prompt)!r}", ("", ""), [
-        ("before training", _short(said[0]["text"])),
-        (f"after {said[-1]['step']} steps", _short(said[-1]["text"])),
-    ])  # fmt: skip
-    rows = [(printable(e["question"]), _short(e["before"]), _short(e["after"])) for e in _examples(output)]
-    table("Held-out questions", ("question", "before tuning", "after tuning"), rows)
+    said = [line for line in samples if line["prompt"] == samples[0]["prompt"]]
+    if said:
+        rows = [
+            ("before training", _short(said[0]["text"])),
+            (f"after {said[-1]['step']} steps", _short(said[-1]["text"])),
+        ]
+        table(f"The base model goes on from {printable(said[0]['prompt'])!r}", ("", ""), rows)
+    answers = [(printable(e["question"]), _short(e["before"]), _short(e["after"])) for e in _examples(output)]
+    table("Held-out questions", ("question", "before tuning", "after tuning"), answers)
     base, chat = (open_artifact(output / name, "model").summary for name in ("base", "chat"))
     bits = base["validation_bits_per_byte"]
     say(f"{base['parameters']:,} parameters, {base['tokens']:,} tokens, {bits:.3f} bits per byte on held-out text; "

@@ -18,7 +18,7 @@ PRIMING_BYTES = 32 << 20  # of xz, whose dictionary is made as large as what it 
 
 
 def unigram_bits_per_byte(train_counts: np.ndarray, held_out: Iterable[Sequence[int]], held_out_bytes: int) -> float:
-    """Bits per byte of token frequencies: p(id) = (count + 1) / (total + V), counted on the training tokens."""
+    """Bits per byte of token frequencies: p(id) = (count + 1) / (total + V), counted on training text."""
     log_p = np.log2((train_counts + 1) / (train_counts.sum() + len(train_counts)))
     return float(-sum(log_p[np.asarray(ids)].sum() for ids in held_out if len(ids)) / held_out_bytes)
 

@@ -1,7 +1,9 @@
 """`fromzero evaluate perplexity`: a model on the held-out documents of a corpus, beside the baselines."""
 
 import dataclasses
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,10 +66,12 @@ def _evaluate(config: EvaluationConfig, folder: Path) -> Mapping[str, Any]:
     texts = held_out_texts(config.corpus, config.max_bytes)
     total = sum(len(t.encode()) for t in texts)
     scores: list[DocumentScore] = []
+    done = 0
     with progress("scoring held-out documents", total, "B") as report:
         for score in score_documents(model, tokenizer, texts, config.batch_tokens):
             scores.append(score)
-            report(sum(s.bytes for s in scores))
+            done += score.bytes
+            report(done)
     result: dict[str, Any] = {"model": dataclasses.asdict(summarize(scores))}
     if config.baselines:
         result["baselines"] = measure_baselines(config.corpus, tokenizer, texts)
@@ -89,22 +93,25 @@ def held_out_texts(corpus: Path, max_bytes: int) -> list[str]:
 def measure_baselines(corpus: Path, tokenizer: BPETokenizer, texts: list[str]) -> dict[str, float]:
     """Bits per byte of each baseline on these texts; those that learn see the end of the training split."""
     held_out = "\n\n".join(texts).encode()
-    train_texts: list[str] = []
+    train_texts: deque[str] = deque()
     size = 0
     for document in read_corpus(corpus, "train"):
         train_texts.append(document.text)
         size += len(document.text.encode())
-        while train_texts and size > baselines.PRIMING_BYTES:
-            size -= len(train_texts.pop(0).encode())
+        while len(train_texts) > 1 and size > baselines.PRIMING_BYTES:
+            size -= len(train_texts.popleft().encode())
     counts = np.zeros(tokenizer.vocab_size)
     for text in train_texts:
         counts += np.bincount(tokenizer.encode_ordinary(text), minlength=tokenizer.vocab_size)
     train = "\n\n".join(train_texts).encode()
     held_out_ids = [tokenizer.encode_ordinary(text) for text in texts]
     text_bytes = sum(len(text.encode()) for text in texts)
-    return {
-        "unigram": baselines.unigram_bits_per_byte(counts, held_out_ids, text_bytes),
-        "gzip": baselines.gzip_bits_per_byte(held_out),
-        "zstd": baselines.zstd_bits_per_byte(train, held_out),
-        "xz": baselines.xz_bits_per_byte(train, held_out),
-    }
+    with ThreadPoolExecutor() as threads:  # compressors let go of the interpreter's lock
+        zstd = threads.submit(baselines.zstd_bits_per_byte, train, held_out)
+        xz = threads.submit(baselines.xz_bits_per_byte, train, held_out)
+        return {
+            "unigram": baselines.unigram_bits_per_byte(counts, held_out_ids, text_bytes),
+            "gzip": baselines.gzip_bits_per_byte(held_out),
+            "zstd": zstd.result(),
+            "xz": xz.result(),
+        }

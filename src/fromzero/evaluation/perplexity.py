@@ -40,9 +40,10 @@ class Perplexity:
     characters: int
     nats: float
     bits_per_byte: float
-    bits_per_byte_stderr: float
+    bits_per_byte_stderr: float | None
+    """None for a single document, which says nothing about the spread."""
     perplexity: float
-    perplexity_stderr: float
+    perplexity_stderr: float | None
     nats_per_character: float
 
 
@@ -118,18 +119,18 @@ def summarize(scores: Iterable[DocumentScore]) -> Perplexity:
         characters=sum(s.characters for s in scores),
         nats=math.fsum(nats),
         bits_per_byte=rate_byte / math.log(2),
-        bits_per_byte_stderr=error_byte / math.log(2),
+        bits_per_byte_stderr=None if error_byte is None else error_byte / math.log(2),
         perplexity=math.exp(rate_token),
-        perplexity_stderr=math.exp(rate_token) * error_token,  # the delta method
+        perplexity_stderr=None if error_token is None else math.exp(rate_token) * error_token,  # the delta method
         nats_per_character=math.fsum(nats) / sum(s.characters for s in scores),
     )
 
 
-def _ratio(numerators: Sequence[float], denominators: Sequence[int]) -> tuple[float, float]:
-    """sum / sum and its standard error (infinite for a single unit: one document says nothing about the spread)."""
+def _ratio(numerators: Sequence[float], denominators: Sequence[int]) -> tuple[float, float | None]:
+    """sum / sum and its standard error, None for a single unit."""
     total, count = sum(denominators), len(numerators)
     rate = math.fsum(numerators) / total
     if count < 2:
-        return rate, math.inf
+        return rate, None
     spread = math.fsum((n - rate * d) ** 2 for n, d in zip(numerators, denominators, strict=True))
     return rate, math.sqrt(count / (count - 1) * spread) / total

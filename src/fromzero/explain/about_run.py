@@ -117,7 +117,7 @@ def _score_cards(run: Run, words: Words) -> list[tuple[str, str, str] | None]:
         return []
     model = run.scores.summary["model"]
     bits = model["bits_per_byte"]
-    error = f"± {figure(model['bits_per_byte_stderr'])}"
+    error = "" if model["bits_per_byte_stderr"] is None else f"± {figure(model['bits_per_byte_stderr'])}"
     cards: list[tuple[str, str, str] | None] = [(figure(bits), words("card_bpb"), error)]
     if best := best_baseline(run):
         name, value = best

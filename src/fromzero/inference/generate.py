@@ -39,7 +39,8 @@ def generate_tokens(
     device = model.token_embedding.weight.device
     generator = torch.Generator()
     generator.manual_seed(config.seed) if config.seed is not None else generator.seed()
-    cache = KVCache(model.config, dtype=model.compute_dtype, device=device) if cached else None
+    capacity = len(prompt) + min(config.max_tokens, limit)
+    cache = KVCache(model.config, 1, capacity, model.compute_dtype, device) if cached else None
     ids = torch.tensor([list(prompt)], device=device)
     new = ids
     for _ in range(min(config.max_tokens, limit)):

@@ -34,7 +34,8 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         limits = {
-            "temperature": (self.temperature >= 0, "at least 0"),
+            "temperature": (self.temperature == 0 or 1e-3 <= self.temperature < 1e3, "0, or from 0.001 to 1000"),
+            "seed": (self.seed is None or 0 <= self.seed < 2**63, "at least 0 and below 2^63, or null"),
             "top_k": (self.top_k >= 0, "at least 0"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),

@@ -54,6 +54,13 @@ class ModelConfig:
         for name in ("context", "layers", "width", "heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("kv_heads", "head_width", "ffn_width"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(
+                    f"model.{name} is {getattr(self, name)}; it must be at least 1, or null for the default"
+                )
+        if not (self.norm_eps > 0 and self.rope_base > 0):
+            raise UserError(f"model.norm_eps ({self.norm_eps}) and model.rope_base ({self.rope_base}) must be above 0")
         if self.head_width is None and self.width % self.heads:
             raise UserError(
                 f"model.heads ({self.heads}) does not divide model.width ({self.width}); change one, or set head_width"

@@ -23,8 +23,8 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps)).to(x.dtype)
-        normed = x * scale
+        scale = torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps))
+        normed = (x * scale).to(x.dtype)
         ctx.save_for_backward(normed, scale, weight)
         return normed * weight.to(x.dtype)
 
@@ -35,5 +35,5 @@ class _RMSNorm(torch.autograd.Function):
         width = normed.shape[-1]
         product = (grad_y * normed).view(-1, width)
         along = (product @ weight.to(product.dtype)).view(scale.shape) / width  # mean(h n), one value a row
-        grad_x = torch.addcmul(grad_y * weight.to(grad_y.dtype), normed, along, value=-1).mul_(scale)
+        grad_x = torch.addcmul(grad_y * weight.to(grad_y.dtype), normed, along, value=-1).mul_(scale.to(grad_y.dtype))
         return grad_x, product.sum(0, dtype=torch.float32), None

@@ -22,6 +22,8 @@ def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> 
 
     Equal to functions.cross_entropy(x @ W.T, targets).sum() up to rounding; not differentiable twice.
     """
+    if not torch.is_grad_enabled():  # then no gradient is worked out
+        x_ND, weight_VD = x_ND.detach(), weight_VD.detach()
     return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N)
 
 
@@ -49,7 +51,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_x, grad_w = ctx.saved_tensors
-        return grad_x * grad_total.to(grad_x.dtype), (grad_w * grad_total), None
+        return grad_x * grad_total, grad_w * grad_total, None
 
 
 def _loss_and_logit_gradient(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fromzero.artifact import digest_file, write_json
+from fromzero.artifact import digest_file, sync_folder, write_json
 from fromzero.console import say
 from fromzero.interop import save_tensors
 
@@ -45,6 +45,7 @@ def save_checkpoint(
     final = folder / f"step-{step:08d}"
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
+    sync_folder(folder)
     return final
 
 
@@ -71,6 +72,9 @@ def load_newest(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
             return _load(path, model, optimizer)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             say(f"{path} is damaged ({error}); trying the checkpoint before it")
+            aside = path.with_name(f"damaged-{path.name}")  # out of the way, or pruning would keep it for a good one
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
     return None
 
 

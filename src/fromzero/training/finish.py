@@ -1,6 +1,5 @@
-"""The end of every training: the model's files, its card, and no checkpoints left."""
+"""The end of every training: the model's files and its card."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def finish_model(
     ends: str | None,
     figures: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the model in the Hugging Face layout with its card and delete the checkpoints; returns the summary.
+    """Write the model in the Hugging Face layout with its card; returns the summary.
 
     ends: the special token that the model was trained to end with; None is the end of a text.
     """
@@ -46,7 +45,6 @@ def finish_model(
     family = save_model(model, folder, tokenizer_folder, {"bos": tokenizer.end_of_text, "eos": eos})
     summary = {"architecture": family, "parameters": model.parameter_count(), **figures}
     write_text(folder / "MODEL_CARD.md", _card(model, family, summary))
-    shutil.rmtree(folder / "run" / "checkpoints", ignore_errors=True)
     return summary
 
 

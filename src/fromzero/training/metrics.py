@@ -54,4 +54,4 @@ def _tensorboard(folder: Path, resume_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # the extra `track` is not installed; metrics.jsonl has the same numbers
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else None)
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1 if resume_step else 0)

@@ -21,7 +21,7 @@ from fromzero.tokenizer import BPETokenizer, load_tokenizer
 from fromzero.training.finish import finish_model
 from fromzero.training.samples import SampleLog
 from fromzero.training.settings import INCIDENTAL, TrainConfig
-from fromzero.training.trainer import Look, Trainer
+from fromzero.training.trainer import CHECKPOINTS, Look, Trainer
 
 VERSION = 1
 
@@ -50,7 +50,14 @@ def pretrain(config: PretrainConfig) -> Artifact:
     inputs = {"tokens": tokens.digest}
     ignore = ("tokens", "output", *INCIDENTAL)
     return artifact.build(
-        config.output, "model", config, inputs, lambda folder: _pretrain(config, folder), version=VERSION, ignore=ignore
+        config.output,
+        "model",
+        config,
+        inputs,
+        lambda folder: _pretrain(config, folder),
+        version=VERSION,
+        ignore=ignore,
+        scratch=CHECKPOINTS,
     )
 
 
@@ -74,7 +81,8 @@ def _pretrain(config: PretrainConfig, folder: Path) -> Mapping[str, Any]:
 def _look(config: PretrainConfig, folder: Path, tokenizer: BPETokenizer, held_out: TokenShards) -> Look:
     """What the trainer asks for now and then: held-out loss, and at some points samples."""
     lengths = byte_lengths(tokenizer)
-    prompts = config.prompts or held_out_beginnings(held_out, tokenizer)
+    length = min(12, config.model.context // 2)
+    prompts = config.prompts or held_out_beginnings(held_out, tokenizer, length)
     samples = SampleLog(folder)
 
     def look(model: Transformer, step: int) -> dict[str, Any]:
@@ -101,9 +109,7 @@ def _continue(model: Transformer, tokenizer: BPETokenizer, prompt: str) -> str:
     return generate_text(model, tokenizer, ids, SamplingConfig(max_tokens=64, seed=0, temperature=0.7)).text()
 
 
-def held_out_beginnings(
-    shards: TokenShards, tokenizer: BPETokenizer, count: int = 3, length: int = 12
-) -> Sequence[str]:
+def held_out_beginnings(shards: TokenShards, tokenizer: BPETokenizer, length: int, count: int = 3) -> Sequence[str]:
     """The first words of a few held-out documents, evenly spread."""
     starts = shards.boundaries[:-1]
     if not len(starts):

@@ -1,5 +1,6 @@
 """The settings that every kind of training shares."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,7 +64,17 @@ class TrainConfig:
             raise UserError(
                 f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})"
             )
-        if self.learning_rate <= 0:
-            raise UserError(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if not 0 < self.decay_share <= 1:
-            raise UserError(f"decay_share is {self.decay_share}; it must be above 0 and at most 1")
+        limits = {
+            "validation_tokens": (self.validation_tokens >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "above 0"),
+            "final_learning_rate": (0 <= self.final_learning_rate <= 1, "from 0 to 1"),
+            "decay_share": (0 < self.decay_share <= 1, "above 0 and at most 1"),
+            "warmup_steps": (self.warmup_steps >= 0, "at least 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
+            "beta1": (0 <= self.beta1 < 1, "at least 0 and below 1"),
+            "beta2": (0 <= self.beta2 < 1, "at least 0 and below 1"),
+            "seed": (0 <= self.seed < 2**63, "at least 0 and below 2^63"),
+        }
+        for name, (fits, rule) in limits.items():
+            if not fits:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be {rule}")

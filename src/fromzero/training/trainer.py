@@ -21,6 +21,8 @@ from fromzero.training.schedule import learning_rate
 from fromzero.training.settings import TrainConfig
 from fromzero.training.signals import StopRequest, stop_on_signals
 
+CHECKPOINTS = "run/checkpoints"  # below the folder of the model that is made
+
 
 class Loader(Protocol):
     """What the loop needs of its data."""
@@ -77,9 +79,9 @@ class Trainer:
                 last = self.step == config.steps
                 if last or self.step % config.validate_every == 0:
                     self._look()
-                if not last and (request or self.step % config.checkpoint_every == 0):
+                if last or request or self.step % config.checkpoint_every == 0:
                     self._save()
-                if not last and request:
+                if request:
                     what = f"stopped after step {self.step} of {config.steps}"
                     raise Interrupted(f"{what}; run the same command again to go on from there", request.exit_code)
 
@@ -144,12 +146,12 @@ class Trainer:
     def _save(self) -> None:
         state = {"loader": self.loader.state_dict(), "tokens": self.tokens, "seconds": self.seconds}
         state |= {"dtype": str(self.model.compute_dtype), "last": self.last}
-        checkpoints = self.folder / "checkpoints"
+        checkpoints = self.folder / Path(CHECKPOINTS).name
         save_checkpoint(checkpoints, self.step, self.model, self.optimizer, state)
         prune_checkpoints(checkpoints, self.config.keep_checkpoints)
 
     def _resume(self) -> None:
-        found = load_newest(self.folder / "checkpoints", self.model, self.optimizer)
+        found = load_newest(self.folder / Path(CHECKPOINTS).name, self.model, self.optimizer)
         if found is None:
             return
         state = found["state"]

@@ -27,12 +27,13 @@ from fromzero.training.metrics import read_metrics
 from fromzero.training.objective import counted, next_token_loss
 from fromzero.training.samples import SampleLog
 from fromzero.training.settings import INCIDENTAL, TrainConfig
-from fromzero.training.trainer import Look, Trainer
-from fromzero.tuning.grading import ask, gradable, is_right
+from fromzero.training.trainer import CHECKPOINTS, Look, Trainer
+from fromzero.tuning.grading import ask, gradable, is_right, prompt_ids
 from fromzero.tuning.questions import read_questions
 
 VERSION = 1
 EXAMPLES = 8
+ROOM_FOR_ANSWER = 16  # tokens that a question must leave free to be asked
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,19 @@ def finetune_chat(config: ChatConfig) -> Artifact:
     inputs = {"model": model.digest, "conversations": _digest(config.conversations)}
     ignore = ("model", "conversations", "output", *INCIDENTAL)
     return artifact.build(
-        config.output, "model", config, inputs, lambda folder: _tune(config, folder), version=VERSION, ignore=ignore
+        config.output,
+        "model",
+        config,
+        inputs,
+        lambda folder: _tune(config, folder),
+        version=VERSION,
+        ignore=ignore,
+        scratch=CHECKPOINTS,
     )
 
 
 def _digest(path: Path) -> str:
-    if (path / artifact.MANIFEST).exists():
+    if artifact.is_artifact(path):
         return artifact.open_artifact(path, "conversations").digest
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.exists() else []
     return artifact.digest_of([(file.name, artifact.digest_file(file)) for file in files])
@@ -84,6 +92,7 @@ def _tune(config: ChatConfig, folder: Path) -> Mapping[str, Any]:
     say(f"model: {model.parameter_count():,} parameters; {train.documents:,} conversations to learn from")
     records = _records(config.conversations)
     loader = ConversationLoader(train, model.config.context, config.train.batch_size, config.train.seed)
+    records = [r for r in records if _fits(r, tokenizer, model.config.context)]
     look = _look(config, folder / "run", tokenizer, held_out, records)
     figures = Trainer(model, loader, config.train, folder / "run", look).fit()
     _write_answers(folder / "run", records)
@@ -100,6 +109,11 @@ def _records(conversations: Path) -> list[dict[str, Any]]:
     else:
         records = [r for r in read_questions(conversations) if is_held_out(r["messages"])]
     return [r for r in records if len(r["messages"]) == 2]
+
+
+def _fits(record: Mapping[str, Any], tokenizer: BPETokenizer, context: int) -> bool:
+    """Whether a question leaves room for an answer."""
+    return len(prompt_ids(tokenizer, record["messages"][:1])) + ROOM_FOR_ANSWER <= context
 
 
 def _look(
@@ -155,8 +169,8 @@ def _write_answers(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
         before, after = answers[0], answers[-1]
         expected = record["messages"][1]["content"]
         examples.append({"question": question, "expected": expected, "before": before, "after": after})
-        if words := record.get("expected"):
-            counts = graded.setdefault(record["kind"], {"questions": 0, "right_before": 0, "right_after": 0})
+        if isinstance(words := record.get("expected"), list) and words:
+            counts = graded.setdefault(str(record.get("kind")), {"questions": 0, "right_before": 0, "right_after": 0})
             counts["questions"] += 1
             counts["right_before"] += is_right(before, words)
             counts["right_after"] += is_right(after, words)

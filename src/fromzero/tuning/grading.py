@@ -1,5 +1,6 @@
 """Held-out questions put to a model, and graded by code where an answer can be right or wrong."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,15 +31,22 @@ def prompt_ids(tokenizer: BPETokenizer, messages: Sequence[Mapping[str, str]]) -
 
 def is_right(answer: str, expected: Sequence[str]) -> bool:
     """Whether an answer holds every expected word, as a whole word."""
-    padded = "".join(c if c.isalnum() or c in "_." else " " for c in answer)
-    words = {word.strip(".") for word in padded.split()}
-    return all(word in words for word in expected)
+    return all(_holds(answer, word) for word in expected)
+
+
+def _holds(answer: str, word: str) -> bool:
+    if not word.isascii():  # Chinese has no blanks between words
+        return word in answer
+    return re.search(rf"(?<![\w.]){re.escape(word)}(?!\.?\w)", answer) is not None
 
 
 def gradable(records: Sequence[Mapping[str, Any]], per_kind: int) -> list[Mapping[str, Any]]:
     """Up to `per_kind` held-out records of each kind that names expected words, evenly spread."""
     chosen: list[Mapping[str, Any]] = []
-    for kind in sorted({str(r.get("kind")) for r in records if r.get("expected")}):
-        of_kind = [r for r in records if r.get("kind") == kind and r.get("expected")]
+    if per_kind < 1:
+        return chosen
+    with_words = [r for r in records if isinstance(r.get("expected"), list) and r["expected"]]
+    for kind in sorted({str(r.get("kind")) for r in with_words}):
+        of_kind = [r for r in with_words if str(r.get("kind")) == kind]
         chosen += of_kind[:: max(1, len(of_kind) // per_kind)][:per_kind]
     return chosen

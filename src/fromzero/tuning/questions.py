@@ -106,5 +106,5 @@ def _line(question: Question) -> str:
 
 def read_questions(path: Path) -> Iterable[dict[str, Any]]:
     """The records of a conversations file."""
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         yield from (json.loads(line) for line in file if line.strip())

@@ -15,8 +15,8 @@ MIN_SENTENCE_CHARACTERS = {"zh": 6, "en": 25}
 MAX_SENTENCE_CHARACTERS = 200
 PER_DOCUMENT = 8
 
-_HEADING = re.compile(r"^#{1,6}\s+(.{2,80}?)\s*#*\n+([^#\n].{20,})", re.MULTILINE)
-_SENTENCE = re.compile(r"[^。！？!?\n]+?(?:[。！？]+|[.!?]+(?=\s|$))")
+_HEADING = re.compile(r"^#{1,6}[ \t]+(\S.{0,78}?\S)[ \t]*#*\n+([^#\n].{20,})", re.MULTILINE)
+_SENTENCE = re.compile(r"[^。！？!?\n]{1,400}?(?:[。！？]+|[.!?]+(?=\s|$))")
 _WORDINGS = {
     "en": {
         "heading": ("What is said about {0}?", "Tell me about {0}."),
