@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `step-00000500/` with `model.safetensors`, `optimizer.safetensors` and `state.json`, which
 holds the rest and the hashes of the other two. It is written under a temporary name, synced to disk and renamed, so a
-folder with the final name is complete. Nothing in it is a pickle.
+folder with the final name is complete. Nothing in it is a pickle. Exact to the bit on a CPU; of random states it keeps
+the CPU's only, so dropout on a GPU goes on with other draws.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Questions about functions, from what is known of each: its module, its arguments, what it does.
+"""Questions about functions, from what is known of each: its module, package and arguments, and what it does.
 
-Answers can be graded by code: the module and the arguments are either named or not.
+Answers can be graded by code: the module, the package and the arguments are either named or not.
 """
 
 from collections import Counter
