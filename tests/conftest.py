@@ -14,7 +14,7 @@ import torch
 
 from fromzero.corpus import CorpusConfig, build_corpus
 from fromzero.dataset import PackConfig, pack
-from fromzero.tokenizer import BPETokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
+from fromzero.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
 
 # Tests run in several processes on few cores; threads on top of that only get in each other's way. Set before any child
 # starts, so that commands run by tests follow it too.
@@ -47,7 +47,7 @@ class Chain:
     corpus: Path
     tokenizer_folder: Path
     tokens: Path
-    tokenizer: BPETokenizer
+    tokenizer: Tokenizer
 
 
 def sentences(seed: int, count: int) -> str:

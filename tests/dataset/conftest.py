@@ -12,8 +12,8 @@ from fromzero.corpus.document import Document
 from fromzero.corpus.storing import DocumentWriter
 from fromzero.dataset import PackConfig, pack
 from fromzero.dataset.conversations import ConversationsConfig, pack_conversations
-from fromzero.tokenizer import BPETokenizer, load_tokenizer
-from fromzero.tokenizer.bpe import byte_vocabulary
+from fromzero.tokenizer import Tokenizer, load_tokenizer
+from fromzero.tokenizer.bpe import BPETokenizer, byte_vocabulary
 from fromzero.tokenizer.chat import CHATML
 
 MERGES = [(111, 114), (119, 256), (257, 100)]  # or, wor, word
@@ -36,12 +36,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made") / "tokenizer"
     specials = {token: 259 + i for i, token in enumerate(SPECIALS)}
-    BPETokenizer(byte_vocabulary(MERGES), MERGES, "fromzero", specials, "<|endoftext|>", CHATML).save(folder)
+    BPETokenizer(byte_vocabulary(MERGES), MERGES, "fromzero", specials, {"bos_token": "<|endoftext|>"}, CHATML).save(
+        folder
+    )
     return folder
 
 
 @pytest.fixture(scope="session")
-def tokenizer(tokenizer_folder: Path) -> BPETokenizer:
+def tokenizer(tokenizer_folder: Path) -> Tokenizer:
     return load_tokenizer(tokenizer_folder)
 
 

@@ -11,8 +11,8 @@ from fromzero.artifact import Artifact
 from fromzero.dataset import TokenShards
 from fromzero.dataset.conversations import ConversationsConfig, pack_conversations
 from fromzero.errors import UserError
-from fromzero.tokenizer import BPETokenizer
-from fromzero.tokenizer.bpe import byte_vocabulary
+from fromzero.tokenizer import Tokenizer
+from fromzero.tokenizer.bpe import BPETokenizer, byte_vocabulary
 
 
 def write(file: Path, *conversations: Any) -> Path:
@@ -20,7 +20,7 @@ def write(file: Path, *conversations: Any) -> Path:
     return file
 
 
-def test_conversations_come_back_with_their_mask(chats: Artifact, tokenizer: BPETokenizer) -> None:
+def test_conversations_come_back_with_their_mask(chats: Artifact, tokenizer: Tokenizer) -> None:
     assert tokenizer.chat_template is not None
     shards = TokenShards(chats.path)
     total = 0
@@ -39,7 +39,7 @@ def test_conversations_come_back_with_their_mask(chats: Artifact, tokenizer: BPE
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_long_ones_are_cut_on_the_stated_side_and_counted(
-    tokenizer_folder: Path, tokenizer: BPETokenizer, tmp_path: Path, side: Any
+    tokenizer_folder: Path, tokenizer: Tokenizer, tmp_path: Path, side: Any
 ) -> None:
     assert tokenizer.chat_template is not None
     long = [{"role": "user", "content": "x" * 20}, {"role": "assistant", "content": "y" * 200}]
@@ -70,7 +70,7 @@ def test_a_share_is_held_out_by_contents(tokenizer_folder: Path, tmp_path: Path)
 
 
 def test_other_masks_over_the_same_ids_are_other_data(
-    chats: Artifact, tokenizer_folder: Path, tmp_path: Path, tokenizer: BPETokenizer
+    chats: Artifact, tokenizer_folder: Path, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     from fromzero.dataset.writing import TokenWriter
 
@@ -126,7 +126,9 @@ def test_missing_and_empty_input_is_told(tokenizer_folder: Path, tmp_path: Path)
 
 
 def test_a_tokenizer_without_template_is_told(tmp_path: Path) -> None:
-    BPETokenizer(byte_vocabulary([]), [], "fromzero", {"<|endoftext|>": 256}, "<|endoftext|>").save(tmp_path / "bare")
+    BPETokenizer(byte_vocabulary([]), [], "fromzero", {"<|endoftext|>": 256}, {"bos_token": "<|endoftext|>"}).save(
+        tmp_path / "bare"
+    )
     with pytest.raises(UserError, match="no chat template"):
         pack_conversations(
             ConversationsConfig(write(tmp_path / "c.jsonl", conversation(0)), tmp_path / "bare", tmp_path / "t")

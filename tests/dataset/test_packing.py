@@ -11,11 +11,11 @@ from fromzero.artifact import UNFINISHED, Artifact, open_artifact
 from fromzero.dataset import PackConfig, TokenShards, pack
 from fromzero.dataset.writing import smallest_type
 from fromzero.errors import UserError
-from fromzero.tokenizer import BPETokenizer, load_tokenizer
+from fromzero.tokenizer import Tokenizer, load_tokenizer
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_documents_come_back(packed: Artifact, tokenizer: BPETokenizer, split: str) -> None:
+def test_documents_come_back(packed: Artifact, tokenizer: Tokenizer, split: str) -> None:
     shards = TokenShards(packed.path, split)
     assert shards.documents == len(TEXTS[split])
     for i, text in enumerate(TEXTS[split]):

@@ -10,7 +10,7 @@ import pytest
 from fromzero.artifact import Artifact, build
 from fromzero.corpus.document import Document
 from fromzero.corpus.storing import DocumentWriter
-from fromzero.tokenizer import BPETokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
+from fromzero.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
 
 ENGLISH = (
     "The quick brown fox doesn't jump over 12345 lazy dogs; it's 2024.\n\n    def f(x):\n        return x + 1\n"
@@ -55,5 +55,5 @@ def trained(corpus: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artif
 
 
 @pytest.fixture(scope="session")
-def tokenizer(trained: Artifact) -> BPETokenizer:
+def tokenizer(trained: Artifact) -> Tokenizer:
     return load_tokenizer(trained.path)

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromzero.errors import UserError
-from fromzero.tokenizer import BPETokenizer
-from fromzero.tokenizer.bpe import byte_vocabulary
+from fromzero.tokenizer.bpe import BPETokenizer, byte_vocabulary
 
 BYTES = {bytes([i]): i for i in range(256)}
 anything = st.text(st.characters(exclude_categories=["Cs"]))
@@ -96,7 +95,7 @@ def test_it_can_be_sent_to_another_process(tokenizer: BPETokenizer) -> None:
         ({"special_tokens": {"": 256}}, "empty text"),
         ({"merges": [(1, 2)]}, "not in the vocabulary"),
         ({"merges": [(1, 2000)]}, "does not exist"),
-        ({"end_of_text": "<e>"}, "not among the special tokens"),
+        ({"roles": {"eos_token": "<e>"}}, "not among the special tokens"),
         ({"pattern": "(a"}, "not a regular expression"),
         ({"pattern": "(a)"}, "capturing group"),
         ({"pattern": "a*"}, "empty text"),

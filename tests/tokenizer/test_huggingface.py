@@ -14,8 +14,8 @@ import transformers
 
 from fromzero.artifact import Artifact
 from fromzero.errors import UserError
-from fromzero.tokenizer import BPETokenizer, load_tokenizer
-from fromzero.tokenizer.bpe import byte_vocabulary
+from fromzero.tokenizer import load_tokenizer
+from fromzero.tokenizer.bpe import BPETokenizer, byte_vocabulary
 
 CURIOUS = [
     "", " ", "  \n\n\t ", "\r\n\r\n  a\r\nb", "a" * 5000, " " * 5000, "\n" * 999, "I'LL we'Ve 'S 'ſ", "x=1234567890",
@@ -54,7 +54,7 @@ def saved(request: pytest.FixtureRequest, tokenizer: BPETokenizer, tmp_path_fact
     folder = tmp_path_factory.mktemp("saved")
     template = tokenizer.chat_template.source if tokenizer.chat_template else None
     specials = tokenizer.special_tokens
-    BPETokenizer(tokenizer.vocabulary, tokenizer.merges, request.param, specials, "<|endoftext|>", template).save(
+    BPETokenizer(tokenizer.vocabulary, tokenizer.merges, request.param, specials, tokenizer.roles, template).save(
         folder
     )
     return folder
@@ -124,10 +124,7 @@ def change(source: Path, target: Path, edit: Callable[[dict[str, Any]], Any]) ->
         (lambda t: t["model"].update(dropout=0.1), "dropout=0.1"),
         (lambda t: t["model"].update(ignore_merges=True), "ignore_merges"),
         (lambda t: t.update(normalizer={"type": "NFC"}), "has a normalizer"),
-        (
-            lambda t: t.update(post_processor={"type": "TemplateProcessing", "special_tokens": {"<s>": {}}}),
-            "TemplateProcessing",
-        ),
+        (lambda t: t.update(post_processor={"type": "BertProcessing"}), "BertProcessing"),
         (lambda t: t.update(decoder={"type": "Fuse"}), "decoder"),
         (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "pre-tokenizer"),
         (lambda t: t["added_tokens"][0].update(lstrip=True), "lstrip"),

@@ -4,7 +4,7 @@ import pytest
 
 from fromzero.artifact import Artifact
 from fromzero.commands import main
-from fromzero.tokenizer import BPETokenizer
+from fromzero.tokenizer import Tokenizer
 
 
 def test_train_then_encode(corpus: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,7 +16,7 @@ def test_train_then_encode(corpus: Artifact, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_encode_prints_a_line_for_each_token(
-    trained: Artifact, tokenizer: BPETokenizer, capsys: pytest.CaptureFixture[str]
+    trained: Artifact, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "从零 a\n\x1b[31m<|im_end|>"
     assert main(["tokenizer", "encode", str(trained.path), "--text", text, "--special", "allow"]) == 0

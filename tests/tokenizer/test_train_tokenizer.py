@@ -8,12 +8,12 @@ import pytest
 
 from fromzero.artifact import UNFINISHED, Artifact
 from fromzero.errors import UserError
-from fromzero.tokenizer import BPETokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
+from fromzero.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
 from fromzero.tokenizer.learn import learn_merges
 from fromzero.tokenizer.patterns import compile_pattern, resolve_pattern, split
 
 
-def test_ids_are_bytes_then_merges_then_special_tokens(tokenizer: BPETokenizer) -> None:
+def test_ids_are_bytes_then_merges_then_special_tokens(tokenizer: Tokenizer) -> None:
     assert [tokenizer.token_bytes(i) for i in range(256)] == [bytes([i]) for i in range(256)]
     for i, (left, right) in enumerate(tokenizer.merges):
         assert tokenizer.token_bytes(256 + i) == tokenizer.token_bytes(left) + tokenizer.token_bytes(right)
@@ -27,7 +27,7 @@ def test_ids_are_bytes_then_merges_then_special_tokens(tokenizer: BPETokenizer) 
     assert tokenizer.end_of_text == 504
 
 
-def test_the_summary_counts_what_encoding_gives(trained: Artifact, tokenizer: BPETokenizer, corpus: Artifact) -> None:
+def test_the_summary_counts_what_encoding_gives(trained: Artifact, tokenizer: Tokenizer, corpus: Artifact) -> None:
     from fromzero.corpus import read_corpus
 
     texts = [document.text for document in read_corpus(corpus.path, "train")]

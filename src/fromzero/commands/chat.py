@@ -13,7 +13,7 @@ from fromzero.errors import UserError
 from fromzero.inference import SamplingConfig, generate_text
 from fromzero.interop import load_model
 from fromzero.model import Transformer
-from fromzero.tokenizer import BPETokenizer, load_tokenizer
+from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.tuning.grading import prompt_ids
 
 ROOM_FOR_ANSWER = 32  # tokens that a prompt must leave free; older turns are forgotten to make the room
@@ -69,7 +69,7 @@ def _questions() -> Iterator[str]:
         yield line.strip()
 
 
-def _answer(model: Transformer, tokenizer: BPETokenizer, messages: Messages, config: ChatConfig) -> str:
+def _answer(model: Transformer, tokenizer: Tokenizer, messages: Messages, config: ChatConfig) -> str:
     """Stream one answer; Ctrl-C ends it and keeps what was said."""
     _forget(messages, model, tokenizer)
     answer = ""
@@ -90,7 +90,7 @@ def _why(reason: str) -> str:
     return "the model's context is full; /new starts over" if reason == "context" else "--sampling.max_tokens reached"
 
 
-def _forget(messages: Messages, model: Transformer, tokenizer: BPETokenizer) -> None:
+def _forget(messages: Messages, model: Transformer, tokenizer: Tokenizer) -> None:
     """Drop the oldest turns until the conversation leaves room for an answer, and say so."""
     limit = model.config.context - ROOM_FOR_ANSWER
     first = 1 if messages[0]["role"] == "system" else 0

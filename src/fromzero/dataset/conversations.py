@@ -12,7 +12,7 @@ from fromzero.console import progress
 from fromzero.dataset.packing import summarise
 from fromzero.dataset.writing import SPLITS, TokenWriter, copy_tokenizer, tokenizer_digest, write_index
 from fromzero.errors import UserError
-from fromzero.tokenizer import BPETokenizer, load_tokenizer
+from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.tokenizer.chat import check_messages
 
 VERSION = 1
@@ -89,7 +89,7 @@ def pack_conversations(config: ConversationsConfig) -> Artifact:
 def _pack(
     config: ConversationsConfig,
     files: Mapping[str, Path],
-    tokenizer: BPETokenizer,
+    tokenizer: Tokenizer,
     writers: Mapping[str, TokenWriter],
     report: Callable[[float], None],
 ) -> dict[str, int]:

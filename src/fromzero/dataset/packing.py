@@ -9,7 +9,7 @@ from fromzero.artifact import Artifact, build, open_artifact
 from fromzero.console import progress
 from fromzero.corpus import read_corpus
 from fromzero.dataset.writing import SPLITS, TokenWriter, copy_tokenizer, tokenizer_digest, write_index
-from fromzero.tokenizer import BPETokenizer, load_tokenizer
+from fromzero.tokenizer import Tokenizer, load_tokenizer
 
 VERSION = 1
 
@@ -59,7 +59,7 @@ def pack(config: PackConfig) -> Artifact:
 def _pack_split(
     corpus: Path,
     split: Literal["train", "validation"],
-    tokenizer: BPETokenizer,
+    tokenizer: Tokenizer,
     writer: TokenWriter,
     done: int,
     report: Callable[[float], None],

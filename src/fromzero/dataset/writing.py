@@ -18,7 +18,7 @@ import numpy as np
 
 from fromzero.artifact import digest_file, digest_of, is_artifact, open_artifact, write_json
 from fromzero.errors import UserError
-from fromzero.tokenizer import BPETokenizer
+from fromzero.tokenizer import Tokenizer
 
 INDEX = "tokens.json"
 SPLITS: tuple[Literal["train", "validation"], ...] = ("train", "validation")
@@ -105,7 +105,7 @@ class _Shards:
 
 
 def write_index(
-    folder: Path, tokenizer: BPETokenizer, digest: str, splits: Mapping[str, Mapping[str, Any]], masked: bool
+    folder: Path, tokenizer: Tokenizer, digest: str, splits: Mapping[str, Mapping[str, Any]], masked: bool
 ) -> None:
     """Write `tokens.json`, from which `TokenShards` opens the folder."""
     index = {

@@ -18,7 +18,7 @@ from fromzero.device import DeviceName, DtypeName, pick_device, pick_dtype
 from fromzero.evaluation import baselines
 from fromzero.evaluation.perplexity import DocumentScore, score_documents, summarize
 from fromzero.interop import load_model
-from fromzero.tokenizer import BPETokenizer, load_tokenizer
+from fromzero.tokenizer import Tokenizer, load_tokenizer
 
 VERSION = 1
 
@@ -90,7 +90,7 @@ def held_out_texts(corpus: Path, max_bytes: int) -> list[str]:
     return texts
 
 
-def measure_baselines(corpus: Path, tokenizer: BPETokenizer, texts: list[str]) -> dict[str, float]:
+def measure_baselines(corpus: Path, tokenizer: Tokenizer, texts: list[str]) -> dict[str, float]:
     """Bits per byte of each baseline on these texts; those that learn see the end of the training split."""
     held_out = "\n\n".join(texts).encode()
     train_texts: deque[str] = deque()

@@ -17,7 +17,7 @@ from torch import Tensor
 from fromzero.errors import UserError
 from fromzero.model import Transformer
 from fromzero.model.linear_loss import IGNORE
-from fromzero.tokenizer import BPETokenizer
+from fromzero.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Perplexity:
 
 
 def score_documents(
-    model: Transformer, tokenizer: BPETokenizer, texts: Iterable[str], batch_tokens: int = 8192
+    model: Transformer, tokenizer: Tokenizer, texts: Iterable[str], batch_tokens: int = 8192
 ) -> Iterator[DocumentScore]:
     """Score each text that is not empty, in order.
 

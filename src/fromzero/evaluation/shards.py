@@ -9,10 +9,10 @@ from fromzero.dataset import TokenShards
 from fromzero.errors import UserError
 from fromzero.evaluation.perplexity import token_nats
 from fromzero.model import Transformer
-from fromzero.tokenizer import BPETokenizer
+from fromzero.tokenizer import Tokenizer
 
 
-def byte_lengths(tokenizer: BPETokenizer) -> torch.Tensor:
+def byte_lengths(tokenizer: Tokenizer) -> torch.Tensor:
     """UTF-8 bytes that each id stands for, (V,) int64; 0 for special tokens."""
     lengths = torch.tensor([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)])
     lengths[list(tokenizer.special_tokens.values())] = 0

@@ -10,7 +10,7 @@ from fromzero.errors import UserError
 from fromzero.inference.cache import KVCache
 from fromzero.inference.sampling import SamplingConfig, sample
 from fromzero.model import Transformer
-from fromzero.tokenizer import BPETokenizer
+from fromzero.tokenizer import Tokenizer
 from fromzero.tokenizer.stream import StreamDecoder
 
 StopReason = Literal["stop", "length", "context"]
@@ -70,7 +70,7 @@ class Generation:
 
 
 def generate_text(
-    model: Transformer, tokenizer: BPETokenizer, prompt: Sequence[int], config: SamplingConfig
+    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], config: SamplingConfig
 ) -> Generation:
     """Generate text after the prompt, piece by piece, never half a character, ending before any stop text.
 
@@ -82,7 +82,7 @@ def generate_text(
 
 
 def _pieces(
-    model: Transformer, tokenizer: BPETokenizer, prompt: Sequence[int], config: SamplingConfig, result: Generation
+    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], config: SamplingConfig, result: Generation
 ) -> Iterator[str]:
     decoder = StreamDecoder(tokenizer)
     held = ""  # text that might be the beginning of a stop text

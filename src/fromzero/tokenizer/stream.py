@@ -3,23 +3,28 @@
 import codecs
 from collections.abc import Iterable
 
-from fromzero.tokenizer.bpe import BPETokenizer
+from fromzero.tokenizer.base import Tokenizer
 
 
 class StreamDecoder:
     """Feed ids, get text. The pieces and the flush joined equal `tokenizer.decode` of all ids."""
 
-    def __init__(self, tokenizer: BPETokenizer, skip_special_tokens: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = False) -> None:
         self._tokenizer = tokenizer
         self._skipped = frozenset(tokenizer.special_tokens.values()) if skip_special_tokens else frozenset()
+        self._starting = tokenizer.leading_space
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, ids: Iterable[int]) -> str:
         """The text that these ids complete; empty while a character still lacks bytes."""
-        return self._decoder.decode(self._tokenizer.decode_bytes(i for i in ids if i not in self._skipped))
+        text = self._decoder.decode(self._tokenizer.decode_bytes(i for i in ids if i not in self._skipped))
+        if self._starting and text:
+            self._starting, text = False, text.removeprefix(" ")
+        return text
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD if the last character was never finished. Ready for a new text then."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
+        self._starting = self._tokenizer.leading_space
         return rest

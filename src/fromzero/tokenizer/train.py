@@ -135,8 +135,9 @@ def _learn(config: TokenizerConfig, counts: Mapping[bytes, int]) -> tuple[BPETok
     vocabulary = byte_vocabulary(learned.merges)
     special_tokens = {token: len(vocabulary) + i for i, token in enumerate(config.all_special_tokens)}
     chats = IM_START in special_tokens and IM_END in special_tokens
+    roles = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT)
     tokenizer = BPETokenizer(
-        vocabulary, learned.merges, config.pattern, special_tokens, END_OF_TEXT, CHATML if chats else None
+        vocabulary, learned.merges, config.pattern, special_tokens, roles, CHATML if chats else None
     )
     return tokenizer, learned.tokens
 

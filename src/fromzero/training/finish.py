@@ -7,7 +7,7 @@ from typing import Any
 from fromzero.artifact import write_text
 from fromzero.interop import save_model
 from fromzero.model import Transformer
-from fromzero.tokenizer import BPETokenizer
+from fromzero.tokenizer import Tokenizer
 
 _CARD = """---
 library_name: {library}
@@ -33,7 +33,7 @@ def finish_model(
     model: Transformer,
     folder: Path,
     tokenizer_folder: Path,
-    tokenizer: BPETokenizer,
+    tokenizer: Tokenizer,
     ends: str | None,
     figures: Mapping[str, Any],
 ) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from fromzero.errors import UserError
 from fromzero.evaluation.shards import byte_lengths, shards_perplexity
 from fromzero.inference import SamplingConfig, generate_text
 from fromzero.model import ModelConfig, Transformer
-from fromzero.tokenizer import BPETokenizer, load_tokenizer
+from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.finish import finish_model
 from fromzero.training.samples import SampleLog
 from fromzero.training.settings import INCIDENTAL, TrainConfig
@@ -78,7 +78,7 @@ def _pretrain(config: PretrainConfig, folder: Path) -> Mapping[str, Any]:
     return finish_model(model, folder, config.tokens, tokenizer, None, figures)
 
 
-def _look(config: PretrainConfig, folder: Path, tokenizer: BPETokenizer, held_out: TokenShards) -> Look:
+def _look(config: PretrainConfig, folder: Path, tokenizer: Tokenizer, held_out: TokenShards) -> Look:
     """What the trainer asks for now and then: held-out loss, and at some points samples."""
     lengths = byte_lengths(tokenizer)
     length = min(12, config.model.context // 2)
@@ -103,13 +103,13 @@ def is_sample_step(step: int, train: TrainConfig, points: int) -> bool:
     return points > 0 and (step == 0 or passed(step) > passed(step - 1 - (step - 1) % train.validate_every))
 
 
-def _continue(model: Transformer, tokenizer: BPETokenizer, prompt: str) -> str:
+def _continue(model: Transformer, tokenizer: Tokenizer, prompt: str) -> str:
     model.eval()
     ids = [tokenizer.end_of_text, *tokenizer.encode_ordinary(prompt)]
     return generate_text(model, tokenizer, ids, SamplingConfig(max_tokens=64, seed=0, temperature=0.7)).text()
 
 
-def held_out_beginnings(shards: TokenShards, tokenizer: BPETokenizer, length: int, count: int = 3) -> Sequence[str]:
+def held_out_beginnings(shards: TokenShards, tokenizer: Tokenizer, length: int, count: int = 3) -> Sequence[str]:
     """The first words of a few held-out documents, evenly spread."""
     starts = shards.boundaries[:-1]
     if not len(starts):

@@ -21,7 +21,7 @@ from fromzero.dataset.conversations import ConversationsConfig, is_held_out, pac
 from fromzero.device import keep_freed_memory, pick_device, pick_dtype
 from fromzero.interop import load_model
 from fromzero.model import Transformer
-from fromzero.tokenizer import BPETokenizer, load_tokenizer
+from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.finish import finish_model
 from fromzero.training.metrics import read_metrics
 from fromzero.training.objective import counted, next_token_loss
@@ -111,7 +111,7 @@ def _records(conversations: Path) -> list[dict[str, Any]]:
     return [r for r in records if len(r["messages"]) == 2]
 
 
-def _fits(record: Mapping[str, Any], tokenizer: BPETokenizer, context: int) -> bool:
+def _fits(record: Mapping[str, Any], tokenizer: Tokenizer, context: int) -> bool:
     """Whether a question leaves room for an answer."""
     return len(prompt_ids(tokenizer, record["messages"][:1])) + ROOM_FOR_ANSWER <= context
 
@@ -119,7 +119,7 @@ def _fits(record: Mapping[str, Any], tokenizer: BPETokenizer, context: int) -> b
 def _look(
     config: ChatConfig,
     folder: Path,
-    tokenizer: BPETokenizer,
+    tokenizer: Tokenizer,
     held_out: TokenShards,
     records: Sequence[Mapping[str, Any]],
 ) -> Look:

@@ -6,14 +6,14 @@ from typing import Any
 
 from fromzero.inference import SamplingConfig, generate_text
 from fromzero.model import Transformer
-from fromzero.tokenizer import BPETokenizer, ChatTemplate
+from fromzero.tokenizer import ChatTemplate, Tokenizer
 
 GREEDY = SamplingConfig(temperature=0, max_tokens=64)
 
 
 def ask(
     model: Transformer,
-    tokenizer: BPETokenizer,
+    tokenizer: Tokenizer,
     messages: Sequence[Mapping[str, str]],
     sampling: SamplingConfig = GREEDY,
 ) -> str:
@@ -23,7 +23,7 @@ def ask(
     return generate_text(model, tokenizer, ids, sampling).text().strip()
 
 
-def prompt_ids(tokenizer: BPETokenizer, messages: Sequence[Mapping[str, str]]) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> list[int]:
     """Ids of a conversation, with the header of the answer that is to come."""
     template = tokenizer.chat_template or ChatTemplate()
     return template.encode_chat(tokenizer, messages, add_generation_prompt=True)[0]

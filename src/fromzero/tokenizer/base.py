@@ -1,0 +1,206 @@
+"""What every tokenizer offers, whatever its kind: text to ids and back, special tokens, saving."""
+
+import abc
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import regex
+from numpy.typing import NDArray
+
+from fromzero.errors import UserError, nearest
+from fromzero.tokenizer.chat import ChatTemplate
+from fromzero.tokenizer.text import check_unicode
+
+Special = Literal["text", "allow", "refuse"]
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token", "cls_token", "sep_token")
+
+
+class Tokenizer(abc.ABC):
+    """The shared half of all kinds; a kind adds `_encode`, and what it learned.
+
+    tokens: by id, the bytes that the id decodes to (of a special token, its text); None where an id has no token.
+    special_tokens: text -> id. roles: a name in ROLES, as Hugging Face's configs have them -> a special token's text.
+    chat_template: Jinja source, or None. prefix, suffix: special tokens that `add_special_tokens` puts around a text.
+    leading_space: the first word of a text is encoded as if a blank stood before it, which decoding removes.
+
+    Raises UserError when these don't fit each other.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self,
+        tokens: Sequence[bytes | None],
+        special_tokens: Mapping[str, int] | None = None,
+        roles: Mapping[str, str] | None = None,
+        chat_template: str | None = None,
+        prefix: Sequence[str] = (),
+        suffix: Sequence[str] = (),
+        leading_space: bool = False,
+    ) -> None:
+        self.tokens = list(tokens)
+        self.special_tokens = dict(special_tokens or {})
+        self.roles = dict(roles or {})
+        self.prefix, self.suffix, self.leading_space = tuple(prefix), tuple(suffix), leading_space
+        self._check()
+        self.chat_template = None if chat_template is None else ChatTemplate(chat_template, self._template_variables())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(vocab_size={self.vocab_size}, special_tokens={list(self.special_tokens)})"
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return len(self.tokens)
+
+    @property
+    def end_of_text_token(self) -> str | None:
+        """The special token that begins every document: the bos token, or the eos token where there is none."""
+        return self.roles.get("bos_token") or self.roles.get("eos_token")
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that begins every document. Raises UserError when the tokenizer has none."""
+        if self.end_of_text_token is None:
+            raise UserError("this tokenizer has no end of text token; train one with <|endoftext|> among its specials")
+        return self.special_tokens[self.end_of_text_token]
+
+    @abc.abstractmethod
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a text without lone surrogates in which nothing is special."""
+
+    def encode(self, text: str, special: Special = "text", add_special_tokens: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        special, for special tokens spelled out in the text: "text" reads them as any other text, so their ids never
+        come out of it (right for everything from outside); "allow" makes them their ids; "refuse" raises UserError.
+        add_special_tokens: put `prefix` and `suffix` around it, such as BERT's [CLS] and [SEP].
+        Raises UserError for a lone surrogate, which is no character and has no UTF-8 form.
+        """
+        check_unicode(text)
+        ids = self._encode(text) if special == "text" else self._encode_with_specials(text, special)
+        if add_special_tokens:
+            ids = [*self._ids_of(self.prefix), *ids, *self._ids_of(self.suffix)]
+        return ids
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Token ids of a text in which nothing is special. Raises UserError for a lone surrogate."""
+        check_unicode(text)
+        return self._encode(text)
+
+    def encode_array(self, text: str) -> NDArray[np.int32]:
+        """`encode_ordinary` as an array, the fastest form where the kind is compiled."""
+        return np.array(self.encode_ordinary(text), np.int32)
+
+    def encode_batch(
+        self, texts: Iterable[str], special: Special = "text", add_special_tokens: bool = False
+    ) -> list[list[int]]:
+        """`encode` of each text."""
+        return [self.encode(text, special, add_special_tokens) for text in texts]
+
+    def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
+        """The ids of `encode_ordinary` of all the texts joined, one at a time; kinds that can keep memory constant."""
+        yield from self.encode_ordinary("".join(texts))
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
+        """The text of ids; bytes that are no UTF-8, such as half a character at an end, become U+FFFD.
+
+        Raises UserError for an id that the vocabulary does not have.
+        """
+        text = self.decode_bytes(ids, skip_special_tokens).decode("utf-8", errors="replace")
+        return text.removeprefix(" ") if self.leading_space else text
+
+    def decode_bytes(self, ids: Iterable[int], skip_special_tokens: bool = False) -> bytes:
+        """The bytes of ids joined. Raises UserError for an id that the vocabulary does not have."""
+        skipped = frozenset(self.special_tokens.values()) if skip_special_tokens else frozenset()
+        return b"".join([self.token_bytes(i) for i in ids if i not in skipped])
+
+    def decode_with_offsets(self, ids: Iterable[int]) -> tuple[str, list[int]]:
+        """The text of ids, and for each id the index of the character in which its bytes begin (as in tiktoken)."""
+        pieces = [self.token_bytes(i) for i in ids]
+        text = b"".join(pieces).decode("utf-8", errors="replace")
+        starts = itertools.accumulate((_characters_begun(piece) for piece in pieces), initial=0)
+        offsets = [max(0, start - _continues(piece)) for start, piece in zip(starts, pieces, strict=False)]
+        return text, offsets
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token; of a special token, its text. Raises UserError for an id out of range."""
+        found = self.tokens[token] if 0 <= token < len(self.tokens) else None
+        if found is None:
+            raise UserError(f"token id {token} is out of range: the vocabulary has ids 0 to {len(self.tokens) - 1}")
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which `tokenizers` and `transformers` open as well."""
+        from fromzero.tokenizer.huggingface import save_tokenizer
+
+        save_tokenizer(self, folder)
+
+    def _encode_with_specials(self, text: str, special: str) -> list[int]:
+        if special not in ("allow", "refuse"):
+            raise UserError(f"unknown policy special={special!r}{nearest(special, ('text', 'allow', 'refuse'))}")
+        parts = self._special_pattern.split(text) if self.special_tokens else [text]  # odd parts: special tokens
+        if special == "refuse" and len(parts) > 1:
+            raise UserError(
+                f"the text holds the special token {parts[1]} at character {len(parts[0])}; "
+                "remove it, or encode it as text"
+            )
+        ids: list[int] = []
+        for i, part in enumerate(parts):
+            ids += [self.special_tokens[part]] if i % 2 else self._encode(part) if part else []
+        return ids
+
+    def _ids_of(self, tokens: Iterable[str]) -> list[int]:
+        return [self.special_tokens[token] for token in tokens]
+
+    def _template_variables(self) -> dict[str, str]:
+        fallback = dict.fromkeys(("bos_token", "eos_token", "pad_token"), self.end_of_text_token)
+        return {name: text for name, text in {**fallback, **self.roles}.items() if text is not None}
+
+    @functools.cached_property
+    def _special_pattern(self) -> Any:
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        return regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")")
+
+    def _check(self) -> None:
+        for text, i in self.special_tokens.items():
+            if not text:
+                raise UserError("a special token can't be the empty text; remove it")
+            if not 0 <= i < len(self.tokens) or self.tokens[i] != text.encode():
+                raise UserError(f"the special token {text!r} has id {i}, where the vocabulary has something else")
+        for name, text in [*self.roles.items(), *(("prefix", t) for t in self.prefix + self.suffix)]:
+            if name not in (*ROLES, "prefix"):
+                raise UserError(f"unknown role {name!r}{nearest(name, ROLES)}")
+            if text not in self.special_tokens:
+                raise UserError(f"the {name.replace('_', ' ')} {text!r} is not among the special tokens")
+
+
+def token_table(*parts: Iterable[tuple[bytes, int]], size: int | None = None) -> list[bytes | None]:
+    """id -> bytes from pairs of bytes and id; without `size`, the ids must be 0 to n - 1, each once.
+
+    Raises UserError for an id that is out of range or taken.
+    """
+    pairs = list(itertools.chain(*parts))
+    table: list[bytes | None] = [None] * (len(pairs) if size is None else size)
+    for token, i in pairs:
+        if not 0 <= i < len(table):
+            raise UserError(f"token {token!r} has id {i}, but {len(table)} tokens have ids 0 to {len(table) - 1}")
+        if table[i] is not None:
+            raise UserError(f"tokens {table[i]!r} and {token!r} have the same id {i}")
+        table[i] = token
+    return table
+
+
+def _characters_begun(piece: bytes) -> int:
+    return sum((byte & 0xC0) != 0x80 for byte in piece)
+
+
+def _continues(piece: bytes) -> bool:
+    return bool(piece) and (piece[0] & 0xC0) == 0x80
