@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fromzero.errors import UserError, nearest
 from fromzero.tokenizer.chat import ChatTemplate
+from fromzero.tokenizer.normalize import Normalizer
 from fromzero.tokenizer.text import check_unicode
 
 Special = Literal["text", "allow", "refuse"]
@@ -26,6 +27,7 @@ class Tokenizer(abc.ABC):
     special_tokens: text -> id. roles: a name in ROLES, as Hugging Face's configs have them -> a special token's text.
     chat_template: Jinja source, or None. prefix, suffix: special tokens that `add_special_tokens` puts around a text.
     leading_space: the first word of a text is encoded as if a blank stood before it, which decoding removes.
+    normalizer: what is done to a text before it is encoded (never to special tokens); decoding does not undo it.
 
     Raises UserError when these don't fit each other.
     """
@@ -41,11 +43,14 @@ class Tokenizer(abc.ABC):
         prefix: Sequence[str] = (),
         suffix: Sequence[str] = (),
         leading_space: bool = False,
+        *,
+        normalizer: Normalizer | None = None,
     ) -> None:
         self.tokens = list(tokens)
         self.special_tokens = dict(special_tokens or {})
         self.roles = dict(roles or {})
         self.prefix, self.suffix, self.leading_space = tuple(prefix), tuple(suffix), leading_space
+        self.normalizer = normalizer
         self._check()
         self.chat_template = None if chat_template is None else ChatTemplate(chat_template, self._template_variables())
 
@@ -74,7 +79,11 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def _encode(self, text: str) -> list[int]:
-        """Ids of a text without lone surrogates in which nothing is special."""
+        """Ids of a normalised text without lone surrogates in which nothing is special."""
+
+    def _encode_later(self, text: str) -> list[int]:
+        """`_encode` of what stands after a special token: kinds that treat the first word in its own way differ."""
+        return self._encode(text)
 
     def encode(self, text: str, special: Special = "text", add_special_tokens: bool = False) -> list[int]:
         """Token ids of a text.
@@ -85,7 +94,7 @@ class Tokenizer(abc.ABC):
         Raises UserError for a lone surrogate, which is no character and has no UTF-8 form.
         """
         check_unicode(text)
-        ids = self._encode(text) if special == "text" else self._encode_with_specials(text, special)
+        ids = self._encode(self._normal(text)) if special == "text" else self._encode_with_specials(text, special)
         if add_special_tokens:
             ids = [*self._ids_of(self.prefix), *ids, *self._ids_of(self.suffix)]
         return ids
@@ -93,7 +102,7 @@ class Tokenizer(abc.ABC):
     def encode_ordinary(self, text: str) -> list[int]:
         """Token ids of a text in which nothing is special. Raises UserError for a lone surrogate."""
         check_unicode(text)
-        return self._encode(text)
+        return self._encode(self._normal(text))
 
     def encode_array(self, text: str) -> NDArray[np.int32]:
         """`encode_ordinary` as an array, the fastest form where the kind is compiled."""
@@ -152,10 +161,14 @@ class Tokenizer(abc.ABC):
                 f"the text holds the special token {parts[1]} at character {len(parts[0])}; "
                 "remove it, or encode it as text"
             )
-        ids: list[int] = []
-        for i, part in enumerate(parts):
-            ids += [self.special_tokens[part]] if i % 2 else self._encode(part) if part else []
+        ids = self._encode(self._normal(parts[0])) if parts[0] else []
+        for special_token, part in zip(parts[1::2], parts[2::2], strict=True):
+            ids.append(self.special_tokens[special_token])
+            ids += self._encode_later(self._normal(part)) if part else []
         return ids
+
+    def _normal(self, text: str) -> str:
+        return self.normalizer(text) if self.normalizer else text
 
     def _ids_of(self, tokens: Iterable[str]) -> list[int]:
         return [self.special_tokens[token] for token in tokens]

@@ -50,7 +50,7 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [_added_token(text, i) for text, i in tokenizer.special_tokens.items()],
-        "normalizer": None,
+        "normalizer": None if tokenizer.normalizer is None else tokenizer.normalizer.to_json(),
         "pre_tokenizer": None,
         "post_processor": _post_processor(tokenizer),
         "decoder": None,
