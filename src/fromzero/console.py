@@ -112,12 +112,13 @@ class _PlainProgress:
         say(f"{self.description}: {share:3.0f}%, {human_count(rate)} {self.unit}/s, {left} left {note}".rstrip())
 
 
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A small table; columns of numbers are right-aligned."""
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]], align: str = "") -> None:
+    """A small table; columns of numbers are right-aligned, and those that `align` has an r for."""
     grid = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column, name in enumerate(header):
         numeric = all(isinstance(row[column], int | float) for row in rows) and bool(rows)
-        grid.add_column(name, justify="right" if numeric else "left")
+        right = numeric or align[column : column + 1] == "r"
+        grid.add_column(name, justify="right" if right else "left")
     for row in rows:
         grid.add_row(*(Text(_cell(value)) for value in row))
     console.print(grid)

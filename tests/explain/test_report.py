@@ -22,7 +22,7 @@ from fromzero.explain.words import Words
 
 MACHINE = Machine("Linux 6", "3.11", "2.11", "cpu (x86)", 2, 8_000_000_000, 1e11, 2e11, "float32")
 SECTIONS = ("input", "dropped", "tokenizer", "base", "scores", "samples", "chat", "answers", "speed", "use", "repeat")
-VOID = {"meta", "br", "hr"}
+VOID = {"meta", "br", "hr", "wbr"}
 
 
 class Page(HTMLParser):

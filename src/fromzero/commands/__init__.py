@@ -7,14 +7,16 @@ typed is imported, so `fromzero --help` and the verbs that need no tensors start
 import dataclasses
 import errno
 import importlib
+import json
 import os
 import signal
 import sys
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fromzero import __version__
-from fromzero.config import from_arguments
+from fromzero.config import field_types, from_arguments
 from fromzero.console import console, printable
 from fromzero.errors import Interrupted, UserError, nearest
 
@@ -27,6 +29,7 @@ VERBS = {
     "corpus build": "documents -> clean, deduplicated text",
     "tokenizer train": "corpus -> byte-level BPE tokenizer",
     "tokenizer encode": "text -> token ids, to look at",
+    "tokenizer compare": "tokenizers side by side on the same text: tables, and a page with the text as each cuts it",
     "pack": "corpus + tokenizer -> token shards",
     "pretrain": "token shards -> base model",
     "finetune questions": "documents -> question and answer pairs to tune on",
@@ -96,11 +99,25 @@ def _dispatch(arguments: list[str]) -> int:
     verb: Verb = importlib.import_module(f"{__name__}.{name.replace(' ', '_')}").VERB
     if verb.positional and rest and not rest[0].startswith("-"):
         rest = [f"--{verb.positional}", *rest]
-    rest = [_spelled_out(argument, verb.aliases) for argument in rest]
+    rest = _listed([_spelled_out(argument, verb.aliases) for argument in rest], verb.settings)
     bare = f" The first argument may be given without --{verb.positional}." if verb.positional else ""
     settings: Any = from_arguments(verb.settings, rest, f"fromzero {name}", f"{VERBS[name]}.{bare}")
     verb.run(settings)
     return 0
+
+
+def _listed(arguments: Sequence[str], settings: type) -> list[str]:
+    """Options that take a list may have its items one after the other, `--text a b`, as well as in brackets."""
+    lists = {f"--{name}" for name, kind in field_types(settings).items() if typing.get_origin(kind) is tuple}
+    groups: list[list[str]] = []
+    for argument in arguments:
+        if argument.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(argument)
+    for group in groups:
+        if group[0] in lists and group[1:] and not group[1].startswith("["):
+            group[1:] = [json.dumps(group[1:], ensure_ascii=False)]
+    return [argument for group in groups for argument in group]
 
 
 def _spelled_out(argument: str, aliases: Mapping[str, str]) -> str:

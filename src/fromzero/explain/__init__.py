@@ -3,10 +3,14 @@
 In: the folder of a run, with one finished artifact for each stage. Out: `report.html`, one file that opens offline, and
 `report.md` with the same facts. A stage that is missing has no section.
 
+Of tokenizers: `compare_tokenizers` cuts the same text with several, and writes a page of the same make.
+
 Read in this order: `gather` (a run from disk), `blocks` (what a report is made of), `about_data`, `about_model` and
-`about_run` (the facts, as blocks), `words` (in two languages), `charts` (SVG), `page` and `markdown` (how it looks).
+`about_run` (the facts, as blocks), `words` (in two languages), `charts` (SVG), `page` and `markdown` (how it looks);
+`compare_report` and `about_tokenizers` for tokenizers.
 """
 
+from fromzero.explain.compare_report import CompareConfig, compare_tokenizers
 from fromzero.explain.report import ReportConfig, write_report
 
-__all__ = ["ReportConfig", "write_report"]
+__all__ = ["CompareConfig", "ReportConfig", "compare_tokenizers", "write_report"]

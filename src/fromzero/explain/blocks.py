@@ -57,6 +57,16 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Cuts:
+    """One text cut into tokens in several ways: (label, tokens), a token: (hint, parts), a part: (text, is a sign)."""
+
+    kind: ClassVar[str] = "cuts"
+    title: str
+    rows: tuple[tuple[str, tuple[tuple[str, tuple[tuple[str, bool], ...]], ...]], ...]
+    direction: str = "ltr"
+
+
+@dataclass(frozen=True)
 class Code:
     """Text to copy, as it is."""
 
@@ -74,7 +84,7 @@ class Details:
     blocks: "tuple[Block, ...]"
 
 
-Block = Text | Cards | Table | Charts | Samples | Code | Details
+Block = Text | Cards | Table | Charts | Samples | Cuts | Code | Details
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from fromzero.explain.blocks import Block, Cards, Charts, Code, Details, Report, Samples, Table, Text
+from fromzero.explain.blocks import Block, Cards, Charts, Code, Cuts, Details, Report, Samples, Table, Text
 from fromzero.explain.charts import Bar, Chart, LineChart, describe, sparkline
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
@@ -80,6 +80,14 @@ def _samples(block: Samples) -> str:
     return "\n\n".join([f"### {escape(block.prompt)}", *texts])
 
 
+def _cuts(block: Cuts) -> str:
+    def line(tokens: Sequence[tuple[str, Sequence[tuple[str, bool]]]]) -> str:
+        return "|".join("".join(text for text, _ in parts) for _, parts in tokens)
+
+    rows = [f"*{escape(label)}*\n\n{fenced(line(tokens))}" for label, tokens in block.rows]
+    return "\n\n".join([f"### {escape(block.title)}", *rows])
+
+
 def _details(block: Details) -> str:
     return f"### {escape(block.summary)}\n\n{_blocks(block.blocks)}"
 
@@ -90,6 +98,7 @@ _SHOW: dict[type, Callable[..., str]] = {
     Table: _table,
     Charts: _charts,
     Samples: _samples,
+    Cuts: _cuts,
     Code: lambda block: fenced(block.text, block.language),
     Details: _details,
 }

@@ -209,6 +209,52 @@ TABLE: dict[str, tuple[str, str]] = {
     "total_memory": ("memory", "内存"),
     "matrix_products": ("matrix products, {dtype}", "矩阵乘法，{dtype}"),
     "footer": ("Made by fromzero {version} from {path}.", "由 fromzero {version} 根据 {path} 生成。"),
+    # a comparison of tokenizers
+    "compare_title": ("How {names} cut text", "{names} 如何切分文本"),
+    "compare_lead": (
+        "The same text, read by each tokenizer: at most {limit} of each group. The more bytes a token stands for, the "
+        "fewer tokens a model has to read and write. Speeds are medians of short runs over text that was read before, "
+        "on one machine: only large differences mean something.",
+        "用每个分词器读同一份文本，每组最多 {limit}。一个词元代表的字节越多，模型要读写的词元就越少。"
+        "速度是在一台机器上对读过一遍的文本做几次短测的中位数，只有明显的差别才有意义。",
+    ),
+    "name": ("name", "名称"),
+    "vocabulary": ("vocabulary", "词表大小"),
+    "used": ("used here", "本文本用到"),
+    "of_token": ("bytes / token", "字节 / 词元"),
+    "characters_of_token": ("chars / token", "字符 / 词元"),
+    "encoding_speed": ("encoded / second", "编码 / 秒"),
+    "lossy": ("texts changed", "有变的文本"),
+    "lossy_of": ("{lossy} of {texts}", "{texts} 份中 {lossy} 份"),
+    "rates": ("How many tokens text needs", "文本需要多少词元"),
+    "rates_lead": (
+        "A word is what stands between blanks; in scripts without blanks, such as Chinese or Thai, each character is "
+        "one. Single bytes are tokens of one byte, unknown ones stand for text that the vocabulary lacks. A text is "
+        "changed when decoding its tokens gives another one, or when it can't be encoded.",
+        "两个空白之间算一个词；中文、泰文等不用空白的文字，每个字符算一个词。单字节是只有一个字节的词元，"
+        "未知词元代替词表里没有的文本。解码后与原文不同，或者无法编码的，算作有变。",
+    ),
+    "group": ("text", "文本"),
+    "tokens_of_word": ("tokens / word", "词元 / 词"),
+    "single_bytes": ("single bytes", "单字节"),
+    "unknown": ("unknown", "未知词元"),
+    "cuts": ("Where they cut", "切在哪里"),
+    "cuts_lead": (
+        "Each colour is a token; its id and bytes show under the pointer. A dot is a blank, ↵ a line end, ⇥ a tab; "
+        "\\xE4 is a byte of a character that is spread over several tokens, U+200B a character that can't be seen.",
+        "每段颜色是一个词元，鼠标停在上面可以看到编号和字节。点表示空格，↵ 表示换行，⇥ 表示制表符；"
+        "\\xE4 是被几个词元分开的字符中的一个字节，U+200B 是看不见的字符。",
+    ),
+    "cut_by": ("{name}: {tokens} tokens", "{name}：{tokens} 个词元"),
+    "refused": ("{name}: can't encode this", "{name}：无法编码"),
+    "vocabularies": ("What the vocabularies hold", "词表里有什么"),
+    "longest": ("longest tokens", "最长的词元"),
+    "lengths": ("Tokens by length in bytes", "按字节长度统计的词元"),
+    "overlap": ("Vocabulary in common", "共同的词表"),
+    "overlap_lead": (
+        "How much of the vocabulary in a row the vocabulary in a column holds as well; special tokens don't count.",
+        "每行的词表有多少也在每列的词表里；不计特殊词元。",
+    ),
     # names of languages; others are shown by their code
     "language.en": ("English", "英语"),
     "language.zh": ("Chinese", "汉语"),
@@ -219,6 +265,11 @@ TABLE: dict[str, tuple[str, str]] = {
     "language.ko": ("Korean", "韩语"),
     "language.ru": ("Russian", "俄语"),
     "language.und": ("too short to tell", "太短，无法判断"),
+    "language.code": ("code", "代码"),
+    "language.numbers": ("numbers", "数字"),
+    "language.Latin": ("Latin script", "拉丁字母"),
+    "language.Cyrillic": ("Cyrillic script", "西里尔字母"),
+    "language.Arabic": ("Arabic script", "阿拉伯字母"),
     # reasons for dropping a document, as the corpus stage names them
     "reason.file could not be opened": ("file could not be opened", "文件无法打开"),
     "reason.file too large": ("file too large", "文件太大"),
