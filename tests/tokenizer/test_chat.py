@@ -9,7 +9,12 @@ import transformers
 from fromzero.artifact import Artifact
 from fromzero.errors import UserError
 from fromzero.tokenizer import ChatTemplate, Tokenizer
-from fromzero.tokenizer.chat import CHATML, ROLES
+from fromzero.tokenizer.chat import CHATML
+from fromzero.tokenizer.messages import ROLES
+
+DEEP: dict[str, Any] = {}
+for _ in range(40):
+    DEEP = {"a": DEEP}
 
 
 def say(*turns: str) -> list[dict[str, str]]:
@@ -100,14 +105,6 @@ def test_a_marker_put_together_from_template_and_content_stays_text(tokenizer: T
     assert not set(ids) & set(tokenizer.special_tokens.values())
 
 
-def test_placeholders_and_marks_typed_by_someone_stay_text(tokenizer: Tokenizer, template: ChatTemplate) -> None:
-    content = "\U0010fff00\U0010fff1\U0010fff2x\U0010fff3"
-    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "y"}]
-    ids, mask = template.encode_chat(tokenizer, messages)
-    assert tokenizer.decode(ids) == template.render(messages)
-    assert sum(mask) == 2
-
-
 def test_random_conversations_keep_their_mask(tokenizer: Tokenizer, template: ChatTemplate) -> None:
     choose = random.Random(0)
     parts = ["<|im_end|>", "\n", " ", "word", "你好", "<|im_start|>user\n", "12", "{{", "%}"]
@@ -120,13 +117,6 @@ def test_random_conversations_keep_their_mask(tokenizer: Tokenizer, template: Ch
         spoken = "".join(m["content"] + "<|im_end|>" for m in messages if m["role"] == "assistant")
         assert tokenizer.decode([i for i, marked in zip(ids, mask, strict=True) if marked]) == spoken
         assert tokenizer.decode(ids) == template.render(messages)
-
-
-def test_a_template_that_changes_contents_is_refused_where_it_does(tokenizer: Tokenizer) -> None:
-    template = ChatTemplate("{% for m in messages %}{{ m.content | trim }}{% endfor %}")
-    assert template.spans([{"role": "user", "content": "clean"}])[0].text == "clean"
-    with pytest.raises(UserError, match="changes the contents"):
-        template.encode_chat(tokenizer, [{"role": "user", "content": " blanks "}])
 
 
 def test_template_without_generation_block_marks_nothing(tokenizer: Tokenizer) -> None:
@@ -142,6 +132,18 @@ def test_template_without_generation_block_marks_nothing(tokenizer: Tokenizer) -
         ([], "at least one"),
         ("hello", "list of messages"),
         (["hello"], "message 0 is a str"),
+        ([{"role": "tool", "content": "a", "tool_call": "b"}], "has the key 'tool_call'; did you mean 'tool_call_id'"),
+        ([{"role": "user", "content": "a", "tool_calls": []}], r"message 0 \(user\) has the key 'tool_calls'"),
+        ([{"role": "assistant", "content": None, "tool_calls": []}], "content None"),
+        ([{"role": "assistant", "tool_calls": {"a": 1}}], "tool_calls that are a dict"),
+        ([{"role": "assistant", "tool_calls": ["f"]}], r"message 0 \(assistant\), tool call 0, is a str"),
+        ([{"role": "assistant", "tool_calls": [{"function": {"nam": "f"}}]}], "function has the key 'nam'; did you me"),
+        ([{"role": "assistant", "tool_calls": [{"id": "f"}]}], "no name"),
+        ([{"role": "assistant", "tool_calls": [{"name": "f", "arguments": 1}]}], "arguments 1; they should be a"),
+        ([{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": {1}}}]}], "holds a set"),
+        ([{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {1: 1}}]}], "key 1, which is not a text"),
+        ([{"role": "assistant", "tool_calls": [{"name": "f", "arguments": DEEP}]}], "more than 32 deep"),
+        ([{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": [1] * 200_001}}]}], "200000 values"),
         ([{"role": "user", "content": "a"}, {"role": "usr", "content": "a"}], "message 1 has the role 'usr'; did you"),
         ([{"role": "user"}], r"message 0 \(user\) has the content None"),
         ([{"role": "user", "content": ["a"]}], "it should be a text"),
@@ -154,3 +156,31 @@ def test_template_without_generation_block_marks_nothing(tokenizer: Tokenizer) -
 def test_bad_messages_are_told_by_index(template: ChatTemplate, messages: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         template.render(messages)
+
+
+@pytest.mark.parametrize(
+    ("tools", "message"),
+    [
+        ("search", "tools are a str"),
+        ([{"type": "function"}], 'tool 0 is not {"type": "function"'),
+        ([{"name": "f"}, {"name": "g", "description": "\ud800"}], r"tool 1 \(g\) has a lone surrogate"),
+        ([{"name": "f", "description": "a" * 4_000_001}], "characters; shorten it"),
+        ([{"name": "f"}] * 1001, "1001 tools"),
+    ],
+)
+def test_bad_tools_are_told_by_index(template: ChatTemplate, tools: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        template.render([{"role": "user", "content": "a"}], tools=tools)
+    with pytest.raises(UserError, match="variable 'style' holds a set"):
+        template.render([{"role": "user", "content": "a"}], style={1})
+
+
+def test_named_templates_are_chosen_by_whether_there_are_tools() -> None:
+    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools[0].name }}"}]
+    both = ChatTemplate([*named, {"name": "rag", "template": "{% not read"}])
+    assert both.source[:2] == named
+    assert both.render([{"role": "user", "content": "a"}]) == "plain"
+    assert both.render([{"role": "user", "content": "a"}], tools=[{"name": "f"}]) == "f"
+    for wrong in (named[1:], [1], None, [{"name": "default"}], [named[0], {"name": "tool_use", "template": 1}]):
+        with pytest.raises(UserError, match="chat template"):
+            ChatTemplate(wrong)

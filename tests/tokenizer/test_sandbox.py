@@ -83,10 +83,8 @@ def test_mistakes_are_told() -> None:
         ChatTemplate("{{ raise_exception('Roles must alternate') }}").render(MESSAGES)
     with pytest.raises(UserError, match="ZeroDivisionError"):
         ChatTemplate("{{ 1 // 0 }}").render(MESSAGES)
-    with pytest.raises(UserError, match="private-use"):
-        ChatTemplate("\U0010fff2")
     with pytest.raises(UserError, match="characters; more than"):
-        ChatTemplate("x" * 200_001)
+        ChatTemplate("x" * 100_001)
 
 
 # What published templates do: the forms of Llama 2, Llama 3, Gemma, Mistral and Qwen, shortened.

@@ -109,7 +109,7 @@ def _pack(
         kept = slice(-config.context, None) if config.truncate == "left" else slice(config.context)
         ids, mask = ids[kept], mask[kept]
         if any(mask[1:]):  # the first token is never a target
-            text_bytes = sum(len(message["content"].encode()) for message in line.messages)
+            text_bytes = sum(len((message.get("content") or "").encode()) for message in line.messages)
             writers[line.split].add(ids, text_bytes, mask)
         else:
             counts["without_loss"] += 1

@@ -1,13 +1,15 @@
 """Chat templates: from a list of messages to one text, its token ids, and the mask of the tokens that carry loss."""
 
+import datetime
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from fromzero.errors import UserError, nearest
-from fromzero.tokenizer.sandbox import GENERATED, GENERATED_END, compile_template
-from fromzero.tokenizer.text import check_unicode
+from fromzero.errors import UserError
+from fromzero.tokenizer.messages import Message, check_messages, check_tools, check_variables
+from fromzero.tokenizer.sandbox import compile_template
+from fromzero.tokenizer.traced import GENERATED, TEMPLATE, by_template, runs
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
@@ -26,15 +28,8 @@ CHATML = """\
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
 
-ROLES = ("system", "user", "assistant")
-MAX_CONVERSATION = 4_000_000  # characters of content in one conversation
-MAX_MESSAGES = 10_000
-
-# Private-use characters that stand for the content of message N while the template is rendered: \U0010fff0N\U0010fff1.
-_CONTENT, _CONTENT_END = "\U0010fff0", "\U0010fff1"
-_MARKS = re.compile(f"({_CONTENT}[0-9]{{1,6}}{_CONTENT_END}|{GENERATED}|{GENERATED_END})")
-
-Message = Mapping[str, str]
+# What transformers puts behind the message to go on with, to find where it ends; some templates look for these words.
+_CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
 class Encoder(Protocol):
@@ -61,113 +56,120 @@ class Span(NamedTuple):
 class ChatTemplate:
     """A Jinja chat template, as tokenizers carry it, rendered in a sandbox.
 
-    source: the template. variables: what it may use beside `messages` and `add_generation_prompt`, such as bos_token.
-    Raises UserError when it does not compile.
+    source: the template, or a list of {"name", "template"} as configs have it: `tool_use` is for conversations with
+    tools, `default` for all others. variables: what they may use beside what `spans` gives, such as bos_token.
+    now: the date that `strftime_now` tells; by default that of the rendering.
+    Raises UserError when a template does not compile, or none can be chosen.
     """
 
-    def __init__(self, source: str = CHATML, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        source: Any = CHATML,
+        variables: Mapping[str, str] | None = None,
+        now: datetime.date | None = None,
+    ) -> None:
         self.source = source
-        self.variables = dict(variables or {})
-        if _MARKS.search(source) or _CONTENT in source:
-            raise UserError("the chat template holds private-use characters U+10FFF0 to U+10FFF3; remove them")
-        self._plain = compile_template(source, marks_generation=False)
-        self._marked = compile_template(source, marks_generation=True)
+        self.variables = {name: by_template(text) for name, text in (variables or {}).items()}
+        self._templates = {name: compile_template(text, now) for name, text in _by_name(source).items()}
 
     @property
     def marks_generation(self) -> bool:
         """Whether the template says which part is the assistant's; without it there is nothing to train on."""
-        return re.search(r"\{%[-+]?\s*generation\b", self.source) is not None
+        return re.search(r"\{%[-+]?\s*generation\b", _by_name(self.source).get("default", "")) is not None
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **options: Any) -> str:
         """The conversation as text, equal to transformers' `apply_chat_template(..., tokenize=False)`.
 
-        messages: {"role": "system", "user" or "assistant", "content": text} each. add_generation_prompt: end with the
-        header of an assistant's turn. Raises UserError for a message that is none (naming its index), and for a
-        template that fails or tries to leave the sandbox.
+        Arguments and errors as in `spans`.
         """
-        return self._render(self._plain, check_messages(messages), add_generation_prompt)
+        return "".join(span.text for span in self.spans(messages, add_generation_prompt, **options))
 
-    def spans(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> list[Span]:
-        """The rendered text in pieces that know who wrote them. They join to what `render` gives.
+    def spans(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> list[Span]:
+        """The rendered text in pieces that know who wrote them.
 
-        The template is rendered with placeholders for the contents, so whatever a user writes can't be mistaken for
-        the template's words. Raises UserError when the template changes the contents, so that this can't be known.
+        messages: {"role": "system", "user", "assistant" or "tool", "content": text} each; an assistant's may have
+        `reasoning_content` and `tool_calls` as OpenAI has them, a tool's `name` and `tool_call_id`.
+        add_generation_prompt: end with the header of an assistant's turn. tools: functions that the assistant may call,
+        as OpenAI describes them. continue_final_message: end where the content of the last message does, so that a
+        model goes on with it. variables: for the template, such as enable_thinking.
+        Raises UserError for a message that is none (naming its index), and for a template that fails or tries to leave
+        the sandbox.
         """
-        messages = check_messages(messages)
-        placeholders = [
-            {"role": message["role"], "content": f"{_CONTENT}{i}{_CONTENT_END}"} for i, message in enumerate(messages)
-        ]
-        marked = self._render(self._marked, placeholders, add_generation_prompt)
-        spans = list(_spans(marked, [message["content"] for message in messages]))
-        if "".join(span.text for span in spans) != self._render(self._plain, messages, add_generation_prompt):
-            raise UserError(
-                "the chat template changes the contents of messages, so it is not known which words are whose; "
-                "strip blanks around them, or use another template"
-            )
-        return spans
+        chat = [_for_template(message) for message in check_messages(messages)]
+        if continue_final_message:
+            if add_generation_prompt or not isinstance(chat[-1].get("content"), str):
+                raise UserError("only a last message with content can be gone on with, and without another header")
+            chat[-1]["content"] += _CONTINUE
+        given = {
+            **{"documents": None, **check_variables(variables)},
+            "tools": None if tools is None else check_tools(tools),
+            "messages": chat,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        text = self._choose(tools is not None)({**self.variables, **given})
+        if continue_final_message:
+            text = _until_tag(text)
+        return [Span(run, bool(origin & TEMPLATE), bool(origin & GENERATED)) for run, origin in runs(text)]
 
     def encode_chat(
-        self, tokenizer: Encoder, messages: Sequence[Message], add_generation_prompt: bool = False
+        self, tokenizer: Encoder, messages: Sequence[Message], add_generation_prompt: bool = False, **options: Any
     ) -> tuple[list[int], list[bool]]:
-        """Token ids of a conversation, and for each whether it carries loss.
+        """Token ids of a conversation, and for each whether it carries loss. Arguments and errors as in `spans`.
 
         Loss is on what the assistant says and on the token that ends its turn: never on a header, never on another's
-        words. Only markers that the template writes become special tokens; `<|im_end|>` typed by a user stays text.
-        Where the assistant begins to speak, text is cut: its header has the ids that it has as a prompt.
-        Raises UserError as `spans` does.
+        words. Only markers that the template writes become special tokens; `<|im_end|>` typed by a user stays text, in
+        a message as in a tool's description. Where the assistant begins to speak, text is cut: its header has the ids
+        that it has as a prompt.
         """
         ids: list[int] = []
         mask: list[bool] = []
-        for generated, group in itertools.groupby(
-            self.spans(messages, add_generation_prompt), key=lambda span: span.generated
+        for said, group in itertools.groupby(
+            self.spans(messages, add_generation_prompt, **options), key=lambda span: span.generated
         ):
             new = _encode(tokenizer, list(group))
             ids += new
-            mask += [generated] * len(new)
+            mask += [said] * len(new)
         return ids, mask
 
-    def _render(self, template: Any, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        chat = {"messages": messages, "add_generation_prompt": add_generation_prompt}
-        text: str = template({**self.variables, "tools": None, "documents": None, **chat})  # as transformers has them
-        return text
+    def _choose(self, with_tools: bool) -> Any:
+        return self._templates.get("tool_use" if with_tools else "default") or self._templates["default"]
 
 
-def check_messages(messages: Any) -> list[dict[str, str]]:
-    """The messages as plain dictionaries. Raises UserError that names the index of the first one that is wrong."""
-    if not isinstance(messages, list | tuple) or not messages:
-        raise UserError("a conversation should be a list of messages with at least one in it")
-    if len(messages) > MAX_MESSAGES:
-        raise UserError(f"a conversation has {len(messages)} messages, more than {MAX_MESSAGES}; split it")
-    checked = [_check_message(i, message) for i, message in enumerate(messages)]
-    if sum(len(message["content"]) for message in checked) > MAX_CONVERSATION:
-        raise UserError(f"a conversation has more than {MAX_CONVERSATION} characters; split it")
-    return checked
+def _by_name(source: Any) -> dict[str, str]:
+    """Name -> template, for the two names that are used."""
+    named = {"default": source} if isinstance(source, str) else source
+    if isinstance(named, list) and all(isinstance(entry, Mapping) for entry in named):
+        named = {entry.get("name"): entry.get("template") for entry in named}
+    if not isinstance(named, dict) or not isinstance(named.get("default"), str):
+        raise UserError("the chat template is neither a text nor a list of named ones with a default; correct it")
+    if not isinstance(named.get("tool_use", ""), str):
+        raise UserError("the chat template named tool_use is not a text; correct it")
+    return {name: named[name] for name in ("default", "tool_use") if name in named}
 
 
-def _check_message(i: int, message: Any) -> dict[str, str]:
-    if not isinstance(message, Mapping):
-        raise UserError(f"message {i} is a {type(message).__name__}; it should be a mapping with role and content")
-    if unknown := set(message) - {"role", "content"}:
-        raise UserError(f"message {i} has the key '{min(map(str, unknown))}'; only role and content are read")
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        raise UserError(f"message {i} has the role {role!r}{nearest(str(role), ROLES)}")
-    if not isinstance(content, str):
-        raise UserError(f"message {i} ({role}) has the content {content!r:.50}; it should be a text")
-    check_unicode(content, f"message {i} ({role})")
-    return {"role": str(role), "content": content}
+def _for_template(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with its role as a word of the template, and reasoning also under the name that some read."""
+    reasoning = message.get("reasoning_content")
+    return {
+        **({} if reasoning is None else {"thinking": reasoning}),
+        **message,
+        "role": by_template(message["role"]),
+    }
 
 
-def _spans(marked: str, contents: Sequence[str]) -> Iterator[Span]:
-    """Put the contents where their placeholders are, and read the marks around what the assistant says."""
-    generated = False
-    for piece in _MARKS.split(marked):
-        if piece in (GENERATED, GENERATED_END):
-            generated = piece == GENERATED
-        elif piece.startswith(_CONTENT) and int(piece[1:-1]) < len(contents):
-            yield Span(contents[int(piece[1:-1])], False, generated)
-        elif piece:
-            yield Span(piece, True, generated)
+def _until_tag(text: str) -> str:
+    at = text.rfind(_CONTINUE.strip())
+    if at < 0:
+        raise UserError("the chat template does not show the content of the last message; nothing to go on with")
+    # A template that cuts off blanks took the one behind the tag, and would have taken those before it.
+    return text[:at] if text.startswith(_CONTINUE, at) else text[:at].rstrip()
 
 
 def _encode(tokenizer: Encoder, spans: Sequence[Span]) -> list[int]:

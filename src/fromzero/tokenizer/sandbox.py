@@ -6,38 +6,44 @@ a text doubled forty times would otherwise take the process with it.
 """
 
 import contextlib
+import datetime
+import functools
 import json
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from contextvars import ContextVar
+from types import GeneratorType
 from typing import Any
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.runtime import LoopContext
+from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from fromzero.errors import UserError
+from fromzero.tokenizer.traced import by_template, concat, generated, join
 
 MAX_SECONDS = 5.0
 MAX_CHARACTERS = 16_000_000  # text made by one rendering, what is thrown away included
-MAX_SOURCE = 200_000  # characters; the longest published templates have about 20 thousand
-GENERATED, GENERATED_END = "\U0010fff2", "\U0010fff3"  # private-use characters around what the assistant says
+MAX_SOURCE = 100_000  # characters; the longest published templates have about 20 thousand
 
 _FILTERS = """abs capitalize count default d dictsort first float int items last length list lower map max min reject
-    rejectattr reverse round safe select selectattr sort string title trim unique upper"""
-_GLOBALS = "range namespace"
+    rejectattr reverse select selectattr sort string title trim unique upper"""
+_TESTS = """boolean defined divisibleby eq equalto == even false float ge gt greaterthan in integer iterable le lessthan
+    lower lt mapping ne none number odd sequence string true undefined upper != > >= < <="""
 _METHODS: dict[type, str] = {
-    str: """capitalize count endswith find isalpha isdigit isspace lower lstrip removeprefix removesuffix replace
-        rstrip split splitlines startswith strip title upper""",
+    str: """capitalize count endswith find isalpha isdigit isspace join lower lstrip removeprefix removesuffix replace
+        rsplit rstrip split splitlines startswith strip title upper""",
     dict: "get items keys values",
     list: "count index",
     LoopContext: "cycle changed depth depth0 first index index0 last length nextitem previtem revindex revindex0",
 }
+_TIME_FORMAT = re.compile(r"(?:[^%]|%-?[A-Za-z%]){0,100}")
 
 
 class _Budget:
@@ -71,42 +77,109 @@ def _spend(characters: int = 0) -> bool:
     return True
 
 
+def _made(value: Any) -> Any:
+    """What a filter, a method or an operator made, when the budget has room for it."""
+    if isinstance(value, str):
+        _spend(len(value))
+    elif isinstance(value, list):
+        _spend(4 * len(value))
+        _weigh(value)
+    return _metered(value) if isinstance(value, GeneratorType) else value
+
+
+def _metered(values: Iterator[Any]) -> Iterator[Any]:
+    for value in values:
+        _spend()
+        yield value
+
+
+def _weigh(value: Any) -> Any:
+    """The value, if it is short when written out: forty lists, each with the one before in it twice, would not be."""
+    weight, todo = 0, [value]
+    while todo:
+        part = todo.pop()
+        weight += 1 + (len(part) if isinstance(part, str) else 0)
+        if isinstance(part, Mapping):
+            todo += [*part, *part.values()]
+        elif isinstance(part, list | tuple | KeysView | ValuesView | ItemsView):
+            todo += part
+        else:
+            continue
+        _spend()
+        if weight + len(todo) > MAX_CHARACTERS:
+            raise SecurityError(f"it makes a list of more than {MAX_CHARACTERS} values and characters")
+    return value
+
+
+def _guard(function: Any) -> Callable[..., Any]:
+    """A filter or test of Jinja's that spends from the budget."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        _spend()
+        return _made(function(*args, **kwargs))
+
+    return guarded
+
+
 def _finalize(value: Any) -> Any:
     _spend(len(value) if isinstance(value, str) else 0)
     return value
 
 
 def _concat(*parts: Any) -> str:
-    texts = [str(part) for part in parts]
-    _spend(sum(map(len, texts)))
-    return "".join(texts)
+    return _join(parts)
 
 
-def _replace(text: str, old: str, new: str, count: int = -1) -> str:
+def _slice(value: Any, *bounds: Any) -> Any:
+    _spend()
+    return _made(value[slice(*bounds)])
+
+
+def _replace(text: Any, old: Any, new: Any, count: int = -1) -> str:
     text, old, new = str(text), str(old), str(new)
     _spend(len(text) + text.count(old) * len(new))
     return text.replace(old, new, count)
 
 
 def _join(values: Any, between: str = "", attribute: str | None = None) -> str:
-    texts = [str(value if attribute is None else value[attribute]) for value in values]
-    _spend(sum(map(len, texts)) + len(texts) * len(between))
-    return between.join(texts)
+    texts = []
+    for value in values:
+        texts.append(str(value if attribute is None else value[attribute]))
+        _spend(len(texts[-1]) + len(between))
+    return join(between, texts) if between else concat(texts)
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    if indent is not None and not 0 <= indent <= 8:
-        raise SecurityError("it indents JSON by more than 8")
-    allowed = {name: options[name] for name in ("separators", "sort_keys") if name in options}
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **allowed)
+    if not (indent is None or (isinstance(indent, int) and 0 <= indent <= 8)):
+        raise SecurityError("it indents JSON by something else than 0 to 8")
+    if not all(isinstance(part, str) and len(part) <= 8 for part in options.get("separators") or ()):
+        raise SecurityError("it separates JSON by something else than a few characters")
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+    _spend(len(text))
+    return text
 
 
 def _raise_exception(message: object) -> None:
     raise jinja2.TemplateError(str(message))
 
 
+def _strftime(now: datetime.date | None, form: str) -> str:
+    if not _TIME_FORMAT.fullmatch(form):
+        raise SecurityError("it asks for a date in a form that is long or unknown")
+    return (now or datetime.datetime.now()).strftime(form)
+
+
+class _Names(Namespace):
+    def __repr__(self) -> str:  # Jinja's writes out all that is in it, which can be other namespaces
+        return "<Namespace>"
+
+
 class _Guards(NodeTransformer):
-    """Let every turn of a loop and every `~` spend from the budget."""
+    """Let all that takes time spend from the budget, and make the template's words known as such."""
+
+    def __init__(self, environment: "_Environment") -> None:
+        self.environment = environment
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802 (the name that Jinja calls)
         self.generic_visit(node)
@@ -118,6 +191,38 @@ class _Guards(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Call:  # noqa: N802
         self.generic_visit(node)
         return _call("guard_concat", *node.nodes)
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.And:  # noqa: N802
+        self.generic_visit(node)
+        return nodes.And(_call("guard_spend"), node)
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:  # noqa: N802
+        if not isinstance(node.arg, nodes.Const):  # a constant key is only looked up
+            self.generic_visit(node)
+        else:
+            node.node = self.visit(node.node)
+        if isinstance(node.arg, nodes.Slice):
+            bounds = (node.arg.start, node.arg.stop, node.arg.step)
+            return _call("guard_slice", node.node, *(bound or nodes.Const(None) for bound in bounds))
+        return node
+
+    def visit_List(self, node: nodes.List | nodes.Tuple | nodes.Dict) -> nodes.Expr:  # noqa: N802
+        self.generic_visit(node)
+        return node if getattr(node, "ctx", "load") == "store" else _call("guard_weigh", node)
+
+    visit_Tuple = visit_Dict = visit_List
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Expr:  # noqa: N802
+        return self._word(node.value) if isinstance(node.value, str) else node
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Expr:  # noqa: N802
+        return self._word(node.data)
+
+    def _word(self, text: str) -> nodes.EnvironmentAttribute:
+        words = self.environment.words
+        name = words.setdefault(text, f"word_{len(words)}")
+        setattr(self.environment, name, by_template(text))
+        return nodes.EnvironmentAttribute(name)
 
 
 def _call(name: str, *arguments: nodes.Expr) -> nodes.Call:
@@ -133,31 +238,36 @@ class _Generation(Extension):
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        if self.environment.marks_generation:  # type: ignore[attr-defined]
-            body = [_text(GENERATED), *body, _text(GENERATED_END)]
-        return nodes.Scope(body, lineno=line)
-
-
-def _text(text: str) -> nodes.Output:
-    return nodes.Output([nodes.TemplateData(text)])
+        return nodes.CallBlock(_call("guard_generated"), [], [], body).set_lineno(line)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
+    concat = staticmethod(concat)
     guard_spend = staticmethod(_spend)
     guard_concat = staticmethod(_concat)
+    guard_slice = staticmethod(_slice)
+    guard_weigh = staticmethod(_weigh)
+    guard_generated = staticmethod(lambda caller: generated(caller()))
 
-    def __init__(self, marks_generation: bool) -> None:
-        self.marks_generation = marks_generation
+    def __init__(self, now: datetime.date | None) -> None:
         # Blocks trimmed, and break and continue: as transformers renders chat templates.
         extensions = [_Generation, "jinja2.ext.loopcontrols"]
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=_finalize)
-        self.filters = {name: self.filters[name] for name in _FILTERS.split()}
-        self.filters.update(tojson=_to_json, join=_join, replace=_replace)
-        self.globals = {name: self.globals[name] for name in _GLOBALS.split()} | {"raise_exception": _raise_exception}
+        self.words: dict[str, str] = {}  # text in the template -> attribute that holds it
+        self.filters = {name: _guard(self.filters[name]) for name in _FILTERS.split()}
+        # What `safe` is for, leaving `<` alone, is how it is here anyway.
+        self.filters.update(tojson=_to_json, join=_join, replace=_replace, safe=lambda text: text)
+        self.tests = {name: _guard(self.tests[name]) for name in _TESTS.split()}
+        self.globals = {
+            "range": self.globals["range"],
+            "namespace": _Names,
+            "raise_exception": _raise_exception,
+            "strftime_now": lambda form: _strftime(now, form),
+        }
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        tree: nodes.Template = _Guards().visit(super()._parse(source, name, filename))
+        tree: nodes.Template = _Guards(self).visit(super()._parse(source, name, filename))
         tree.set_environment(self)
         return tree
 
@@ -174,30 +284,34 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "+" and isinstance(left, str | list) and isinstance(right, str | list):
-            _spend(len(left) + len(right))
-        elif not all(isinstance(side, int | float) and abs(side) < 2**31 for side in (left, right)):
+            return _made(super().call_binop(context, operator, left, right))
+        if not all(isinstance(side, int | float) and abs(side) < 2**31 for side in (left, right)):
             raise SecurityError(f"it uses {operator} on something else than small numbers")
-        elif operator == "**":
+        if operator == "**":
             raise SecurityError("it uses **")
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 (Jinja's signature)
         _spend()
-        owner = getattr(__obj, "__self__", None)
-        if isinstance(owner, str) and getattr(__obj, "__name__", "") == "replace":
+        if isinstance(__obj, Macro):
+            _weigh([args, kwargs])  # it has them as lists, varargs and kwargs
+        owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
+        if isinstance(owner, str) and name == "replace":
             return _replace(owner, *args, **kwargs)
-        return super().call(__context, __obj, *args, **kwargs)
+        if isinstance(owner, str) and name == "join":
+            return _join(args[0], owner)
+        return _made(super().call(__context, __obj, *args, **kwargs))
 
 
-def compile_template(source: str, marks_generation: bool) -> Callable[[Mapping[str, Any]], str]:
-    """A function that renders the template with some variables, in the sandbox.
+def compile_template(source: str, now: datetime.date | None = None) -> Callable[[Mapping[str, Any]], str]:
+    """A function that renders the template with some variables, in the sandbox, to a `Traced` text.
 
-    marks_generation: put GENERATED and GENERATED_END around what `{% generation %}` blocks render.
+    now: the date that the template is told; by default that of each rendering.
     Raises UserError, when it is compiled or when it renders, for whatever is wrong with the template.
     """
     if len(source) > MAX_SOURCE:
         raise UserError(f"the chat template has {len(source)} characters; more than {MAX_SOURCE} are not read")
-    template = _guarded(lambda: _Environment(marks_generation).from_string(source))
+    template = _guarded(lambda: _Environment(now).from_string(source))
 
     def render(variables: Mapping[str, Any]) -> str:
         with _new_budget():
