@@ -5,13 +5,13 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-import regex
 from numpy.typing import NDArray
 
 from fromzero.errors import UserError, nearest
+from fromzero.tokenizer.added import AddedToken, AddedTokens, Found
 from fromzero.tokenizer.chat import ChatTemplate
 from fromzero.tokenizer.normalize import Normalizer
 from fromzero.tokenizer.text import check_unicode
@@ -51,6 +51,7 @@ class Tokenizer(abc.ABC):
         self.roles = dict(roles or {})
         self.prefix, self.suffix, self.leading_space = tuple(prefix), tuple(suffix), leading_space
         self.normalizer = normalizer
+        self.added_tokens = {text: AddedToken(i) for text, i in self.special_tokens.items()}
         self._check()
         self.chat_template = None if chat_template is None else ChatTemplate(chat_template, self._template_variables())
 
@@ -94,7 +95,9 @@ class Tokenizer(abc.ABC):
         Raises UserError for a lone surrogate, which is no character and has no UTF-8 form.
         """
         check_unicode(text)
-        ids = self._encode(self._normal(text)) if special == "text" else self._encode_with_specials(text, special)
+        if special not in ("text", "allow", "refuse"):
+            raise UserError(f"unknown policy special={special!r}{nearest(special, ('text', 'allow', 'refuse'))}")
+        ids = self._encode_found(text, special)
         if add_special_tokens:
             ids = [*self._ids_of(self.prefix), *ids, *self._ids_of(self.suffix)]
         return ids
@@ -102,7 +105,7 @@ class Tokenizer(abc.ABC):
     def encode_ordinary(self, text: str) -> list[int]:
         """Token ids of a text in which nothing is special. Raises UserError for a lone surrogate."""
         check_unicode(text)
-        return self._encode(self._normal(text))
+        return self._encode_found(text, "text")
 
     def encode_array(self, text: str) -> NDArray[np.int32]:
         """`encode_ordinary` as an array, the fastest form where the kind is compiled."""
@@ -152,20 +155,54 @@ class Tokenizer(abc.ABC):
 
         save_tokenizer(self, folder)
 
-    def _encode_with_specials(self, text: str, special: str) -> list[int]:
-        if special not in ("allow", "refuse"):
-            raise UserError(f"unknown policy special={special!r}{nearest(special, ('text', 'allow', 'refuse'))}")
-        parts = self._special_pattern.split(text) if self.special_tokens else [text]  # odd parts: special tokens
-        if special == "refuse" and len(parts) > 1:
-            raise UserError(
-                f"the text holds the special token {parts[1]} at character {len(parts[0])}; "
-                "remove it, or encode it as text"
-            )
-        ids = self._encode(self._normal(parts[0])) if parts[0] else []
-        for special_token, part in zip(parts[1::2], parts[2::2], strict=True):
-            ids.append(self.special_tokens[special_token])
-            ids += self._encode_later(self._normal(part)) if part else []
+    def set_added_tokens(self, tokens: Mapping[str, AddedToken]) -> None:
+        """Say how tokens of the vocabulary are found in a text; of those that are not special, that they are found.
+
+        They may have been among `special_tokens`, which keeps the special ones. Raises UserError where the vocabulary
+        has something else.
+        """
+        for text, token in tokens.items():
+            if not text or not 0 <= token.id < len(self.tokens) or self.tokens[token.id] is None:
+                raise UserError(f"the added token {text!r} has id {token.id}, which the vocabulary lacks")
+        self.added_tokens |= tokens
+        self.special_tokens = {text: token.id for text, token in self.added_tokens.items() if token.special}
+        self._check()
+        self.__dict__.pop("_finders", None)
+
+    def _encode_found(self, text: str, special: Special) -> list[int]:
+        """Ids of a text, added tokens first; those that are not special are found under every policy."""
+        if len(self.special_tokens) == len(self.added_tokens) and special == "text":
+            return self._encode(self._normal(text))
+        ids: list[int] = []
+        encode = self._encode
+        for found in self._cut(text, special):
+            if found.token:
+                ids.append(found.token.id)
+            elif found.text:
+                ids += encode(found.text)
+            encode = self._encode_later
         return ids
+
+    def _cut(self, text: str, special: Special) -> Iterator[Found]:
+        """Normalised stretches of text, and the added tokens between them."""
+        in_raw, in_normalized = self._finders
+        place = 0
+        for raw in in_raw.cut(text, special != "text"):
+            for found in [raw] if raw.token else in_normalized.cut(self._normal(raw.text), special != "text"):
+                if special == "refuse" and found.token and found.token.special:
+                    raise UserError(
+                        f"the text holds the special token {found.text} at character {place}; "
+                        "remove it, or encode it as text"
+                    )
+                yield found
+            place += len(raw.text)
+
+    @functools.cached_property
+    def _finders(self) -> tuple[AddedTokens, AddedTokens]:
+        """Of the tokens that are looked for in the text as it is, and of those in the normalised text."""
+        tokens = self.added_tokens.items()
+        raw = {text: token for text, token in tokens if not token.normalized}
+        return AddedTokens(raw), AddedTokens({text: token for text, token in tokens if token.normalized})
 
     def _normal(self, text: str) -> str:
         return self.normalizer(text) if self.normalizer else text
@@ -176,11 +213,6 @@ class Tokenizer(abc.ABC):
     def _template_variables(self) -> dict[str, str]:
         fallback = dict.fromkeys(("bos_token", "eos_token", "pad_token"), self.end_of_text_token)
         return {name: text for name, text in {**fallback, **self.roles}.items() if text is not None}
-
-    @functools.cached_property
-    def _special_pattern(self) -> Any:
-        longest_first = sorted(self.special_tokens, key=len, reverse=True)
-        return regex.compile("(" + "|".join(map(regex.escape, longest_first)) + ")")
 
     def _check(self) -> None:
         for text, i in self.special_tokens.items():
