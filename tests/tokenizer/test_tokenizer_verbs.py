@@ -1,3 +1,5 @@
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,17 @@ def test_encode_prints_a_line_for_each_token(
     assert lines[-1].endswith("<|im_end|>")
     assert not any("\x1b" in line for line in lines)
     assert main(["tokenizer", "encode", str(trained.path), "--text", text, "--special", "refuse"]) == 2
+
+
+def test_encode_reads_standard_input_and_shows_bytes_of_a_character(
+    trained: Artifact, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def encode(data: bytes) -> int:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return main(["tokenizer", "encode", str(trained.path)])
+
+    assert encode("a \r🦀".encode()) == 0
+    shown = [line.split("\t")[1] for line in capsys.readouterr().out.splitlines()]
+    assert "".join(shown) == "a·U+000D\\xF0\\x9F\\xA6\\x80"
+    assert encode(b"ab\xff") == 2
+    assert "at character 2" in capsys.readouterr().err
