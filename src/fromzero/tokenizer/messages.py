@@ -24,7 +24,10 @@ Message = Mapping[str, Any]
 
 
 def check_messages(messages: Any) -> list[dict[str, Any]]:
-    """The messages as plain dictionaries. Raises UserError that names the index of the first one that is wrong."""
+    """The messages as plain dictionaries, without keys that are None, which templates take for the text 'None'.
+
+    Raises UserError that names the index of the first one that is wrong.
+    """
     if not isinstance(messages, list | tuple) or not messages:
         raise UserError("a conversation should be a list of messages with at least one in it")
     if len(messages) > MAX_MESSAGES:
@@ -65,7 +68,7 @@ def _check_message(i: int, message: Any, copy: "_Copy") -> dict[str, Any]:
         raise UserError(f"{what} has tool_calls that are a {type(calls).__name__}; they should be a list")
     for j, call in enumerate(calls or ()):
         _check_call(f"{what}, tool call {j},", call)
-    return {key: copy(value, what) for key, value in message.items()}
+    return {key: copy(value, what) for key, value in message.items() if value is not None}
 
 
 def _check_call(what: str, call: Any) -> None:
