@@ -106,6 +106,7 @@ def test_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     for wrong, message in (
         ([*given, "--text", str(tmp_path / "none.txt")], "no such file"),
         ([*given, str(tmp_path / "none")], "none"),
+        ([*given, "--output", str(tmp_path)], "is a folder"),
         (["tokenizer", "compare"], "tokenizers"),
     ):
         assert main(wrong) == 2

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from fromzero.commands import Verb
-from fromzero.console import console, printable, say, table
+from fromzero.console import console, printable, table
 from fromzero.explain import CompareConfig, compare_tokenizers
 from fromzero.explain.about_tokenizers import compose_comparison
 from fromzero.explain.blocks import Block, Table
@@ -27,7 +27,7 @@ def run(config: CompareConfig) -> None:
     for name, tokens in found.passages[0].tokens.items():
         console.print(Text.assemble((f"{name}  ", "bold"), _coloured(tokens or ())), soft_wrap=True)
     if config.output:
-        say(f"the page is {config.output}")
+        print(config.output)
 
 
 def _tables(title: str, blocks: Sequence[Block]) -> None:

@@ -34,8 +34,11 @@ class CompareConfig:
 def compare_tokenizers(config: CompareConfig) -> Comparison:
     """Compare, and write the page where one is asked for.
 
-    Raises UserError for a tokenizer or a text that can't be read, and for two tokenizers of one name.
+    Raises UserError for a tokenizer or a text that can't be read, for two tokenizers of one name, and when the
+    page would replace a folder.
     """
+    if config.output and config.output.is_dir():
+        raise UserError(f"{config.output} is a folder; name a file for the page, such as {config.output / 'page.html'}")
     found = compare(load_named(config.tokenizers), read_groups(config.text))
     if config.output:
         report = compose_comparison(found, Words(config.language))

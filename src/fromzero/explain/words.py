@@ -224,8 +224,8 @@ TABLE: dict[str, tuple[str, str]] = {
     "of_token": ("bytes / token", "字节 / 词元"),
     "characters_of_token": ("chars / token", "字符 / 词元"),
     "encoding_speed": ("encoded / second", "编码 / 秒"),
-    "lossy": ("texts changed", "有变的文本"),
-    "lossy_of": ("{lossy} of {texts}", "{texts} 份中 {lossy} 份"),
+    "changed": ("texts changed", "有变的文本"),
+    "changed_of": ("{changed} of {texts}", "{texts} 份中 {changed} 份"),
     "rates": ("How many tokens text needs", "文本需要多少词元"),
     "rates_lead": (
         "A word is what stands between blanks; in scripts without blanks, such as Chinese or Thai, each character is "

@@ -28,62 +28,38 @@ LENGTHS = (
     12,
     16,
 )  # bytes: the last of each class of token lengths; longer ones are a class of theirs
-PASSAGES, PASSAGE_BYTES = 2, 300  # of each group
+PASSAGE_BYTES = 300
 SPEED_BYTES, SPEED_REPEATS, SPEED_SECONDS = 300_000, 5, 2.0
 # Scripts without blanks between words; there, each character counts as a word.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
 _WORD = regex.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})\S)+")
-_GRAPHEMES = regex.compile(r"\X")
+_SIGNS = {" ": "·", "\n": "↵", "\t": "⇥"}
 
 Token = tuple[int, bytes]
-Part = tuple[str, bool]  # text as it is, or (True) a sign for what can't be seen
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What was counted on texts, or on several groups of them together."""
-
-    texts: int = 0
-    bytes: int = 0
-    characters: int = 0
-    words: int = 0
-    tokens: int = 0
-    single_bytes: int = 0
-    unknown: int = 0
-    lossy: int = 0
-    """Texts that decoding does not give back, those among them that the tokenizer refuses to encode."""
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    def per_token(self, what: str) -> float | None:
-        """Bytes, characters, single_bytes or unknown for each token; None without tokens."""
-        return getattr(self, what) / self.tokens if self.tokens else None
-
-    @property
-    def tokens_per_word(self) -> float | None:
-        """Tokens for each word, or for each character of a script without blanks."""
-        return self.tokens / self.words if self.words else None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A tokenizer's figures. speed: MB of UTF-8 per second on one thread, rough; None when nothing could be encoded."""
+    """A tokenizer's figures. used: ids of its vocabulary that the texts need. speed: bytes of UTF-8 a second, rough.
+
+    groups: for each group the texts, and those `changed` by encoding and decoding or refused; of what was not refused,
+    the bytes, characters, words and tokens, and how many of these are single_bytes or unknown.
+    lengths: how many tokens have each class of LENGTHS, and longer ones last; special tokens don't count.
+    """
 
     name: str
     kind: str
     vocab_size: int
     used: int
-    speed: float | None
-    groups: Mapping[str, Counts]
+    speed: float
+    groups: Mapping[str, Counter[str]]
     longest: tuple[bytes, ...]
     lengths: tuple[int, ...]
-    """How many tokens have each class of LENGTHS, and longer ones last; special tokens don't count."""
 
     @property
-    def total(self) -> Counts:
+    def total(self) -> Counter[str]:
         """All groups but the numbers, which the others hold as well."""
-        return sum((counts for group, counts in self.groups.items() if group != NUMBERS), Counts())
+        return sum((counts for group, counts in self.groups.items() if group != NUMBERS), Counter())
 
 
 @dataclass(frozen=True)
@@ -110,21 +86,20 @@ def compare(tokenizers: Mapping[str, Tokenizer], groups: Mapping[str, Sequence[s
     pieces = {name: _pieces(tokenizer) for name, tokenizer in tokenizers.items()}
     overlap = tuple(tuple(len(a & b) / max(1, len(a)) for b in pieces.values()) for a in pieces.values())
     measured = tuple(_measure(n, t, pieces[n], groups, speeds[n]) for n, t in tokenizers.items())
-    passages = (Passage(group, text, _cut(tokenizers, text)) for group, text in _passages(groups))
+    begun = [(g, _beginning(text)) for g, texts in groups.items() for text in texts[:: max(1, len(texts) // 2)][:2]]
+    passages = (Passage(g, text, {n: _cut(t, text) for n, t in tokenizers.items()}) for g, text in begun if text)
     return Comparison(measured, overlap, tuple(passages))
 
 
-def visible(piece: bytes) -> list[Part]:
-    """A token to look at: blanks, control and format characters, and the bytes of half characters become signs."""
-    parts: list[Part] = []
+def visible(piece: bytes) -> list[tuple[str, bool]]:
+    """A token to look at, in parts: text as it is, or (True) a sign for what can't be seen and for half characters."""
+    parts = []
     for i, c in enumerate(piece.decode(errors="surrogateescape")):
         category = unicodedata.category(c)
-        if c in _SIGNS:
-            parts.append((_SIGNS[c], True))
-        elif category == "Cs":  # a byte that is no character: surrogateescape adds 0xDC00
+        if category == "Cs":  # a byte that is no character: surrogateescape adds 0xDC00
             parts.append((f"\\x{ord(c) - 0xDC00:02X}", True))
         elif category[0] in "CZ":
-            parts.append((f"U+{ord(c):04X}", True))
+            parts.append((_SIGNS.get(c, f"U+{ord(c):04X}"), True))
         else:  # a mark that begins a token would stand on the token before
             parts.append(("◌" + c if i == 0 and category[0] == "M" else c, False))
     return parts
@@ -135,46 +110,33 @@ def shown(piece: bytes) -> str:
     return "".join(text for text, _ in visible(piece))
 
 
-_SIGNS = {" ": "·", "\n": "↵", "\t": "⇥"}
-
-
 def _measure(
-    name: str, tokenizer: Tokenizer, pieces: set[bytes], groups: Mapping[str, Sequence[str]], speed: float | None
+    name: str, tokenizer: Tokenizer, pieces: set[bytes], groups: Mapping[str, Sequence[str]], speed: float
 ) -> Measured:
     used: set[int] = set()
-    counts = {
-        group: sum((_count(tokenizer, text, used) for text in texts), Counts()) for group, texts in groups.items()
-    }
+    counts = {g: sum((_count(tokenizer, text, used) for text in texts), Counter()) for g, texts in groups.items()}
     classes = Counter(sum(len(piece) > most for most in LENGTHS) for piece in pieces)
-    return Measured(
-        name,
-        tokenizer.kind,
-        tokenizer.vocab_size,
-        len(used),
-        speed,
-        counts,
-        tuple(sorted(pieces, key=lambda piece: (-len(piece), piece))[:LONGEST]),
-        tuple(classes[i] for i in range(len(LENGTHS) + 1)),
-    )
+    longest = sorted(pieces, key=lambda piece: (-len(piece), piece))[:LONGEST]
+    lengths = tuple(classes[i] for i in range(len(LENGTHS) + 1))
+    return Measured(name, tokenizer.kind, tokenizer.vocab_size, len(used), speed, counts, tuple(longest), lengths)
 
 
-def _count(tokenizer: Tokenizer, text: str, used: set[int]) -> Counts:
-    """The counts of one text; the ids are added to `used`. A text that is refused only counts as lost."""
+def _count(tokenizer: Tokenizer, text: str, used: set[int]) -> Counter[str]:
+    """The counts of one text; its ids are added to `used`."""
     ids = _encode(tokenizer, text)
     if ids is None:
-        return Counts(texts=1, lossy=1)
+        return Counter(texts=1, changed=1)
     often = Counter(ids)
     used.update(often)
-    unknown = tokenizer.special_tokens.get(tokenizer.roles.get("unk_token", ""))
-    return Counts(
-        1,
-        len(text.encode()),
-        len(text),
-        len(_WORD.findall(text)),
-        len(ids),
-        sum(n for i, n in often.items() if len(tokenizer.token_bytes(i)) == 1),
-        0 if unknown is None else often[unknown],
-        int(tokenizer.decode(ids) != text),
+    return Counter(
+        texts=1,
+        changed=int(tokenizer.decode(ids) != text),
+        bytes=len(text.encode()),
+        characters=len(text),
+        words=len(_WORD.findall(text)),
+        tokens=len(ids),
+        single_bytes=sum(n for i, n in often.items() if len(tokenizer.token_bytes(i)) == 1),
+        unknown=often[tokenizer.special_tokens.get(tokenizer.roles.get("unk_token", ""), -1)],
     )
 
 
@@ -185,47 +147,35 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int] | None:
         return None
 
 
+def _cut(tokenizer: Tokenizer, text: str) -> tuple[Token, ...] | None:
+    ids = _encode(tokenizer, text)
+    return None if ids is None else tuple((i, tokenizer.token_bytes(i)) for i in ids)
+
+
 def _pieces(tokenizer: Tokenizer) -> set[bytes]:
     special = frozenset(tokenizer.special_tokens.values())
     return {piece for i, piece in enumerate(tokenizer.tokens) if piece is not None and i not in special}
 
 
-def _speeds(tokenizers: Mapping[str, Tokenizer], groups: Mapping[str, Sequence[str]]) -> dict[str, float | None]:
+def _speeds(tokenizers: Mapping[str, Tokenizer], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """The median of interleaved repeats over the beginning of each group, after one that warms up; bounded in time."""
-    share = SPEED_BYTES // len(groups)
-    texts = [clip("\n".join(texts), share) for texts in groups.values()]
-    size = sum(len(text.encode()) for text in texts)
-    seconds: dict[str, list[float]] = {
-        name: [] for name, t in tokenizers.items() if all(_encode(t, text) is not None for text in texts)
-    }
-    for _ in range(SPEED_REPEATS):
-        for name, taken in seconds.items():
-            if sum(taken) < SPEED_SECONDS:
+    begun = [clip("\n".join(texts), SPEED_BYTES // len(groups)) for texts in groups.values()]
+    rates: dict[str, list[float]] = {name: [] for name in tokenizers}
+    end = time.perf_counter() + SPEED_SECONDS * len(tokenizers)
+    for repeat in range(1 + SPEED_REPEATS):
+        if repeat < 2 or time.perf_counter() < end:
+            for name, tokenizer in tokenizers.items():
                 start = time.perf_counter()
-                for text in texts:
-                    tokenizers[name].encode_array(text)
-                taken.append(time.perf_counter() - start)
-    return {name: size / 1e6 / statistics.median(seconds[name]) if name in seconds else None for name in tokenizers}
-
-
-def _passages(groups: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """The beginnings of texts from different places of each group."""
-    chosen = [(g, text) for g, texts in groups.items() for text in texts[:: max(1, len(texts) // PASSAGES)][:PASSAGES]]
-    return [(group, begun) for group, text in chosen if (begun := _beginning(text.lstrip()))]
+                size = sum(len(text.encode()) for text in begun if _encode(tokenizer, text) is not None)
+                rates[name].append(size / (time.perf_counter() - start))
+    return {name: statistics.median(found[1:]) for name, found in rates.items()}
 
 
 def _beginning(text: str) -> str:
     """At most PASSAGE_BYTES, cut between words, or at least between what a reader sees as characters."""
+    text = text.lstrip()
     clipped = clip(text, PASSAGE_BYTES)
     if len(clipped) < len(text):
         words = clipped.rpartition(" ")[0]
-        clipped = words if len(words) > len(clipped) / 2 else "".join(_GRAPHEMES.findall(clipped)[:-1])
+        clipped = words if len(words) > len(clipped) / 2 else "".join(regex.findall(r"\X", clipped)[:-1])
     return clipped.rstrip()
-
-
-def _cut(tokenizers: Mapping[str, Tokenizer], text: str) -> dict[str, tuple[Token, ...] | None]:
-    cut: dict[str, tuple[Token, ...] | None] = {}
-    for name, tokenizer in tokenizers.items():
-        ids = _encode(tokenizer, text)
-        cut[name] = None if ids is None else tuple((i, tokenizer.token_bytes(i)) for i in ids)
-    return cut

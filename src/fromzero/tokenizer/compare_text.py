@@ -19,7 +19,7 @@ from fromzero.corpus import read_corpus
 from fromzero.errors import UserError
 
 GROUP_BYTES = 1_000_000  # of text read for each group; what is left is not read
-MOST_FILES = 2_000
+MOST_TEXTS = 5_000  # files of a folder, or documents of a corpus
 CODE_GROUP, NUMBERS = "code", "numbers"
 PROSE = regex.compile(r"\.(?:txt|text|md|markdown|rst)", regex.I)
 CODE = regex.compile(
@@ -28,8 +28,6 @@ CODE = regex.compile(
     regex.I,
 )
 _NUMBER = regex.compile(r"\d+(?:[.,:]\d+)*")
-_SCRIPT_LANGUAGES = {"CJK": "zh", "HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko"}
-_SCRIPT_SAMPLE = 10_000
 
 SAMPLE = {
     "en": (
@@ -54,12 +52,13 @@ SAMPLE = {
 def read_groups(paths: Sequence[Path]) -> dict[str, list[str]]:
     """Group -> texts, the group with the most text first and the numbers last; without paths, the built-in sample.
 
-    At most GROUP_BYTES of UTF-8 are kept for each group, and at most MOST_FILES files are read, in sorted order.
+    At most GROUP_BYTES of UTF-8 are kept for each group, of the first MOST_TEXTS files or documents.
     Raises UserError for a path that does not exist, a file that is not UTF-8, and when there is no text at all.
     """
     groups: dict[str, list[str]] = {}
     sizes: Counter[str] = Counter()
-    for group, text in _split_code(_read(paths) if paths else _sample()):
+    sample = ((group, text) for group, texts in SAMPLE.items() for text in texts)
+    for group, text in _split_code(_read(paths) if paths else sample):
         kept = clip(text, GROUP_BYTES - sizes[group])
         if kept.strip():
             sizes[group] += len(kept.encode())
@@ -79,20 +78,15 @@ def clip(text: str, size: int) -> str:
 
 def script_group(text: str) -> str:
     """The group of a plain text: 'zh', 'ja' or 'ko' by their script, else the name of the most frequent script."""
-    letters = (c for c in text[:_SCRIPT_SAMPLE] if c.isalpha())
     # The first word of a letter's Unicode name is its script.
-    scripts = Counter(unicodedata.name(c, "UND").split(" ")[0].split("-")[0] for c in letters)
+    scripts = Counter(unicodedata.name(c, "UND").split(" ")[0].split("-")[0] for c in text[:10_000] if c.isalpha())
     if not scripts:
         return "und"
-    han, kana, total = scripts["CJK"], scripts["HIRAGANA"] + scripts["KATAKANA"], scripts.total()
-    if han + kana > total / 4:  # an ideograph says as much as several letters
+    han, kana = scripts["CJK"], scripts["HIRAGANA"] + scripts["KATAKANA"]
+    if han + kana > scripts.total() / 4:  # an ideograph says as much as several letters
         return "ja" if kana > han / 10 else "zh"
     best = scripts.most_common(1)[0][0]
-    return _SCRIPT_LANGUAGES.get(best, best.capitalize())
-
-
-def _sample() -> Iterator[tuple[str, str]]:
-    return ((group, text) for group, texts in SAMPLE.items() for text in texts)
+    return "ko" if best == "HANGUL" else best.capitalize()
 
 
 def _read(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
@@ -100,7 +94,7 @@ def _read(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
         if is_artifact(path):
             yield from _read_corpus(path)
         elif path.is_dir():
-            for file in itertools.islice(_files(path), MOST_FILES):
+            for file in itertools.islice(_files(path), MOST_TEXTS):
                 yield _read_file(file)
         elif path.exists():
             yield _read_file(path)
@@ -112,12 +106,8 @@ def _read_corpus(path: Path) -> Iterator[tuple[str, str]]:
     """Held-out documents, which no tokenizer trained on this corpus has seen; without any, the others."""
     open_artifact(path, "corpus")
     held_out = next(path.glob("validation-*.parquet"), None) is not None
-    read = 0
-    for document in read_corpus(path, "validation" if held_out else "train"):
+    for document in itertools.islice(read_corpus(path, "validation" if held_out else "train"), MOST_TEXTS):
         yield document.language, document.text
-        read += len(document.text)
-        if read > 20 * GROUP_BYTES:
-            return
 
 
 def _files(folder: Path) -> Iterator[Path]:
