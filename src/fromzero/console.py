@@ -118,7 +118,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]], a
     for column, name in enumerate(header):
         numeric = all(isinstance(row[column], int | float) for row in rows) and bool(rows)
         right = numeric or align[column : column + 1] == "r"
-        grid.add_column(name, justify="right" if right else "left")
+        grid.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(_cell(value)) for value in row))
     console.print(grid)

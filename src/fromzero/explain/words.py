@@ -224,13 +224,13 @@ TABLE: dict[str, tuple[str, str]] = {
     "of_token": ("bytes / token", "字节 / 词元"),
     "characters_of_token": ("chars / token", "字符 / 词元"),
     "encoding_speed": ("encoded / second", "编码 / 秒"),
-    "changed": ("texts changed", "有变的文本"),
+    "changed": ("lossy texts", "有变的文本"),
     "changed_of": ("{changed} of {texts}", "{texts} 份中 {changed} 份"),
     "rates": ("How many tokens text needs", "文本需要多少词元"),
     "rates_lead": (
         "A word is what stands between blanks; in scripts without blanks, such as Chinese or Thai, each character is "
-        "one. Single bytes are tokens of one byte, unknown ones stand for text that the vocabulary lacks. A text is "
-        "changed when decoding its tokens gives another one, or when it can't be encoded.",
+        "one. Single bytes are tokens of one byte, unknown ones stand for text that the vocabulary lacks. Lossy texts "
+        "are those that decoding does not give back as they were, or that can't be encoded.",
         "两个空白之间算一个词；中文、泰文等不用空白的文字，每个字符算一个词。单字节是只有一个字节的词元，"
         "未知词元代替词表里没有的文本。解码后与原文不同，或者无法编码的，算作有变。",
     ),
