@@ -21,6 +21,7 @@ class Upper(Tokenizer):
     """Knows capital letters only: others are unknown, and digits are refused."""
 
     kind = "upper"
+    unknown: str | None = None
 
     def _encode(self, text: str) -> list[int]:
         if any(c.isdigit() for c in text):
@@ -33,8 +34,8 @@ def bpe(merges: Iterable[tuple[int, int]] = ()) -> BPETokenizer:
     return BPETokenizer(byte_vocabulary(merges), merges)
 
 
-def upper() -> Upper:
-    return Upper([*(bytes([c]) for c in range(65, 91)), b"<unk>"], {"<unk>": 26}, {"unk_token": "<unk>"})
+def upper(roles: dict[str, str]) -> Upper:
+    return Upper([*(bytes([c]) for c in range(65, 91)), b"<unk>"], {"<unk>": 26}, roles)
 
 
 def test_counts_by_hand() -> None:
@@ -52,8 +53,11 @@ def test_counts_by_hand() -> None:
 
 
 def test_what_is_unknown_changed_or_refused() -> None:
-    found = compare({"upper": upper()}, {"en": ["AB c", "AB"], "numbers": ["12"]})
-    (measured,) = found.tokenizers
+    named, knowing = upper({"unk_token": "<unk>"}), upper({})
+    knowing.unknown = "<unk>"
+    found = compare({"upper": named, "knowing": knowing}, {"en": ["AB c", "AB"], "numbers": ["12"]})
+    measured = found.tokenizers[0]
+    assert measured.groups == found.tokenizers[1].groups
     assert measured.groups["en"] == Counter(
         texts=2, bytes=6, characters=6, words=3, tokens=6, single_bytes=4, unknown=2, changed=1
     )

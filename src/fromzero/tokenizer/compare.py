@@ -128,6 +128,8 @@ def _count(tokenizer: Tokenizer, text: str, used: set[int]) -> Counter[str]:
         return Counter(texts=1, changed=1)
     often = Counter(ids)
     used.update(often)
+    # Kinds that know their unknown token have it as `unknown`; of others, a config may name it.
+    unknown = getattr(tokenizer, "unknown", None) or tokenizer.roles.get("unk_token", "")
     return Counter(
         texts=1,
         changed=int(tokenizer.decode(ids) != text),
@@ -136,7 +138,7 @@ def _count(tokenizer: Tokenizer, text: str, used: set[int]) -> Counter[str]:
         words=len(_WORD.findall(text)),
         tokens=len(ids),
         single_bytes=sum(n for i, n in often.items() if len(tokenizer.token_bytes(i)) == 1),
-        unknown=often[tokenizer.special_tokens.get(tokenizer.roles.get("unk_token", ""), -1)],
+        unknown=often[tokenizer.special_tokens.get(unknown, -1)],
     )
 
 
