@@ -172,5 +172,13 @@ def _module(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return getattr(found, write), getattr(found, read)
 
 
-_KINDS = {"bpe": ("bpe_file", "write_bpe", "read_bpe")}  # kind -> module, writer, reader
-_FILE_KINDS = {"BPE": "bpe"}  # the name of a model in `tokenizer.json` -> kind
+_KINDS = {  # kind -> module, writer, reader
+    "bpe": ("bpe_file", "write_bpe", "read_bpe"),
+    "byte": ("characters", "write_bytes", "read_bytes"),
+    "char": ("word", "write_word", "read_word"),
+    "word": ("word", "write_word", "read_word"),
+    "wordpiece": ("wordpiece", "write_wordpiece", "read_wordpiece"),
+    "unigram": ("unigram_file", "write_unigram", "read_unigram"),
+}
+# The name of a model in `tokenizer.json` -> kind.
+_FILE_KINDS = {"BPE": "bpe", "WordLevel": "word", "WordPiece": "wordpiece", "Unigram": "unigram"}

@@ -1,8 +1,8 @@
 """What is done to a text before it is cut: the normalizers of `tokenizer.json`, as functions from text to text.
 
 Each constructor returns a `Normalizer`, which also knows its form in the file; `read_normalizer` goes the other way.
-Unicode's tables are Python's (14 in 3.11); other libraries bring other versions, so a character that is newer than
-the older of two may be treated differently by them.
+Unicode's tables are those of Python and of the `regex` module. The `tokenizers` library brings older ones (8 for
+BERT's, 2015), so newer characters may be treated differently there; for all others the texts are identical.
 """
 
 import base64
@@ -198,9 +198,12 @@ class _Charsmap:
         self._units: list[int] = np.frombuffer(charsmap, "<u4", size // 4, 4).tolist()
         self._heap = charsmap[4 + size :]
         self._graphemes: dict[str, str] = {}
-        ascii_stays = all(self._entries(bytes([c]))[:1] in ([], [(1, chr(c))]) for c in range(0x20, 0x7F))
+        printable = [bytes([code]) for code in range(0x20, 0x7F)]
+        ascii_stays = all(self._entries(one)[:1] in ([], [(1, one.decode())]) for one in printable)
+        pairs_stay = ascii_stays and not any(self._begins(one + two) for one in printable for two in printable)
         # An ASCII character before another one is a grapheme, and if all of them stay as they are, it can be skipped.
         self._changing = regex.compile(r"(?![ -~][\0-\x7f])\X" if ascii_stays else r"\X")
+        self._staying = regex.compile(rb"[ -~]+(?=[ -~])" if pairs_stay else rb"(?!)")
 
     def by_graphemes(self, text: str) -> str:
         changed: str = self._changing.sub(self._replace_grapheme, text)
@@ -225,6 +228,9 @@ class _Charsmap:
     def by_longest(self, text: str) -> str:
         data, done, parts = text.encode(), 0, []
         while done < len(data):
+            if staying := self._staying.match(data, done):
+                parts.append(staying.group().decode())
+                done = staying.end()
             entries = self._entries(data, done)
             length = entries[-1][0] if entries else _character_length(data[done])
             parts.append(entries[-1][1] if entries else data[done : done + length].decode())
@@ -244,6 +250,15 @@ class _Charsmap:
             if unit >> 8 & 1:
                 found.append((i + 1 - start, self._text(place)))
         return found
+
+    def _begins(self, start: bytes) -> bool:
+        place = _offset(self._units[0])
+        for byte in start:
+            place ^= byte
+            if place >= len(self._units) or self._units[place] & 0x800000FF != byte:
+                return False
+            place ^= _offset(self._units[place])
+        return True
 
     def _text(self, place: int) -> str:
         start = self._units[place] & 0x7FFFFFFF if place < len(self._units) else -1

@@ -1,0 +1,58 @@
+"""Bytes as tokens: the smallest vocabulary, in which any text can be written (ByT5, Xue et al. 2022)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fromzero.errors import UserError
+from fromzero.tokenizer.base import Tokenizer, token_table
+from fromzero.tokenizer.bpe_file import spell
+from fromzero.tokenizer.text import check_unicode
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+
+
+class ByteTokenizer(Tokenizer):
+    """Ids 0 to 255 are the bytes of a text's UTF-8, and special tokens come after them. Arguments as in `Tokenizer`."""
+
+    kind = "byte"
+
+    def __init__(
+        self,
+        special_tokens: Mapping[str, int] | None = None,
+        roles: Mapping[str, str] | None = None,
+        chat_template: str | None = None,
+        prefix: Sequence[str] = (),
+        suffix: Sequence[str] = (),
+    ) -> None:
+        specials = dict(special_tokens or {})
+        table = token_table(((bytes([i]), i) for i in range(256)), ((text.encode(), i) for text, i in specials.items()))
+        super().__init__(table, specials, roles, chat_template, prefix, suffix)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def encode_array(self, text: str) -> NDArray[np.int32]:
+        """`encode_ordinary` as an array."""
+        check_unicode(text)
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+
+
+def write_bytes(tokenizer: ByteTokenizer) -> dict[str, Any]:
+    """The pre-tokenizer, decoder and model of `tokenizer.json`: a byte-level BPE without merges."""
+    vocabulary = {spell(bytes([i])): i for i in range(256)}
+    if clash := vocabulary.keys() & tokenizer.special_tokens.keys():
+        raise UserError(f"the special token {min(clash)!r} is spelled like an ordinary one; choose another text for it")
+    model = {"type": "BPE", "vocab": vocabulary | tokenizer.special_tokens, "merges": []}
+    return {"pre_tokenizer": BYTE_LEVEL, "decoder": BYTE_LEVEL, "model": model}
+
+
+def read_bytes(saved: Mapping[str, Any], common: Mapping[str, Any]) -> ByteTokenizer | None:
+    """The tokenizer of a `tokenizer.json` that `write_bytes` made; None for any other. common: arguments for all."""
+    model, vocabulary = saved["model"], {spell(bytes([i])): i for i in range(256)}
+    expected: Any = (BYTE_LEVEL, [], vocabulary | common["special_tokens"], None)
+    if (saved["pre_tokenizer"], model["merges"], model["vocab"], saved.get("normalizer")) != expected:
+        return None
+    return ByteTokenizer(**common)

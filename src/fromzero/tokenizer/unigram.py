@@ -1,0 +1,208 @@
+"""Unigram (Kudo 2018), the subwords of T5 and of SentencePiece: of all ways to cut a text, the most likely one.
+
+Each piece has a log probability. U+2581 stands for the blank in pieces, and a text's first word begins with one as all
+others do, so decoding gives any text back (a U+2581 of its own as a blank). A character that no piece has is unknown,
+or its bytes where there are pieces for them.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from fromzero.errors import UserError
+from fromzero.kernels.viterbi import best_path, build_trie
+from fromzero.tokenizer.base import Tokenizer, token_table
+from fromzero.tokenizer.normalize import WHITE_SPACE, Normalizer
+from fromzero.tokenizer.text import check_unicode
+from fromzero.tokenizer.word import UNKNOWN, check_unknown
+
+SPACE = "\u2581"  # stands for a blank in pieces
+UNKNOWN_PENALTY = 10.0  # below the least likely piece, as in SentencePiece
+
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+_PARTS = re.compile(f"{SPACE}?[^{SPACE}]+|{SPACE}")
+_WORDS = re.compile(f"[^{WHITE_SPACE}]+")
+
+
+@dataclass(frozen=True)
+class Metaspace:
+    """How blanks become U+2581, in the terms of `tokenizer.json`."""
+
+    prepend: Literal["always", "first", "never"] = "always"
+    """Where one is put before what does not begin with one: every text between special tokens, the first, or none."""
+    split: bool = True
+    """Words are cut on their own: no piece holds a U+2581 but at its beginning."""
+    words: bool = False
+    """Blanks of any kind and number only separate words, as T5 has it; `split`, and "always" for each word."""
+
+    def __call__(self, text: str, first: bool = True) -> str:
+        """The text as pieces spell it. first: no special token stands before it."""
+        parts = _WORDS.findall(text) if self.words else [text] if text else []
+        parts = [part.replace(" ", SPACE) for part in parts]
+        if self.prepend == "always" or (self.prepend == "first" and first):
+            parts = [part if part.startswith(SPACE) else SPACE + part for part in parts]
+        return "".join(parts)
+
+
+class UnigramTokenizer(Tokenizer):
+    """Pieces with their log probabilities, and what is done to a text before it is cut into them.
+
+    pieces: by id; those that are special tokens are never found in a text, nor are `<0x00>` to `<0xFF>` with
+    byte_fallback. unknown: the special token for a run of characters that are no pieces. byte_fallback: the bytes of
+    such characters are used instead. metaspace: None when the normalizer marks blanks. The rest as in `Tokenizer`.
+
+    Raises UserError when these don't fit each other.
+    """
+
+    kind = "unigram"
+
+    def __init__(
+        self,
+        pieces: Sequence[tuple[str, float]],
+        unknown: str = UNKNOWN,
+        special_tokens: Mapping[str, int] | None = None,
+        roles: Mapping[str, str] | None = None,
+        chat_template: str | None = None,
+        prefix: Sequence[str] = (),
+        suffix: Sequence[str] = (),
+        leading_space: bool = True,
+        *,
+        normalizer: Normalizer | None = None,
+        metaspace: Metaspace | None = None,
+        byte_fallback: bool = False,
+    ) -> None:
+        specials = dict(special_tokens or {})
+        check_unknown(unknown, specials)
+        _check_pieces(pieces, specials)
+        self.pieces, self.unknown, self.metaspace, self.byte_fallback = list(pieces), unknown, metaspace, byte_fallback
+        self._bytes = _byte_ids(pieces) if byte_fallback else []
+        table = _table(pieces, specials, frozenset(self._bytes))
+        super().__init__(table, specials, roles, chat_template, prefix, suffix, leading_space, normalizer=normalizer)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """The pieces that can be found in a text, as the kernel takes them."""
+        hidden = {*self.special_tokens.values(), *self._bytes}
+        found = [i for i in range(len(self.pieces)) if i not in hidden]
+        lengths = np.array([len(self.pieces[i][0]) for i in found], np.int64)
+        self._trie = build_trie(
+            _codes("".join(self.pieces[i][0] for i in found)), np.cumsum(lengths) - lengths, lengths
+        )
+        self._scores = np.array([self.pieces[i][1] for i in found], np.float64)
+        self._ids = np.array([*found, self.special_tokens[self.unknown]], np.int32)  # the last one is found as -1
+        self._unknown_score = min(score for _, score in self.pieces) - UNKNOWN_PENALTY
+        self._barrier = ord(SPACE) if self.metaspace and self.metaspace.split else -1
+
+    def _encode(self, text: str) -> list[int]:
+        return self._cut_marked(self.metaspace(text) if self.metaspace else text)
+
+    def _encode_later(self, text: str) -> list[int]:
+        return self._cut_marked(self.metaspace(text, first=False) if self.metaspace else text)
+
+    def _cut_marked(self, text: str) -> list[int]:
+        found, stops = best_path(_codes(text), self._trie, self._scores, self._unknown_score, self._barrier)
+        ids: list[int] = self._ids[found].tolist()
+        if not self._bytes or not (found < 0).any():
+            return ids
+        starts = [0, *stops.tolist()]
+        return [
+            byte_or_id
+            for i, known, start, stop in zip(ids, found >= 0, starts, starts[1:], strict=False)
+            for byte_or_id in ([i] if known else [self._bytes[byte] for byte in text[start:stop].encode()])
+        ]
+
+    def sample(self, text: str, alpha: float, generator: np.random.Generator) -> list[int]:
+        """Ids of one of all ways to cut a text, drawn by its probability to the power of alpha.
+
+        Subword regularisation (Kudo 2018): a model sees words cut in many ways. Raises UserError for a lone surrogate.
+        """
+        check_unicode(text)
+        text = self._normal(text)
+        text = self.metaspace(text) if self.metaspace else text
+        pieces = {self.pieces[i][0]: (float(score), int(i)) for i, score in zip(self._ids, self._scores, strict=False)}
+        scores = {piece: score * alpha for piece, (score, _) in pieces.items()}
+        ids: list[int] = []
+        for part in _PARTS.findall(text) if self._barrier >= 0 else [text]:
+            for piece in segment(part, scores, self._unknown_score * alpha, generator):
+                unknown = [self._bytes[byte] for byte in piece.encode()] if self._bytes else [int(self._ids[-1])]
+                ids += [pieces[piece][1]] if piece in pieces else unknown
+        return ids
+
+
+def segment(
+    text: str, scores: Mapping[str, float], unknown: float, generator: np.random.Generator | None = None
+) -> list[str]:
+    """The best way to cut a text into pieces; or, with a generator, one drawn by its probability.
+
+    The plain form of the kernel `best_path`. unknown: the score of a character that is no piece; a run of them
+    becomes one piece.
+    """
+    longest = max(map(len, scores), default=1)
+    value = [0.0]  # by place: of the best path to it, or of all paths together
+    arriving: list[list[tuple[float, int]]] = [[]]  # by place: value and beginning of each piece that ends there
+    for stop in range(1, len(text) + 1):
+        starts = range(max(0, stop - longest), stop)
+        edges = [(value[start] + scores[text[start:stop]], start) for start in starts if text[start:stop] in scores]
+        if text[stop - 1] not in scores:
+            edges.append((value[stop - 1] + unknown, stop - 1))
+        best = max(edge[0] for edge in edges)
+        value.append(best if generator is None else best + math.log(sum(math.exp(v - best) for v, _ in edges)))
+        arriving.append(edges)
+    pieces: list[str] = []
+    stop = len(text)
+    while stop:
+        edges = arriving[stop]
+        shares = [math.exp(edge_value - value[stop]) for edge_value, _ in edges]
+        chosen = max(edges, key=lambda edge: edge[0])[1] if generator is None else _draw(edges, shares, generator)
+        joins = pieces and text[chosen:stop] not in scores and pieces[-1] not in scores
+        pieces.append(text[chosen:stop] + (pieces.pop() if joins else ""))
+        stop = chosen
+    return pieces[::-1]
+
+
+def _draw(edges: Sequence[tuple[float, int]], shares: Sequence[float], generator: np.random.Generator) -> int:
+    limits = np.cumsum(shares)
+    return edges[min(int(np.searchsorted(limits, generator.random() * limits[-1], "right")), len(edges) - 1)][1]
+
+
+def mark_blanks(words: Iterable[str]) -> Iterator[str]:
+    """Texts cut into their words, each with its U+2581, as a tokenizer that is trained here cuts them."""
+    for text in words:
+        yield from _PARTS.findall(SPACE + text.replace(" ", SPACE) if text else "")
+
+
+def _codes(text: str) -> Any:
+    return np.frombuffer(text.encode("utf-32-le"), np.int32)
+
+
+def _check_pieces(pieces: Sequence[tuple[str, float]], specials: Mapping[str, int]) -> None:
+    if len({piece for piece, _ in pieces}) < len(pieces) or not all(piece for piece, _ in pieces):
+        raise UserError("it has an empty piece, or one twice; get the file again")
+    if broken := [piece for piece, score in pieces if not math.isfinite(score)]:
+        raise UserError(f"the piece {broken[0]!r} has a score that is not a finite number; get the file again")
+    if wrong := [text for text, i in specials.items() if 0 <= i < len(pieces) and pieces[i][0] != text]:
+        i = specials[wrong[0]]
+        raise UserError(f"the special token {wrong[0]!r} has id {i}, which is that of the piece {pieces[i][0]!r}")
+
+
+def _byte_ids(pieces: Sequence[tuple[str, float]]) -> list[int]:
+    ids = {piece: i for i, (piece, _) in enumerate(pieces) if _BYTE.fullmatch(piece)}
+    if len(ids) < 256:
+        raise UserError(f"byte_fallback needs the 256 pieces <0x00> to <0xFF>, of which it has {len(ids)}")
+    return [ids[f"<0x{byte:02X}>"] for byte in range(256)]
+
+
+def _table(
+    pieces: Sequence[tuple[str, float]], specials: Mapping[str, int], bytes_: frozenset[int]
+) -> list[bytes | None]:
+    """By id, the bytes that it decodes to."""
+    decoded = [
+        (bytes([int(piece[3:5], 16)]) if i in bytes_ else piece.replace(SPACE, " ").encode(), i)
+        for i, (piece, _) in enumerate(pieces)
+        if piece not in specials
+    ]
+    return token_table(decoded, ((text.encode(), i) for text, i in specials.items()))

@@ -1,0 +1,176 @@
+"""WordPiece, the subwords of BERT (Schuster & Nakajima 2012; Devlin et al. 2019): from the left, the longest that fits.
+
+The file's tokens tell whether they begin a word: one that goes on has `##` before it. Decoding puts a blank before
+each token that begins a word, so a text comes back but for its blanks, its case, and what else BERT's normalisation
+takes away.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import regex
+
+from fromzero.errors import UserError
+from fromzero.tokenizer.base import Tokenizer, token_table
+from fromzero.tokenizer.foreign import read_text
+from fromzero.tokenizer.normalize import WHITE_SPACE, Normalizer, bert, read_normalizer
+from fromzero.tokenizer.word import check_unknown
+
+CONTINUES = "##"
+MAX_WORD = 100  # characters; BERT takes longer words for unknown
+ROLES = {  # as the special tokens of a published BERT are called
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+CACHE_SIZE = 1 << 17  # words; then it is emptied, so that memory stays bounded
+
+_SIGNS = r"!-/:-@\[-`{-~\p{P}"  # what is neither letter nor digit in ASCII, and all punctuation beyond
+_WORDS = regex.compile(rf"[{_SIGNS}]|[^{WHITE_SPACE}{_SIGNS}]+")
+
+
+class WordPieceTokenizer(Tokenizer):
+    """A vocabulary of word beginnings and continuations.
+
+    vocabulary: token -> id, without the special tokens; `##` begins those that continue a word. unknown: the special
+    token for a word that can't be put together, or has more than max_word characters. normalizer: None leaves the
+    text as it is. The rest as in `Tokenizer`.
+
+    Raises UserError when these don't fit each other.
+    """
+
+    kind = "wordpiece"
+
+    def __init__(
+        self,
+        vocabulary: Mapping[str, int],
+        unknown: str = "[UNK]",
+        special_tokens: Mapping[str, int] | None = None,
+        roles: Mapping[str, str] | None = None,
+        chat_template: str | None = None,
+        prefix: Sequence[str] = (),
+        suffix: Sequence[str] = (),
+        *,
+        normalizer: Normalizer | None = None,
+        continues: str = CONTINUES,
+        max_word: int = MAX_WORD,
+    ) -> None:
+        specials = dict(special_tokens or {})
+        check_unknown(unknown, specials)
+        self.vocabulary, self.unknown, self.continues, self.max_word = dict(vocabulary), unknown, continues, max_word
+        table = token_table(
+            ((_decoded(token, continues), i) for token, i in vocabulary.items()),
+            ((token.encode(), i) for token, i in specials.items()),
+        )
+        super().__init__(table, specials, roles, chat_template, prefix, suffix, True, normalizer=normalizer)
+        self._longest = max(map(len, self.vocabulary), default=0)
+        self._cache: dict[str, list[int]] = {}
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        cached = self._cache.get
+        for word in cut_words(text):
+            ids += cached(word) or self._encode_word(word)
+        return ids
+
+    def _encode_word(self, word: str) -> list[int]:
+        ids = list(self._pieces(word)) if len(word) <= self.max_word else [-1]
+        if -1 in ids:
+            ids = [self.special_tokens[self.unknown]]
+        if len(self._cache) >= CACHE_SIZE:
+            self._cache.clear()
+        self._cache[word] = ids
+        return ids
+
+    def _pieces(self, word: str) -> Iterator[int]:
+        """Ids from left to right, each of the longest token that fits; -1, and an end, where none does."""
+        start, found = 0, 0
+        while start < len(word) and found >= 0:
+            mark = self.continues if start else ""
+            longest = min(len(word), start + self._longest)
+            ends = (end for end in range(longest, start, -1) if mark + word[start:end] in self.vocabulary)
+            end = next(ends, start)
+            found = self.vocabulary.get(mark + word[start:end], -1)
+            yield found
+            start = end
+
+
+def cut_words(text: str) -> list[str]:
+    """BERT's pre-tokens: blanks separate them, and each punctuation mark is one of its own."""
+    words: list[str] = _WORDS.findall(text)
+    return words
+
+
+def load_vocab_txt(
+    path: Path, lowercase: bool = True, handle_chinese_chars: bool = True, strip_accents: bool | None = None
+) -> WordPieceTokenizer:
+    """Read BERT's own format: a token a line, whose number is its id. The file does not say how text is normalised.
+
+    What stands in brackets as in ROLES is special. Raises UserError when the file is broken or lacks [UNK].
+    """
+    tokens = [line.rstrip("\r") for line in read_text(Path(path)).removesuffix("\n").split("\n")]
+    ids = {token: i for i, token in enumerate(tokens)}
+    if len(ids) < len(tokens):
+        line = next(i for i, token in enumerate(tokens) if ids[token] != i)
+        raise UserError(f"{path}:{line + 1} has the token {tokens[line]!r}, which line {ids[tokens[line]] + 1} repeats")
+    specials = {token: ids.pop(token) for token in ROLES.values() if token in ids}
+    if "[UNK]" not in specials:
+        raise UserError(f"{path} lacks [UNK], the token for unknown words; is it a BERT vocabulary?")
+    roles = {role: token for role, token in ROLES.items() if token in specials}
+    around = [[token] if token in specials else [] for token in ("[CLS]", "[SEP]")]
+    normalizer = bert(lowercase=lowercase, handle_chinese_chars=handle_chinese_chars, strip_accents=strip_accents)
+    return WordPieceTokenizer(ids, "[UNK]", specials, roles, None, *around, normalizer=normalizer)
+
+
+def save_vocab_txt(tokenizer: WordPieceTokenizer, path: Path) -> None:
+    """Write BERT's own format. Raises UserError for a token that holds a line end."""
+    ids = tokenizer.vocabulary | tokenizer.special_tokens
+    tokens = sorted(ids, key=lambda token: ids[token])
+    if broken := [token for token in tokens if "\n" in token or "\r" in token]:
+        raise UserError(f"the token {broken[0]!r} holds a line end, so it has no place in vocab.txt")
+    Path(path).write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8", newline="\n")
+
+
+def write_wordpiece(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
+    """The pre-tokenizer, decoder and model of `tokenizer.json`."""
+    return {
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "decoder": {"type": "WordPiece", "prefix": tokenizer.continues, "cleanup": False},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": tokenizer.unknown,
+            "continuing_subword_prefix": tokenizer.continues,
+            "max_input_chars_per_word": tokenizer.max_word,
+            "vocab": tokenizer.vocabulary | tokenizer.special_tokens,
+        },
+    }
+
+
+def read_wordpiece(saved: Mapping[str, Any], common: Mapping[str, Any]) -> WordPieceTokenizer:
+    """The tokenizer of a parsed `tokenizer.json`; common: what all kinds share, as arguments of `Tokenizer`.
+
+    Raises UserError for what can't be represented exactly.
+    """
+    model = saved["model"]
+    if (saved["pre_tokenizer"] or {}).get("type") != "BertPreTokenizer":
+        raise UserError("it has a pre-tokenizer that is not BERT's, which fromzero can't represent with WordPiece")
+    if (saved["decoder"] or {}).get("type") != "WordPiece":
+        raise UserError("it has a decoder that is not WordPiece, which fromzero can't represent exactly")
+    unknown, specials = model["unk_token"], dict(common["special_tokens"])
+    if unknown in model["vocab"]:
+        specials.setdefault(unknown, model["vocab"][unknown])
+    return WordPieceTokenizer(
+        {token: i for token, i in model["vocab"].items() if token not in specials},
+        unknown,
+        **{**common, "special_tokens": specials},
+        normalizer=read_normalizer(saved.get("normalizer")),
+        continues=model["continuing_subword_prefix"],
+        max_word=model["max_input_chars_per_word"],
+    )
+
+
+def _decoded(token: str, continues: str) -> bytes:
+    return token.removeprefix(continues).encode() if token.startswith(continues) else b" " + token.encode()
