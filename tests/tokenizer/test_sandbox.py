@@ -37,8 +37,39 @@ ESCAPES = [
     "{{ messages|pprint }}",
     "{{ (1).__class__ }}",
     "{{ none.__class__ }}",
+    "{{ messages[0].role.origins }}",
+    "{{ 'word'.origins }}",
+    "{{ 'word'.encode() }}",
+    "{{ 'a'.join.__self__ }}",
+    "{{ joiner.__init__ }}",
+    "{{ dict.__globals__ }}",
+    "{{ dict.__wrapped__ }}",
+    "{{ dict().fromkeys([1]) }}",
+    "{{ range.mro() }}",
+    "{{ strftime_now.__closure__ }}",
+    "{{ namespace(a=1).__class__ }}",
+    "{{ namespace(a=1)['__class__'] }}",
+    "{{ namespace(a=1)._Namespace__attrs }}",
+    "{% set ns = namespace() %}{% set ns['x'] = 1 %}",
+    "{% macro m() %}{{ caller.__init__ }}{% endmacro %}{% call m() %}{% endcall %}",
+    "{% generation %}{{ caller.__init__ }}{% endgeneration %}",
+    "{% macro m() %}{% endmacro %}{{ m._func }}",
+    "{{ messages|sort(attribute='__class__') }}",
+    "{{ messages|selectattr('__class__')|list }}",
+    "{{ messages|map('map', 'attr')|map('list')|list }}",
+    "{{ messages|join(attribute='__class__') }}",
+    "{{ messages|groupby('role') }}",
+    "{{ messages|random }}",
+    "{{ messages is filter }}",
+    "{{ messages is test }}",
+    "{{ messages.pop() }}",
+    "{{ messages.__len__() }}",
+    "{% extends 'other' %}",
+    "{% from 'other' import name %}",
+    "{% include ['a', 'b'] %}",
 ]
 
+LONG = "{% set s = 'a' %}" + "{% set s = s ~ s %}" * 21
 BOMBS = [
     "{{ 'a' * 10000000000 }}",
     "{{ [0] * 10000000000 }}",
@@ -60,6 +91,36 @@ BOMBS = [
     "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3,
     "{% for a in range(99999) %}{% for b in range(99999) if false %}{% endfor %}{% endfor %}",
     "{% for a in range(99999) %}{% set b = range(99999)|sort %}{% endfor %}",
+    "{% set l = [1] %}" + "{% set l = [l, l] %}" * 60 + "{{ l|tojson }}",
+    "{% set l = [1] %}" + "{% set l = [l] + [l] %}" * 60 + "{{ l }}",
+    "{% set d = {} %}" + "{% set d = {'a': d, 'b': d} %}" * 60 + "{{ d ~ '' }}",
+    "{% set d = {} %}" + "{% set d = dict(a=d.items(), b=d.values()) %}" * 60 + "{{ d }}",
+    "{% set l = [1] %}{% set m = [1] %}" + "{% set l = [l, l] %}{% set m = [m, m] %}" * 60 + "{{ l == m }}",
+    "{% set ns = namespace(l=1) %}{% macro m() %}{% set ns.l = varargs %}{% endmacro %}" + "{{ m(ns.l, ns.l) }}" * 60,
+    "{% set l = range(99999)|list %}{% set l = l|map(attribute='x', default=l)|list %}{{ l }}",
+    f"{LONG}{{% set l = range(99999)|map('string')|select('in', s)|list %}}",
+    LONG + "{% set x = '99' in s %}" * 4000,
+    LONG + "{% set x = s[1:] %}" * 4000,
+    LONG + "{% set x = s.upper() %}" * 4000,
+    LONG + "{% set x = s|trim %}" * 4000,
+    LONG + "{% set x = s.split('a') %}" * 40,
+    LONG + "{{ s.join([s] + s|list) }}",
+    LONG + "{{ s|replace('', s) }}",
+    LONG + "{% generation %}" * 40 + "{{ s }}" + "{% endgeneration %}" * 40,
+    "{{ strftime_now('%1000000000d') }}",
+    "{{ strftime_now('%Y%Y%Y%Y%Y%Y%Y%Y' ~ range(999)|join) }}",
+    "{{ messages|tojson(separators=(range(9999)|join, '')) }}",
+    "{{ 1|round(99999999, 'ceil') }}",
+    "{{ " + "9" * 9999 + " }}",
+    "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}",
+    "{{ " + "not " * 9999 + "1 }}",
+    "{{ a" + ".b" * 9999 + " }}",
+    "{{ 1" + "|abs" * 9999 + " }}",
+    "{% if 1 %}" * 4000 + "{% endif %}" * 4000,
+    "{% for a in [1] %}" * 99 + "{% endfor %}" * 99,
+    "{% generation %}" * 2000 + "{% endgeneration %}" * 2000,
+    "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+    "{% block a %}{{ self.a() }}{% endblock %}",
 ]
 
 
@@ -119,3 +180,10 @@ def test_usual_templates_render_as_in_transformers(source: str, trained: Artifac
     theirs = transformers.AutoTokenizer.from_pretrained(trained.path)
     expected = theirs.apply_chat_template(MESSAGES, chat_template=source, tokenize=False)
     assert ChatTemplate(source, {"bos_token": "<|endoftext|>"}).render(MESSAGES) == expected
+
+
+def test_namespaces_and_dictionaries_are_made_but_not_written_out() -> None:
+    source = (
+        "{% set ns = namespace(a=dict(b=1)) %}{{ ns.a.b }}{% set ns.a = ns %}{{ ns }}{{ messages[0] is sameas none }}"
+    )
+    assert ChatTemplate(source).render(MESSAGES) == "1<Namespace>False"

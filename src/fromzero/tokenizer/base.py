@@ -86,18 +86,21 @@ class Tokenizer(abc.ABC):
         """`_encode` of what stands after a special token: kinds that treat the first word in its own way differ."""
         return self._encode(text)
 
-    def encode(self, text: str, special: Special = "text", add_special_tokens: bool = False) -> list[int]:
+    def encode(
+        self, text: str, special: Special = "text", add_special_tokens: bool = False, later: bool = False
+    ) -> list[int]:
         """Token ids of a text.
 
         special, for special tokens spelled out in the text: "text" reads them as any other text, so their ids never
         come out of it (right for everything from outside); "allow" makes them their ids; "refuse" raises UserError.
         add_special_tokens: put `prefix` and `suffix` around it, such as BERT's [CLS] and [SEP].
+        later: other tokens stand before it, so its first word is not the first of a text.
         Raises UserError for a lone surrogate, which is no character and has no UTF-8 form.
         """
         check_unicode(text)
         if special not in ("text", "allow", "refuse"):
             raise UserError(f"unknown policy special={special!r}{nearest(special, ('text', 'allow', 'refuse'))}")
-        ids = self._encode_found(text, special)
+        ids = self._encode_found(text, special, later)
         if add_special_tokens:
             ids = [*self._ids_of(self.prefix), *ids, *self._ids_of(self.suffix)]
         return ids
@@ -169,12 +172,12 @@ class Tokenizer(abc.ABC):
         self._check()
         self.__dict__.pop("_finders", None)
 
-    def _encode_found(self, text: str, special: Special) -> list[int]:
+    def _encode_found(self, text: str, special: Special, later: bool = False) -> list[int]:
         """Ids of a text, added tokens first; those that are not special are found under every policy."""
+        encode = self._encode_later if later else self._encode
         if len(self.special_tokens) == len(self.added_tokens) and special == "text":
-            return self._encode(self._normal(text))
+            return encode(self._normal(text))
         ids: list[int] = []
-        encode = self._encode
         for found in self._cut(text, special):
             if found.token:
                 ids.append(found.token.id)

@@ -1,15 +1,15 @@
 """Chat templates: from a list of messages to one text, its token ids, and the mask of the tokens that carry loss."""
 
 import datetime
-import itertools
+import functools
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 from fromzero.errors import UserError
 from fromzero.tokenizer.messages import Message, check_messages, check_tools, check_variables
 from fromzero.tokenizer.sandbox import compile_template
-from fromzero.tokenizer.traced import GENERATED, TEMPLATE, by_template, runs
+from fromzero.tokenizer.traced import ASSISTANT, GENERATED, TEMPLATE, Traced, all_from, runs, traced
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
@@ -39,8 +39,14 @@ class Encoder(Protocol):
     def special_tokens(self) -> Mapping[str, int]:
         """Text -> id."""
 
-    def encode_ordinary(self, text: str) -> list[int]:
-        """Ids of a text in which nothing is special."""
+    @property
+    def added_tokens(self) -> Mapping[str, Any]:
+        """Text -> whatever, of the special tokens and of others that are found in a text before it is encoded."""
+
+    def encode(
+        self, text: str, special: Literal["text", "allow"], add_special_tokens: bool = False, later: bool = False
+    ) -> list[int]:
+        """Ids of a text, in which special tokens are text or are allowed; later: it does not begin a text."""
 
 
 class Span(NamedTuple):
@@ -57,7 +63,7 @@ class ChatTemplate:
     """A Jinja chat template, as tokenizers carry it, rendered in a sandbox.
 
     source: the template, or a list of {"name", "template"} as configs have it: `tool_use` is for conversations with
-    tools, `default` for all others. variables: what they may use beside what `spans` gives, such as bos_token.
+    tools, `default` for all others. variables: what they may use beside what `render` gives, such as bos_token.
     now: the date that `strftime_now` tells; by default that of the rendering.
     Raises UserError when a template does not compile, or none can be chosen.
     """
@@ -69,7 +75,7 @@ class ChatTemplate:
         now: datetime.date | None = None,
     ) -> None:
         self.source = source
-        self.variables = {name: by_template(text) for name, text in (variables or {}).items()}
+        self.variables = {name: traced(text, TEMPLATE) for name, text in (variables or {}).items()}
         self._templates = {name: compile_template(text, now) for name, text in _by_name(source).items()}
 
     @property
@@ -80,63 +86,70 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **options: Any) -> str:
         """The conversation as text, equal to transformers' `apply_chat_template(..., tokenize=False)`.
 
-        Arguments and errors as in `spans`.
-        """
-        return "".join(span.text for span in self.spans(messages, add_generation_prompt, **options))
-
-    def spans(
-        self,
-        messages: Sequence[Message],
-        add_generation_prompt: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        continue_final_message: bool = False,
-        **variables: Any,
-    ) -> list[Span]:
-        """The rendered text in pieces that know who wrote them.
-
         messages: {"role": "system", "user", "assistant" or "tool", "content": text} each; an assistant's may have
         `reasoning_content` and `tool_calls` as OpenAI has them, a tool's `name` and `tool_call_id`.
-        add_generation_prompt: end with the header of an assistant's turn. tools: functions that the assistant may call,
-        as OpenAI describes them. continue_final_message: end where the content of the last message does, so that a
-        model goes on with it. variables: for the template, such as enable_thinking.
+        add_generation_prompt: end with the header of an assistant's turn.
+        options: `tools`, functions that the assistant may call, as OpenAI describes them; `continue_final_message`, to
+        end where the content of the last message does, so that a model goes on with it; and any others as variables
+        for the template, such as `enable_thinking`.
         Raises UserError for a message that is none (naming its index), and for a template that fails or tries to leave
         the sandbox.
         """
-        chat = [_for_template(message) for message in check_messages(messages)]
-        if continue_final_message:
-            if add_generation_prompt or not isinstance(chat[-1].get("content"), str):
-                raise UserError("only a last message with content can be gone on with, and without another header")
-            chat[-1]["content"] += _CONTINUE
-        given = {
-            **{"documents": None, **check_variables(variables)},
-            "tools": None if tools is None else check_tools(tools),
-            "messages": chat,
-            "add_generation_prompt": add_generation_prompt,
-        }
-        text = self._choose(tools is not None)({**self.variables, **given})
-        if continue_final_message:
-            text = _until_tag(text)
-        return [Span(run, bool(origin & TEMPLATE), bool(origin & GENERATED)) for run, origin in runs(text)]
+        return str.__str__(self._render(messages, add_generation_prompt, **options))
+
+    def spans(self, messages: Sequence[Message], add_generation_prompt: bool = False, **options: Any) -> list[Span]:
+        """The rendered text in pieces that know who wrote them. Arguments and errors as in `render`."""
+        text = self._render(messages, add_generation_prompt, **options)
+        return [
+            Span(str.__str__(piece), bool(origin & TEMPLATE), bool(origin & GENERATED))
+            for piece, origin in runs(text, TEMPLATE | GENERATED)
+        ]
 
     def encode_chat(
         self, tokenizer: Encoder, messages: Sequence[Message], add_generation_prompt: bool = False, **options: Any
     ) -> tuple[list[int], list[bool]]:
-        """Token ids of a conversation, and for each whether it carries loss. Arguments and errors as in `spans`.
+        """Token ids of a conversation, and for each whether it carries loss. Arguments and errors as in `render`.
 
         Loss is on what the assistant says and on the token that ends its turn: never on a header, never on another's
         words. Only markers that the template writes become special tokens; `<|im_end|>` typed by a user stays text, in
-        a message as in a tool's description. Where the assistant begins to speak, text is cut: its header has the ids
-        that it has as a prompt.
+        a message as in a tool's description. So do added tokens that are not special but that the template writes, such
+        as `<tool_call>`, except in the assistant's messages. Where the assistant begins to speak, text is cut: its
+        header has the ids that it has as a prompt.
         """
+        text = self._render(messages, add_generation_prompt, **options)
+        pattern = _markers(tuple(tokenizer.special_tokens), tuple(tokenizer.added_tokens), str(self.source))
         ids: list[int] = []
         mask: list[bool] = []
-        for said, group in itertools.groupby(
-            self.spans(messages, add_generation_prompt, **options), key=lambda span: span.generated
-        ):
-            new = _encode(tokenizer, list(group))
-            ids += new
-            mask += [said] * len(new)
+        for piece, said in runs(text, GENERATED):
+            for stretch, special in _cut(piece, pattern):
+                ids += tokenizer.encode(stretch, special, later=bool(ids))
+            mask += [bool(said)] * (len(ids) - len(mask))
         return ids, mask
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> str:
+        chat = [_for_template(message) for message in check_messages(messages)]
+        if continue_final_message:
+            if add_generation_prompt or "content" not in chat[-1]:
+                raise UserError("only a last message with content can be gone on with, and without another header")
+            chat[-1]["content"] += _CONTINUE
+        text: str = self._choose(tools is not None)(
+            {
+                **self.variables,
+                "documents": None,
+                **check_variables(variables),
+                "tools": None if tools is None else check_tools(tools),
+                "messages": chat,
+                "add_generation_prompt": add_generation_prompt,
+            }
+        )
+        return _until_tag(text) if continue_final_message else text
 
     def _choose(self, with_tools: bool) -> Any:
         return self._templates.get("tool_use" if with_tools else "default") or self._templates["default"]
@@ -156,12 +169,11 @@ def _by_name(source: Any) -> dict[str, str]:
 
 def _for_template(message: dict[str, Any]) -> dict[str, Any]:
     """The message with its role as a word of the template, and reasoning also under the name that some read."""
-    reasoning = message.get("reasoning_content")
-    return {
-        **({} if reasoning is None else {"thinking": reasoning}),
-        **message,
-        "role": by_template(message["role"]),
-    }
+    for key in ("content", "reasoning_content"):
+        if message["role"] == "assistant" and key in message:
+            message[key] = traced(message[key], ASSISTANT)
+    thinking = {"thinking": message["reasoning_content"]} if "reasoning_content" in message else {}
+    return {**thinking, **message, "role": traced(message["role"], TEMPLATE)}
 
 
 def _until_tag(text: str) -> str:
@@ -172,17 +184,28 @@ def _until_tag(text: str) -> str:
     return text[:at] if text.startswith(_CONTINUE, at) else text[:at].rstrip()
 
 
-def _encode(tokenizer: Encoder, spans: Sequence[Span]) -> list[int]:
-    """Ids of spans that follow each other: special tokens where the template wrote them, all between them as text."""
-    markers = re.compile("(" + "|".join(re.escape(t) for t in sorted(tokenizer.special_tokens, key=len)[::-1]) + ")")
-    ids: list[int] = []
-    text = ""
-    for span in spans:
-        pieces = markers.split(span.text) if span.from_template and tokenizer.special_tokens else [span.text]
-        for i, piece in enumerate(pieces):
-            if i % 2 == 0:
-                text += piece
-                continue
-            ids += [*tokenizer.encode_ordinary(text), tokenizer.special_tokens[piece]]
-            text = ""
-    return ids + tokenizer.encode_ordinary(text)
+@functools.lru_cache(maxsize=16)
+def _markers(special: tuple[str, ...], added: tuple[str, ...], source: str) -> re.Pattern[str]:
+    """Finds special tokens (group 1), and other added tokens that the template knows (group 2), in capitals or not."""
+    known = [text for text in added if text in source and text not in special and len(text) > 1]
+    groups = ("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) for texts in (special, known))
+    return re.compile("|".join(f"({group or '(?!)'})" for group in groups), re.IGNORECASE)
+
+
+def _cut(text: Traced, markers: re.Pattern[str]) -> Iterator[tuple[str, Literal["text", "allow"]]]:
+    """The text in stretches, in which special tokens are allowed or are text: those that the template did not write.
+
+    Of other added tokens, which a tokenizer finds in any text, the first character stands apart.
+    """
+    done = start = 0
+    while found := markers.search(text, start):
+        start, stop = found.span()
+        if all_from(text[start:stop], TEMPLATE if found[1] else TEMPLATE | ASSISTANT):
+            start = stop
+            continue
+        first, by_template = next(runs(text[start:stop], TEMPLATE))
+        stop = start + (len(first) if found[1] and not by_template else 1)
+        yield str.__str__(text[done:start]), "allow"
+        yield str.__str__(text[start:stop]), "text"
+        done = start = stop
+    yield str.__str__(text[done:]), "allow"

@@ -26,7 +26,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.traced import by_template, concat, generated, join
+from fromzero.tokenizer.traced import TEMPLATE, concat, generated, join, traced
 
 MAX_SECONDS = 5.0
 MAX_CHARACTERS = 16_000_000  # text made by one rendering, what is thrown away included
@@ -35,7 +35,7 @@ MAX_SOURCE = 100_000  # characters; the longest published templates have about 2
 _FILTERS = """abs capitalize count default d dictsort first float int items last length list lower map max min reject
     rejectattr reverse select selectattr sort string title trim unique upper"""
 _TESTS = """boolean defined divisibleby eq equalto == even false float ge gt greaterthan in integer iterable le lessthan
-    lower lt mapping ne none number odd sequence string true undefined upper != > >= < <="""
+    lower lt mapping ne none number odd sameas sequence string true undefined upper != > >= < <="""
 _METHODS: dict[type, str] = {
     str: """capitalize count endswith find isalpha isdigit isspace join lower lstrip removeprefix removesuffix replace
         rsplit rstrip split splitlines startswith strip title upper""",
@@ -81,7 +81,7 @@ def _made(value: Any) -> Any:
     """What a filter, a method or an operator made, when the budget has room for it."""
     if isinstance(value, str):
         _spend(len(value))
-    elif isinstance(value, list):
+    elif isinstance(value, list | dict):
         _spend(4 * len(value))
         _weigh(value)
     return _metered(value) if isinstance(value, GeneratorType) else value
@@ -221,7 +221,7 @@ class _Guards(NodeTransformer):
     def _word(self, text: str) -> nodes.EnvironmentAttribute:
         words = self.environment.words
         name = words.setdefault(text, f"word_{len(words)}")
-        setattr(self.environment, name, by_template(text))
+        setattr(self.environment, name, traced(text, TEMPLATE))
         return nodes.EnvironmentAttribute(name)
 
 
@@ -262,6 +262,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.globals = {
             "range": self.globals["range"],
             "namespace": _Names,
+            "dict": _guard(lambda *args, **kwargs: dict(*args, **kwargs)),
             "raise_exception": _raise_exception,
             "strftime_now": lambda form: _strftime(now, form),
         }
@@ -293,6 +294,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 (Jinja's signature)
         _spend()
+        if __obj is _spend:  # most calls are this one
+            return True
         if isinstance(__obj, Macro):
             _weigh([args, kwargs])  # it has them as lists, varargs and kwargs
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")

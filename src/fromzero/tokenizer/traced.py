@@ -4,18 +4,21 @@ A plain `str` is someone's content, and so is what comes out of an operation tha
 does something unusual can lose a special token of its own, but nobody can smuggle one in.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, SupportsIndex
 
-TEMPLATE, GENERATED = 1, 2  # bits: the template's own words, and what the assistant says
+# Bits: the template's own words, words of the assistant's messages, and all that stands where the assistant speaks.
+TEMPLATE, ASSISTANT, GENERATED = 1, 2, 4
+MAX_PIECES = 10_000  # with more, splitting takes all for content: a traced piece has ten times the size of a short text
 _GENERATE = bytes(origin | GENERATED for origin in range(256))
 _RUNS = re.compile(rb"(.)\1*", re.DOTALL)
 
 
 class Traced(str):
-    """A text, and for each character a byte of `origins`: TEMPLATE, GENERATED, both, or neither."""
+    """A text, and for each character a byte of `origins`: the bits above, or 0 for what someone else says."""
 
     origins: bytes
 
@@ -47,9 +50,12 @@ class Traced(str):
         return self._part(super().rstrip(chars))
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        pieces = super().split(sep, maxsplit)
+        if len(pieces) > MAX_PIECES:
+            return pieces
         parts: list[str] = []
         start = 0
-        for piece in super().split(sep, maxsplit):
+        for piece in pieces:
             parts.append(self._part(piece, start))
             start = self.find(piece, start) + len(piece) + len(sep or "")
         return parts
@@ -77,9 +83,9 @@ class Traced(str):
         return Traced(text, origins[:1] * len(text)) if len(set(origins)) == 1 else text
 
 
-def by_template(text: str) -> Traced:
-    """The text as the template's own words."""
-    return Traced(text, bytes([TEMPLATE]) * len(text))
+def traced(text: str, origin: int) -> Traced:
+    """The text with one origin."""
+    return Traced(text, bytes([origin]) * len(text))
 
 
 def generated(text: str) -> Traced:
@@ -101,11 +107,22 @@ def join(between: str, parts: Iterable[str]) -> str:
     return concat(itertools.islice(itertools.chain.from_iterable((between, part) for part in parts), 1, None))
 
 
-def runs(text: str) -> Iterator[tuple[str, int]]:
-    """The text in pieces of one origin each, plain, with that origin."""
-    text, origins = str.__str__(text), _origins(text)
-    for run in _RUNS.finditer(origins):
-        yield text[run.start() : run.end()], origins[run.start()]
+def runs(text: str, bits: int) -> Iterator[tuple[Traced, int]]:
+    """The text in pieces, as long as can be, in which the bits are the same; and those bits."""
+    origins = _origins(text)
+    for run in _RUNS.finditer(origins.translate(_only(bits))):
+        start, stop = run.span()
+        yield Traced(text[start:stop], origins[start:stop]), origins[start] & bits
+
+
+def all_from(text: str, bits: int) -> bool:
+    """Whether each character has one of the bits."""
+    return 0 not in _origins(text).translate(_only(bits))
+
+
+@functools.cache
+def _only(bits: int) -> bytes:
+    return bytes(origin & bits for origin in range(256))
 
 
 def _origins(text: str) -> bytes:
