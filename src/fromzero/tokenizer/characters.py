@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Tokenizer, token_table
-from fromzero.tokenizer.bpe_file import spell
+from fromzero.tokenizer.bpe_file import read_bpe, spell
 from fromzero.tokenizer.text import check_unicode
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -49,10 +49,13 @@ def write_bytes(tokenizer: ByteTokenizer) -> dict[str, Any]:
     return {"pre_tokenizer": BYTE_LEVEL, "decoder": BYTE_LEVEL, "model": model}
 
 
-def read_bytes(saved: Mapping[str, Any], common: Mapping[str, Any]) -> ByteTokenizer | None:
-    """The tokenizer of a `tokenizer.json` that `write_bytes` made; None for any other. common: arguments for all."""
+def read_bytes(saved: Mapping[str, Any], common: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a parsed `tokenizer.json` with a BPE model: of bytes, if `write_bytes` made it.
+
+    common: what all kinds share, as arguments of `Tokenizer`. Raises UserError for what can't be represented exactly.
+    """
     model, vocabulary = saved["model"], {spell(bytes([i])): i for i in range(256)}
     expected: Any = (BYTE_LEVEL, [], vocabulary | common["special_tokens"], None)
-    if (saved["pre_tokenizer"], model["merges"], model["vocab"], saved.get("normalizer")) != expected:
-        return None
-    return ByteTokenizer(**common)
+    if (saved["pre_tokenizer"], model["merges"], model["vocab"], saved.get("normalizer")) == expected:
+        return ByteTokenizer(**common)
+    return read_bpe(saved, common)

@@ -6,17 +6,18 @@ normalizer, pre-tokenizer, decoder and model, and a reader that takes them.
 """
 
 import importlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fromzero.artifact import write_json
 from fromzero.errors import UserError
+from fromzero.tokenizer.added import AddedToken
 from fromzero.tokenizer.base import ROLES, Tokenizer
+from fromzero.tokenizer.foreign import read_json, read_text, reading
 
 TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
-MAX_FILE_BYTES = 256 << 20  # the largest published ones have some 30 MB
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
@@ -27,20 +28,29 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     write_json(folder / CONFIG_FILE, _config_json(tokenizer))
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read a tokenizer from a folder that holds `tokenizer.json`: a tokenizer, tokens or model artifact, or another's.
+def read_tokenizer_json(file: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """Read a `tokenizer.json`: this package's, or another's. config: see `read_config`.
 
-    Raises UserError when the file is missing, broken, larger than MAX_FILE_BYTES, or says something that would give
-    other ids here than in the `tokenizers` library.
+    Raises UserError when the file is missing, broken, too large, or says something that would give other ids here than
+    in the `tokenizers` library.
     """
-    folder = Path(folder)
-    file = folder / TOKENIZER_FILE
-    try:
-        return _read(_read_json(file), _read_config(folder))
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise UserError(f"{file} is not a tokenizer in Hugging Face's format ({error!r}); save it again") from error
-    except UserError as error:
-        raise error if str(error).startswith(str(folder)) else UserError(f"{file}: {error}") from error
+    saved = read_json(file)
+    with reading(file, "a tokenizer in Hugging Face's format"):
+        return _read(saved, config)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What `tokenizer_config.json` in a folder says, with the chat template if it is in a file of its own."""
+    config = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
+    if (folder / TEMPLATE_FILE).exists():  # where transformers 5 keeps it
+        config["chat_template"] = read_text(folder / TEMPLATE_FILE)
+    return config
+
+
+def common_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `Tokenizer` that such a config holds: roles and chat_template."""
+    roles = {role: text for role in ROLES if (text := _token_text(config.get(role))) is not None}
+    return {"roles": roles, "chat_template": config.get("chat_template")}
 
 
 def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -49,7 +59,7 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(text, i) for text, i in tokenizer.special_tokens.items()],
+        "added_tokens": [_write_added(text, token, tokenizer) for text, token in tokenizer.added_tokens.items()],
         "normalizer": None if tokenizer.normalizer is None else tokenizer.normalizer.to_json(),
         "pre_tokenizer": None,
         "post_processor": _post_processor(tokenizer),
@@ -58,9 +68,12 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _added_token(text: str, i: int) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": i, "content": text, **flags}
+def _write_added(text: str, token: AddedToken, tokenizer: Tokenizer) -> dict[str, Any]:
+    if token.normalized and tokenizer.normalizer and tokenizer.normalizer(text) != (token.sought or text):
+        raise UserError(
+            f"the piece {text!r} is looked for after a blank was put before the text, which tokenizer.json can't say"
+        )
+    return {"id": token.id, "content": text, **{flag: getattr(token, flag) for flag in _FLAGS}}
 
 
 def _post_processor(tokenizer: Tokenizer) -> dict[str, Any] | None:
@@ -95,69 +108,84 @@ def _config_json(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"{file} is larger than {MAX_FILE_BYTES} bytes; that can't be a tokenizer")
-        value = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; name a folder that holds a tokenizer") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} can't be read ({error}); save the tokenizer again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{file} should hold a JSON object, not a {type(value).__name__}")
-    return value
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    config = _read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
-    template = folder / TEMPLATE_FILE  # where transformers 5 keeps it
-    if template.exists():
-        if template.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"{template} is larger than {MAX_FILE_BYTES} bytes; that can't be a chat template")
-        config["chat_template"] = template.read_text(encoding="utf-8")
-    return config
-
-
 def _read(saved: Mapping[str, Any], config: Mapping[str, Any]) -> Tokenizer:
     for name in ("truncation", "padding"):
         if saved.get(name):
             raise UserError(f"it has a {name}, which fromzero can't represent exactly; use another tokenizer")
-    prefix, suffix = _read_post_processor(saved.get("post_processor"))
-    common = {
-        "special_tokens": _read_special_tokens(saved["added_tokens"]),
-        "roles": {role: text for role in ROLES if (text := _token_text(config.get(role))) is not None},
-        "chat_template": config.get("chat_template"),
-        "prefix": prefix,
-        "suffix": suffix,
-    }
-    kind = saved["model"].get("type", "BPE")
-    if kind not in _FILE_KINDS:
-        raise UserError(f"it is a {kind} model, which fromzero does not know; use another tokenizer")
-    read: Callable[[Mapping[str, Any], Mapping[str, Any]], Tokenizer] = _module(_FILE_KINDS[kind])[1]
-    return read(saved, common)
+    added, vocabulary = saved["added_tokens"], saved["model"]["vocab"]
+    ids = {token["content"]: token["id"] for token in added}
+    if isinstance(vocabulary, dict):
+        _check_ids(vocabulary, ids)
+    prefix, suffix = _read_post_processor(saved.get("post_processor"), ids)
+    common = {"special_tokens": ids, **common_of(config), "prefix": prefix, "suffix": suffix}
+    read: Callable[[Mapping[str, Any], Mapping[str, Any]], Tokenizer] = _module(_kind_of(saved))[1]
+    tokenizer = read(saved, common)
+    tokenizer.set_added_tokens({token["content"]: _read_added(token, tokenizer) for token in added})
+    return tokenizer
 
 
-def _read_post_processor(post: Mapping[str, Any] | None) -> tuple[list[str], list[str]]:
+def _check_ids(vocabulary: Mapping[str, int], added: Mapping[str, int]) -> None:
+    """Raise UserError for an id that is no number, and for a hole in the model's ids; added tokens may leave some."""
+    if strange := [token for token, i in (*vocabulary.items(), *added.items()) if type(i) is not int or i < 0]:
+        raise UserError(f"its token {strange[0]!r} has no id; save it again")
+    there = {*vocabulary.values(), *added.values()}
+    highest = max((i for token, i in vocabulary.items() if token not in added), default=-1)
+    if len(there) <= highest and (missing := next((i for i in range(highest) if i not in there), None)) is not None:
+        raise UserError(f"its vocabulary has the id {highest}, but no token with id {missing}; save it again")
+
+
+def _read_added(token: Mapping[str, Any], tokenizer: Tokenizer) -> AddedToken:
+    flags = {flag: bool(token[flag]) for flag in _FLAGS}
+    flags["special"] |= token["content"] in tokenizer.roles.values()  # as transformers does
+    sought = tokenizer.normalizer(token["content"]) if tokenizer.normalizer and flags["normalized"] else ""
+    return AddedToken(token["id"], **flags, sought=sought)
+
+
+def _kind_of(saved: Mapping[str, Any]) -> str:
+    model = saved["model"].get("type", "BPE")
+    if model not in _FILE_KINDS:
+        raise UserError(f"it is a {model} model, which fromzero does not know; use another tokenizer")
+    if model == "BPE":
+        first = saved.get("pre_tokenizer") or {}
+        steps = [first, *first.get("pretokenizers", ())]
+        if not any(step.get("type") == "ByteLevel" for step in steps):
+            return "spbpe"
+    return _FILE_KINDS[model]
+
+
+def _read_post_processor(post: Mapping[str, Any] | None, ids: Mapping[str, int]) -> tuple[list[str], list[str]]:
     """The special tokens before and after a single text."""
     if post is None or post["type"] == "ByteLevel":
         return [], []
+    if post["type"] == "Sequence":
+        prefix: list[str] = []
+        suffix: list[str] = []
+        for part in post["processors"]:  # each puts its tokens around what the one before made
+            before, after = _read_post_processor(part, ids)
+            prefix, suffix = before + prefix, suffix + after
+        return prefix, suffix
+    if post["type"] in ("BertProcessing", "RobertaProcessing"):
+        return [post["cls"][0]], [post["sep"][0]]
     if post["type"] != "TemplateProcessing":
         raise UserError(f"it adds tokens by a {post['type']} post-processor, which fromzero can't represent exactly")
-    parts: list[Any] = [part["SpecialToken"]["id"] if "SpecialToken" in part else None for part in post["single"]]
-    if parts.count(None) != 1:
+    return _read_template(post, ids)
+
+
+def _read_template(post: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    """Those of a `TemplateProcessing`, which has a table of its own from names to tokens."""
+    around: tuple[list[str], list[str]] = [], []
+    texts = 0
+    for part in post["single"]:
+        if "SpecialToken" not in part:
+            texts += 1
+            continue
+        entry = post["special_tokens"][part["SpecialToken"]["id"]]
+        if [ids.get(token) for token in entry["tokens"]] != entry["ids"]:
+            raise UserError(f"its post-processor adds {entry['tokens']} with other ids than the added tokens have")
+        around[min(texts, 1)].extend(entry["tokens"])
+    if texts != 1:
         raise UserError("its post-processor's template does not hold the text once")
-    return parts[: parts.index(None)], parts[parts.index(None) + 1 :]
-
-
-def _read_special_tokens(added: list[Mapping[str, Any]]) -> dict[str, int]:
-    for token in added:
-        for flag in ("lstrip", "rstrip", "single_word"):
-            if token.get(flag):
-                raise UserError(
-                    f"it has the added token {token['content']!r} with {flag}, which fromzero can't represent"
-                )
-    return {token["content"]: token["id"] for token in added}
+    return around
 
 
 def _token_text(token: Any) -> str | None:
@@ -177,8 +205,9 @@ _KINDS = {  # kind -> module, writer, reader
     "byte": ("characters", "write_bytes", "read_bytes"),
     "char": ("word", "write_word", "read_word"),
     "word": ("word", "write_word", "read_word"),
+    "spbpe": ("sentencepiece_bpe_file", "write_sentencepiece_bpe", "read_sentencepiece_bpe"),
     "wordpiece": ("wordpiece", "write_wordpiece", "read_wordpiece"),
     "unigram": ("unigram_file", "write_unigram", "read_unigram"),
 }
-# The name of a model in `tokenizer.json` -> kind.
-_FILE_KINDS = {"BPE": "bpe", "WordLevel": "word", "WordPiece": "wordpiece", "Unigram": "unigram"}
+# The name of a model in `tokenizer.json` -> the kind whose reader takes it: that of bytes knows those of BPE.
+_FILE_KINDS = {"BPE": "byte", "WordLevel": "word", "WordPiece": "wordpiece", "Unigram": "unigram"}

@@ -14,7 +14,7 @@ def write_unigram(tokenizer: UnigramTokenizer) -> dict[str, Any]:
     """The pre-tokenizer, decoder and model of `tokenizer.json`."""
     more = sorted((i, text) for text, i in tokenizer.special_tokens.items() if i >= len(tokenizer.pieces))
     return {
-        "pre_tokenizer": _pre_tokenizer(tokenizer.metaspace) if tokenizer.metaspace else None,
+        "pre_tokenizer": write_metaspace(tokenizer.metaspace) if tokenizer.metaspace else None,
         "decoder": _decoder(tokenizer),
         "model": {
             "type": "Unigram",
@@ -35,18 +35,21 @@ def read_unigram(saved: Mapping[str, Any], common: Mapping[str, Any]) -> Unigram
         raise UserError("it has no piece for unknown characters, which fromzero needs; use another tokenizer")
     pieces = [(str(piece), float(score)) for piece, score in model["vocab"]]
     unknown = pieces[model["unk_id"]][0]
+    specials = dict(common["special_tokens"])
+    specials.setdefault(unknown, model["unk_id"])
     return UnigramTokenizer(
         pieces,
         unknown,
-        **{**common, "special_tokens": {unknown: model["unk_id"]} | common["special_tokens"]},
-        leading_space=_read_decoder(saved["decoder"]),
+        **{**common, "special_tokens": specials},
+        leading_space=read_decoder(saved["decoder"]),
         normalizer=read_normalizer(saved.get("normalizer")),
-        metaspace=_read_pre_tokenizer(saved["pre_tokenizer"]),
+        metaspace=read_metaspace(saved["pre_tokenizer"]),
         byte_fallback=model.get("byte_fallback", False),
     )
 
 
-def _pre_tokenizer(metaspace: Metaspace) -> dict[str, Any]:
+def write_metaspace(metaspace: Metaspace) -> dict[str, Any]:
+    """The pre-tokenizer of `tokenizer.json`."""
     step = {
         "type": "Metaspace",
         "replacement": SPACE,
@@ -60,11 +63,17 @@ def _decoder(tokenizer: UnigramTokenizer) -> dict[str, Any]:
     if not tokenizer.byte_fallback:
         scheme = "always" if tokenizer.leading_space else "never"
         return {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": True}
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if tokenizer.leading_space else []
+    return write_decoder(tokenizer.leading_space)
+
+
+def write_decoder(leading_space: bool) -> dict[str, Any]:
+    """The decoder of `tokenizer.json` where some pieces are bytes."""
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if leading_space else []
     return {"type": "Sequence", "decoders": [_BLANKS, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]}
 
 
-def _read_pre_tokenizer(saved: Mapping[str, Any] | None) -> Metaspace | None:
+def read_metaspace(saved: Mapping[str, Any] | None) -> Metaspace | None:
+    """What a pre-tokenizer does to blanks; raises UserError for one that does something else."""
     if saved is None:
         return None
     steps = saved["pretokenizers"] if saved["type"] == "Sequence" else [saved]
@@ -79,7 +88,7 @@ def _read_pre_tokenizer(saved: Mapping[str, Any] | None) -> Metaspace | None:
     return metaspace
 
 
-def _read_decoder(saved: Mapping[str, Any] | None) -> bool:
+def read_decoder(saved: Mapping[str, Any] | None) -> bool:
     """Whether decoding removes a blank at the beginning."""
     steps = saved["decoders"] if saved and saved["type"] == "Sequence" else [saved or {"type": "no"}]
     kinds = [step["type"] for step in steps]

@@ -70,7 +70,7 @@ def learn_pieces(
     for word, count in counts.items():
         for unit in _UNITS.findall(word):
             units[unit] += count
-    alphabet = _alphabet(units, coverage)
+    alphabet = frequent_characters(units, coverage)
     if not alphabet or len(alphabet) > size:
         raise UserError(f"{len(alphabet)} characters need a piece each, but there is room for {size} pieces")
     text = _lay_out(units, alphabet)
@@ -86,7 +86,7 @@ def learn_pieces(
     return _finish(text, pieces, size)
 
 
-def _alphabet(units: Mapping[str, int], coverage: float) -> list[str]:
+def frequent_characters(units: Mapping[str, int], coverage: float) -> list[str]:
     """The most frequent characters that make up this share of the text."""
     counts: Counter[str] = Counter()
     for unit, count in units.items():

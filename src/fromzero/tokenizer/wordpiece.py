@@ -20,11 +20,11 @@ from fromzero.tokenizer.word import check_unknown
 CONTINUES = "##"
 MAX_WORD = 100  # characters; BERT takes longer words for unknown
 ROLES = {  # as the special tokens of a published BERT are called
-    "pad_token": "[PAD]",
     "unk_token": "[UNK]",
+    "pad_token": "[PAD]",
+    "mask_token": "[MASK]",
     "cls_token": "[CLS]",
     "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
 }
 CACHE_SIZE = 1 << 17  # words; then it is emptied, so that memory stays bounded
 
