@@ -19,6 +19,7 @@ from fromzero.tokenizer import ChatTemplate, Tokenizer
 from fromzero.tokenizer.added import AddedToken
 from fromzero.tokenizer.bpe import BPETokenizer, byte_vocabulary
 from fromzero.tokenizer.chat import CHATML
+from fromzero.tokenizer.unigram import SPACE, Metaspace, UnigramTokenizer
 
 FOLDER = Path(__file__).parent / "templates"
 TEMPLATES = {"chatml": CHATML} | {file.stem: file.read_text() for file in sorted(FOLDER.glob("*.jinja"))}
@@ -268,3 +269,18 @@ def test_added_tokens_of_a_template_are_those_of_the_template_and_the_assistant(
     starts = [place for place, i in enumerate(ids) if i == 262]
     assert len(starts) == ids.count(263) == 4  # tools, question, answer, result
     assert [names[i - 256] for i in ids[starts[1] :] if 256 <= i < 262] == [*names[:2], *names[:4]]
+
+
+@pytest.mark.parametrize("metaspace", [Metaspace(), Metaspace("first"), Metaspace("never")])
+def test_only_the_first_word_is_the_first_word_of_a_text(metaspace: Metaspace, tmp_path: Path) -> None:
+    """Kinds that put a blank before a text put it where transformers does, in the middle of a conversation as well."""
+    specials = {text: i for i, text in enumerate(["<unk>", *SPECIALS])}
+    letters = sorted({*"".join(TEMPLATES.values())} - {" "} | {SPACE})
+    pieces = [*((text, 0.0) for text in specials), *((letter, -3.0) for letter in letters)]
+    tokenizer = UnigramTokenizer(pieces, "<unk>", specials, ROLES, metaspace=metaspace)
+    tokenizer.save(tmp_path)
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    cut = ["llama3_training"] if metaspace.prepend != "always" else []  # where the answer begins
+    for name in ("llama3", "phi3", *cut):
+        expected = opened.apply_chat_template([USER, ANSWER], chat_template=TEMPLATES[name], return_dict=False)
+        assert ours(name).encode_chat(tokenizer, [USER, ANSWER])[0] == expected

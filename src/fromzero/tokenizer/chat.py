@@ -159,7 +159,7 @@ def _by_name(source: Any) -> dict[str, str]:
     """Name -> template, for the two names that are used."""
     named = {"default": source} if isinstance(source, str) else source
     if isinstance(named, list) and all(isinstance(entry, Mapping) for entry in named):
-        named = {entry.get("name"): entry.get("template") for entry in named}
+        named = {str(entry.get("name")): entry.get("template") for entry in named}
     if not isinstance(named, dict) or not isinstance(named.get("default"), str):
         raise UserError("the chat template is neither a text nor a list of named ones with a default; correct it")
     if not isinstance(named.get("tool_use", ""), str):
