@@ -10,7 +10,7 @@ and sandbox (conversations).
 
 from fromzero.tokenizer.base import Tokenizer
 from fromzero.tokenizer.chat import ChatTemplate
-from fromzero.tokenizer.huggingface import load_tokenizer
+from fromzero.tokenizer.load import load_tokenizer
 from fromzero.tokenizer.train import TokenizerConfig, train_tokenizer
 
 __all__ = ["ChatTemplate", "Tokenizer", "TokenizerConfig", "load_tokenizer", "train_tokenizer"]

@@ -1,38 +1,51 @@
-"""Byte-level BPE in the Hugging Face format: the parts of `tokenizer.json` that are this kind's own.
+"""Byte-level BPE in files: the parts of `tokenizer.json` that are this kind's own, and GPT-2's two files.
 
 JSON can't hold raw bytes, so every byte is spelled as a printable character, in the assignment that GPT-2 chose.
 """
 
 import functools
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import regex
 
 from fromzero.errors import UserError
 from fromzero.tokenizer.bpe import BPETokenizer
+from fromzero.tokenizer.foreign import read_json, read_text, reading
+from fromzero.tokenizer.normalize import read_normalizer
 from fromzero.tokenizer.patterns import GPT2
+
+_GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast")
 
 
 def write_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
-    """The pre-tokenizer, decoder and model of `tokenizer.json`."""
+    """The normalizer, pre-tokenizer, decoder and model of `tokenizer.json`."""
     vocabulary = {spell(token): i for token, i in tokenizer.vocabulary.items()}
-    if clash := vocabulary.keys() & tokenizer.special_tokens.keys():
+    added = {text: token.id for text, token in tokenizer.added_tokens.items()}
+    if clash := vocabulary.keys() & added.keys():
         raise UserError(f"the special token {min(clash)!r} is spelled like an ordinary one; choose another text for it")
-    spelled = [spell(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
-    pattern = {"type": "Split", "pattern": {"Regex": tokenizer.pattern}, "behavior": "Isolated", "invert": False}
+    spelled: dict[int | None, str] = {i: token for token, i in (vocabulary | added).items()}
+    splits = [
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in tokenizer.patterns
+    ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [pattern, byte_level]},
+        "normalizer": tokenizer.normalizer.to_json() if tokenizer.normalizer else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
         "decoder": byte_level,
         "model": {
             "type": "BPE",
             "dropout": None,
-            "unk_token": None,
+            "unk_token": spelled.get(tokenizer.unknown),
             "continuing_subword_prefix": None,
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocabulary | tokenizer.special_tokens,
+            "ignore_merges": tokenizer.whole,
+            "vocab": vocabulary | added,
             "merges": [[spelled[left], spelled[right]] for left, right in tokenizer.merges],
         },
     }
@@ -44,20 +57,81 @@ def read_bpe(saved: Mapping[str, Any], common: Mapping[str, Any]) -> BPETokenize
     Raises UserError for what can't be represented exactly.
     """
     model = saved["model"]
-    for name in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
-        if model.get(name):
-            raise UserError(f"it has the model setting {name}={model[name]!r}, which fromzero can't represent exactly")
-    if saved.get("normalizer"):
-        raise UserError("it has a normalizer, which fromzero can't represent exactly with a byte-level BPE")
+    check_model(model)
     if (saved.get("decoder") or {}).get("type") != "ByteLevel":
         raise UserError("it has a decoder that is not ByteLevel, which fromzero can't represent exactly")
-    vocabulary = {unspell(t): i for t, i in model["vocab"].items() if t not in common["special_tokens"]}
-    ids = {spell(token): i for token, i in vocabulary.items()}
-    merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
-    if unknown := [half for merge in merges for half in merge if half not in ids]:
+    vocabulary = {token: i for token, i in model["vocab"].items() if token not in common["special_tokens"]}
+    return from_spelled(
+        vocabulary,
+        model["merges"],
+        _read_patterns(saved["pre_tokenizer"]),
+        unknown=_read_unknown(model),
+        whole=bool(model.get("ignore_merges")),
+        normalizer=read_normalizer(saved.get("normalizer")),
+        **common,
+    )
+
+
+def read_gpt2(vocabulary_file: Path, merges_file: Path, config: Mapping[str, Any], **common: Any) -> BPETokenizer:
+    """The tokenizer of GPT-2's two files: tokens and ids in JSON, and merges line by line.
+
+    What neither is a byte nor comes of a merge is a special token. config: a parsed `tokenizer_config.json`, or empty.
+    """
+    if config.get("tokenizer_class") not in _GPT2_CLASSES:
+        raise UserError(
+            f"{vocabulary_file} is of the class {config['tokenizer_class']}, whose pattern the file lacks; "
+            "use its tokenizer.json"
+        )
+    spelled = read_json(vocabulary_file)
+    with reading(merges_file, "a list of merges"):
+        lines = [line for line in read_text(merges_file).split("\n") if line and not line.startswith("#version")]
+        merges = list(map(split_merge, lines))
+    with reading(vocabulary_file, "a vocabulary"):
+        ordinary = {*bytes_of(), *map("".join, merges)}
+        special_tokens = {token: i for token, i in spelled.items() if token not in ordinary}
+        if not common.get("roles") and len(special_tokens) == 1:
+            common["roles"] = dict.fromkeys(("bos_token", "eos_token", "unk_token"), next(iter(special_tokens)))
+        vocabulary = {token: i for token, i in spelled.items() if token in ordinary}
+        return from_spelled(vocabulary, merges, [GPT2], special_tokens=special_tokens, **common)
+
+
+def from_spelled(
+    spelled: Mapping[str, int], merges: Iterable[str | Sequence[str]], patterns: Sequence[str], **common: Any
+) -> BPETokenizer:
+    """The tokenizer of spelled tokens and merges, each merge a pair, or two tokens with a blank between them.
+
+    common: further arguments of `BPETokenizer`. Raises UserError for a merge of what is not in the vocabulary.
+    """
+    pairs = list(map(split_merge, merges))
+    if unknown := [half for pair in pairs for half in pair if half not in spelled]:
         raise UserError(f"it has a merge with {unknown[0]!r}, which is not in its vocabulary; save it again")
-    pairs = [(ids[left], ids[right]) for left, right in merges]
-    return BPETokenizer(vocabulary, pairs, _read_pattern(saved["pre_tokenizer"]), **common)
+    vocabulary = {unspell(token): i for token, i in spelled.items()}
+    size = max(itertools.chain(spelled.values(), common["special_tokens"].values())) + 1
+    ids = [(spelled[left], spelled[right]) for left, right in pairs]
+    return BPETokenizer(vocabulary, ids, patterns, size=size, **common)
+
+
+def _read_unknown(model: Mapping[str, Any]) -> int | None:
+    """The id for bytes that the vocabulary lacks; None if it lacks none."""
+    if bytes_of().keys() <= model["vocab"].keys():
+        return None
+    unknown = model.get("unk_token")
+    if unknown and model.get("fuse_unk"):
+        raise UserError("it lacks some bytes and has fuse_unk on, which fromzero can't represent exactly")
+    return int(model["vocab"][unknown]) if unknown else -1
+
+
+def check_model(model: Mapping[str, Any]) -> None:
+    """Raise UserError for settings of a BPE model that no class here has."""
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise UserError(f"it has the model setting {name}={model[name]!r}, which fromzero can't represent exactly")
+
+
+def split_merge(merge: str | Sequence[str]) -> tuple[str, str]:
+    """The two halves of a merge."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
 
 
 def spell(token: bytes) -> str:
@@ -75,28 +149,41 @@ def _spelling() -> dict[int, str]:
 
 @functools.cache
 def bytes_of() -> dict[str, int]:
+    """Character -> the byte that it spells."""
     return {character: byte for byte, character in _spelling().items()}
 
 
 def unspell(token: str) -> bytes:
     """The bytes behind a token of `tokenizer.json`. Raises UserError for a character that stands for none."""
     table = bytes_of()
-    if not all(character in table for character in token):
-        raise UserError(f"it has the token {token!r}, which is not spelled in bytes; fromzero can't represent it")
-    return bytes(table[character] for character in token)
+    try:
+        return bytes([table[character] for character in token])
+    except KeyError:
+        raise UserError(
+            f"it has the token {token!r}, which is not spelled in bytes; fromzero can't represent it"
+        ) from None
 
 
-def _read_pattern(pre_tokenizer: Mapping[str, Any]) -> str:
-    """The pattern of `Split` followed by `ByteLevel`, or GPT-2's, which a lone `ByteLevel` has built in."""
+def _read_patterns(pre_tokenizer: Mapping[str, Any]) -> list[str]:
+    """The patterns that cut text one after the other, before `ByteLevel` makes bytes of it."""
     steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
     *splits, last = steps
     if last["type"] != "ByteLevel" or last.get("add_prefix_space", True):
         raise UserError("it has a pre-tokenizer that does not end in ByteLevel without a prefix space")
-    if not splits and last.get("use_regex", True):
-        return GPT2
-    if len(splits) != 1 or last.get("use_regex", True) or splits[0]["type"] != "Split":
-        raise UserError("it has pre-tokenizers other than one Split and ByteLevel")
-    split = splits[0]
-    if split["behavior"] != "Isolated" or split.get("invert") or "Regex" not in split["pattern"]:
-        raise UserError("it splits by something else than an isolating regular expression")
-    return str(split["pattern"]["Regex"])
+    patterns = list(map(_read_split, splits))
+    if last.get("use_regex", True):  # GPT-2's pattern is built in
+        patterns.append(GPT2)
+    if not patterns:
+        raise UserError("it does not cut text before it merges, which fromzero can't represent with bytes")
+    return patterns
+
+
+def _read_split(step: Mapping[str, Any]) -> str:
+    if step["type"] == "Digits":
+        return r"\p{N}" if step["individual_digits"] else r"\p{N}+"
+    if step["type"] != "Split":
+        raise UserError(f"it has a {step['type']} pre-tokenizer, which fromzero can't represent exactly")
+    if step["behavior"] != "Isolated" or step.get("invert"):
+        raise UserError("it splits by something else than an isolating expression, which fromzero can't represent")
+    ((kind, pattern),) = step["pattern"].items()
+    return str(pattern) if kind == "Regex" else regex.escape(pattern, special_only=True)

@@ -80,7 +80,7 @@ def read_metaspace(saved: Mapping[str, Any] | None) -> Metaspace | None:
     words = len(steps) == 2 and steps[0]["type"] == "WhitespaceSplit"
     step = steps[-1]
     if len(steps) != 1 + words or step["type"] != "Metaspace" or step["replacement"] != SPACE:
-        raise UserError("it has a pre-tokenizer other than Metaspace, which fromzero can't represent with Unigram")
+        raise UserError("it has a pre-tokenizer other than Metaspace, which fromzero can't represent exactly")
     prepend: Any = step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never")
     metaspace = Metaspace(prepend, step.get("split", True), words)
     if prepend not in ("always", "first", "never") or (words and metaspace != Metaspace(words=True)):
@@ -95,5 +95,5 @@ def read_decoder(saved: Mapping[str, Any] | None) -> bool:
     if kinds == ["Metaspace"]:
         return bool(steps[0].get("prepend_scheme", "always") != "never")
     if kinds[:3] != ["Replace", "ByteFallback", "Fuse"] or kinds[3:] not in ([], ["Strip"]) or steps[0] != _BLANKS:
-        raise UserError("it has a decoder other than Metaspace, which fromzero can't represent with Unigram")
+        raise UserError("it has a decoder other than Metaspace, which fromzero can't represent exactly")
     return kinds[3:] == ["Strip"]

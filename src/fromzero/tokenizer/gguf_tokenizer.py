@@ -1,0 +1,133 @@
+"""The tokenizer in the metadata of a GGUF file, with the ids that llama.cpp gives."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fromzero.errors import UserError
+from fromzero.tokenizer.added import AddedToken
+from fromzero.tokenizer.base import Tokenizer
+from fromzero.tokenizer.bpe_file import from_spelled
+from fromzero.tokenizer.foreign import reading
+from fromzero.tokenizer.gguf import read_gguf_header
+from fromzero.tokenizer.normalize import bert
+from fromzero.tokenizer.patterns import GPT2, PATTERNS
+from fromzero.tokenizer.sentencepiece_file import (
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    Piece,
+    Settings,
+    from_pieces,
+)
+from fromzero.tokenizer.unigram import SPACE
+from fromzero.tokenizer.wordpiece import CONTINUES, WordPieceTokenizer
+
+_DEEPSEEK_3 = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
+)
+# How the file calls a way of cutting text -> the patterns, applied one after the other.
+PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais"), (GPT2,)),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell", "command-r"), (r"\p{N}", GPT2)),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "dbrx", "smaug-bpe"), (PATTERNS["llama3"],)),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"), (PATTERNS["qwen2"],)),
+    **dict.fromkeys(("gpt-4o", "llama4"), (PATTERNS["o200k"],)),
+    "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}"),
+    **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), _DEEPSEEK_3),
+}
+_LLAMA3 = ("llama-bpe", "llama3", "llama-v3", "falcon3")  # begin a text with bos, and take known pre-tokens whole
+_ROLES = {
+    "bos": "bos",
+    "eos": "eos",
+    "unknown": "unk",
+    "padding": "pad",
+    "mask": "mask",
+    "cls": "cls",
+    "seperator": "sep",
+}
+
+
+def load_gguf(path: Path) -> Tokenizer:
+    """The tokenizer of a GGUF file, of the models gpt2, llama (SentencePiece's BPE), t5 (its Unigram) or bert.
+
+    Raises UserError for a damaged file, one without a tokenizer, and for what can't be represented exactly.
+    """
+    path = Path(path)
+    metadata = read_gguf_header(path).metadata
+    with reading(path, "a GGUF file with a tokenizer"):
+        data = {name.removeprefix("tokenizer.ggml."): value for name, value in metadata.items()}
+        if data.get("model") not in _READERS:
+            raise UserError(f"its tokenizer is of the model {data.get('model')!r}, not one of {', '.join(_READERS)}")
+        tokens = data["tokens"]
+        types = [int(kind) for kind in data.get("token_type", [NORMAL] * len(tokens))]
+        if not isinstance(tokens, list) or len(types) != len(tokens) or not all(isinstance(t, str) for t in tokens):
+            raise UserError("its tokens are no texts, or more or fewer than their types; get the file again")
+        return _READERS[data["model"]](data, tokens, types, _common(data, tokens, types))
+
+
+def _common(data: Mapping[str, Any], tokens: list[str], types: list[int]) -> dict[str, Any]:
+    """What all kinds share, as arguments of `Tokenizer`."""
+    ids = {role: data.get(f"{name}_token_id") for name, role in _ROLES.items()}
+    roles = {f"{role}_token": tokens[i] for role, i in ids.items() if i is not None}
+    special = {i for i, kind in enumerate(types) if kind in (CONTROL, UNKNOWN)} | {
+        i for i in ids.values() if i is not None
+    }
+    begins = data.get("add_bos_token", data["model"] == "llama" or data.get("pre") in _LLAMA3)
+    return {
+        "special_tokens": {tokens[i]: i for i in sorted(special)},
+        "roles": roles,
+        "chat_template": data.get("tokenizer.chat_template"),
+        "prefix": [roles["bos_token"]] if begins and "bos_token" in roles else [],
+        "suffix": [roles["eos_token"]] if data.get("add_eos_token") and "eos_token" in roles else [],
+    }
+
+
+def _read_bpe(data: Mapping[str, Any], tokens: list[str], types: list[int], common: dict[str, Any]) -> Tokenizer:
+    pre = data.get("pre")
+    if pre not in PRE_TOKENIZERS:
+        raise UserError(f"it cuts text in the way {pre!r}, which is not known; known are {', '.join(PRE_TOKENIZERS)}")
+    plain = {token: i for i, token in enumerate(tokens) if types[i] == USER_DEFINED}
+    added = plain | common["special_tokens"]
+    spelled = {token: i for i, token in enumerate(tokens) if token not in added and types[i] != UNUSED}
+    common |= {"special_tokens": added, "whole": pre in _LLAMA3, "unknown": -1}
+    tokenizer = from_spelled(spelled, data["merges"], PRE_TOKENIZERS[pre], **common)
+    tokenizer.set_added_tokens({token: AddedToken(i, special=False) for token, i in plain.items()})
+    return tokenizer
+
+
+def _read_pieces(data: Mapping[str, Any], tokens: list[str], types: list[int], common: dict[str, Any]) -> Tokenizer:
+    scores = [float(score) for score in data["scores"]]
+    pieces = [Piece(*piece) for piece in zip(tokens, scores, types, strict=True)]
+    settings = Settings(
+        kind="bpe" if data["model"] == "llama" else "unigram",
+        charsmap=bytes(data.get("precompiled_charsmap", b"")),
+        add_dummy_prefix=bool(data.get("add_space_prefix", True)),
+        remove_extra_whitespaces=bool(data.get("remove_extra_whitespaces", False)),
+    )
+    return from_pieces(pieces, settings, **common)
+
+
+def _read_bert(data: Mapping[str, Any], tokens: list[str], types: list[int], common: dict[str, Any]) -> Tokenizer:
+    """Here the tokens that begin a word are marked, not those that go on with one."""
+    vocabulary = {
+        token.removeprefix(SPACE) if token.startswith(SPACE) else CONTINUES + token: i
+        for i, token in enumerate(tokens)
+        if token not in common["special_tokens"]
+    }
+    around = [[token] if token in common["special_tokens"] else [] for token in ("[CLS]", "[SEP]")]
+    common |= {"prefix": around[0], "suffix": around[1], "normalizer": bert()}
+    return WordPieceTokenizer(vocabulary, common["roles"].get("unk_token", "[UNK]"), **common)
+
+
+_READERS: dict[str, Callable[..., Tokenizer]] = {
+    "gpt2": _read_bpe,
+    "llama": _read_pieces,
+    "t5": _read_pieces,
+    "bert": _read_bert,
+}

@@ -1,0 +1,136 @@
+"""Byte-pair encoding over characters, as SentencePiece has it: Llama 2, Mistral and Gemma.
+
+Blanks are written as U+2581, and merges may cross them. A character that the vocabulary lacks becomes its UTF-8 bytes,
+each a token of its own such as <0xE4>, or else the unknown token.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import regex
+
+from fromzero.errors import UserError
+from fromzero.tokenizer.base import Tokenizer, token_table
+from fromzero.tokenizer.merge import merge
+from fromzero.tokenizer.normalize import Normalizer
+from fromzero.tokenizer.unigram import SPACE, Metaspace
+
+CACHED_LETTERS, CACHE_SIZE = 64, 1 << 17
+
+
+class SentencePieceBPETokenizer(Tokenizer):
+    """Pieces and the merges that lead to them.
+
+    vocabulary: piece -> id. merges: pairs of ids, first learned first; the joined pieces of each are in the vocabulary.
+    unk: what stands for characters without a piece; None leaves them out. metaspace: None when the normalizer marks
+    blanks. byte_fallback: characters without a piece become bytes. fuse_unk: neighbours that are unknown become one.
+    whole: a text that is a piece as a whole becomes it without merging. The rest as in `Tokenizer`.
+    Raises UserError when these don't fit each other.
+    """
+
+    kind = "spbpe"
+
+    def __init__(
+        self,
+        vocabulary: Mapping[str, int],
+        merges: Sequence[tuple[int, int]],
+        unk: str | None,
+        special_tokens: Mapping[str, int] | None = None,
+        roles: Mapping[str, str] | None = None,
+        chat_template: Any = None,
+        prefix: Sequence[str] = (),
+        suffix: Sequence[str] = (),
+        leading_space: bool = False,
+        *,
+        normalizer: Normalizer | None = None,
+        metaspace: Metaspace | None = None,
+        byte_fallback: bool = False,
+        fuse_unk: bool = True,
+        whole: bool = False,
+    ) -> None:
+        self.vocabulary, self.merges, self.unk = dict(vocabulary), list(merges), unk
+        self.metaspace, self.whole = metaspace, whole
+        self.byte_fallback, self.fuse_unk = byte_fallback, fuse_unk
+        specials = dict(special_tokens or {})
+        tokens = [(self._bytes_of(piece), i) for piece, i in self.vocabulary.items() if piece not in specials]
+        table = token_table(
+            tokens, ((text.encode(), i) for text, i in specials.items()), size=_size(vocabulary, specials)
+        )
+        super().__init__(table, specials, roles, chat_template, prefix, suffix, leading_space, normalizer=normalizer)
+        ids = self.vocabulary | specials
+        if unk is not None and unk not in ids:
+            raise UserError(f"the unknown token {unk!r} is not in the vocabulary")
+        self._unk = None if unk is None else ids[unk]
+        self._byte_ids = [ids.get(f"<0x{byte:02X}>", -1) for byte in range(256)] if byte_fallback else []
+        if -1 in self._byte_ids:
+            raise UserError(f"the vocabulary lacks the piece <0x{self._byte_ids.index(-1):02X}> for a byte")
+        self._ranks, self._results = self._ranked()
+        self._words = regex.compile(self._cutting())
+        self._cache: dict[str, list[int]] = {}
+
+    def _encode(self, text: str) -> list[int]:
+        return self._encode_marked(self.metaspace(text) if self.metaspace else text)
+
+    def _encode_later(self, text: str) -> list[int]:
+        return self._encode_marked(self.metaspace(text, first=False) if self.metaspace else text)
+
+    def _encode_marked(self, text: str) -> list[int]:
+        ids: list[int] = []
+        for word in self._words.findall(text):
+            ids += self._cache.get(word) or self._encode_word(word)
+        return ids
+
+    def _encode_word(self, word: str) -> list[int]:
+        if self.whole and word in self.vocabulary:
+            return [self.vocabulary[word]]
+        ids = merge(self._symbols(word), self._ranks, self._results)
+        if len(word) <= CACHED_LETTERS:
+            if len(self._cache) >= CACHE_SIZE:
+                self._cache.clear()
+            self._cache[word] = ids
+        return ids
+
+    def _symbols(self, word: str) -> list[int]:
+        """The ids of the characters."""
+        ids: list[int] = []
+        for character in word:
+            i = self.vocabulary.get(character)
+            if i is not None:
+                ids.append(i)
+            elif self.byte_fallback:
+                ids += [self._byte_ids[byte] for byte in character.encode()]
+            elif self._unk is not None and not (self.fuse_unk and ids and ids[-1] == self._unk):
+                ids.append(self._unk)
+        return ids
+
+    def _bytes_of(self, piece: str) -> bytes:
+        byte = self.byte_fallback and re.fullmatch("<0x([0-9A-F]{2})>", piece)
+        return bytes.fromhex(byte[1]) if byte else piece.replace(SPACE, " ").encode()
+
+    def _ranked(self) -> tuple[dict[tuple[int, int], int], list[int]]:
+        """Pair -> rank, and rank -> the id that replaces it."""
+        pieces = {i: piece for piece, i in self.vocabulary.items()}
+        results = []
+        for rank, (left, right) in enumerate(self.merges):
+            result = self.vocabulary.get(pieces.get(left, "") + pieces.get(right, ""))
+            if left not in pieces or right not in pieces or result is None:
+                raise UserError(f"merge {rank} joins the ids {left} and {right} to what is not in the vocabulary")
+            results.append(result)
+        ranks = {pair: rank for rank, pair in enumerate(self.merges)}
+        if len(ranks) != len(self.merges):
+            raise UserError("a merge is there twice")
+        return ranks, results
+
+    def _cutting(self) -> str:
+        """What cuts a text into stretches over whose ends no merge can reach, because no piece goes on with a blank."""
+        if self.metaspace and self.metaspace.split:
+            return rf"{SPACE}?[^{SPACE}]+|{SPACE}"
+        goes_on = any(SPACE in piece.lstrip(SPACE) for piece in self.vocabulary)
+        if self.whole or goes_on or SPACE not in self.vocabulary:
+            return r"[\s\S]+"
+        return rf"{SPACE}*[^{SPACE}]+|{SPACE}+"
+
+
+def _size(*ids: Mapping[str, int]) -> int:
+    return max((i for mapping in ids for i in mapping.values()), default=-1) + 1
