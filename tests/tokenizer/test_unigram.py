@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fromzero.errors import UserError
@@ -66,6 +66,7 @@ def test_other_libraries_agree(settings: dict[str, Any], tmp_path: Path) -> None
     assert_opens_alike(make(**settings), tmp_path, texts)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_comes_back(text: str) -> None:
     tokenizer = make(**LOSSLESS)
@@ -78,6 +79,7 @@ def test_any_text_comes_back(text: str) -> None:
 SCORES = st.dictionaries(st.text("abc", min_size=1, max_size=4), st.floats(-20, -0.1), min_size=1)
 
 
+@settings(deadline=None)
 @given(st.text("abcd", max_size=30), SCORES)
 def test_the_kernel_finds_what_the_plain_algorithm_finds(text: str, scores: dict[str, float]) -> None:
     pieces = "".join(scores)
@@ -90,6 +92,7 @@ def test_the_kernel_finds_what_the_plain_algorithm_finds(text: str, scores: dict
     assert [i >= 0 for i in found] == [piece in scores for piece in plain]
 
 
+@settings(deadline=None)
 @given(st.text("abc", max_size=6), SCORES)
 def test_no_other_way_to_cut_is_better(text: str, scores: dict[str, float]) -> None:
     scores = dict.fromkeys("abc", -25.0) | scores

@@ -143,8 +143,8 @@ def _seeds(text: _Text) -> _Pieces:
     found.append((firsts, np.full(len(firsts), length), totals))
     begins, lengths, totals = (np.concatenate(column) for column in zip(*found, strict=True))
     gains = totals * lengths
-    best = np.argsort(-np.where(lengths == 1, np.inf, gains), kind="stable")[: max(SEEDS, len(letters))]
-    return _Pieces(begins[best], lengths[best], np.log(gains[best]) - np.log(gains[best].sum()))
+    chosen = np.argsort(-np.where(lengths == 1, np.inf, gains), kind="stable")[: max(SEEDS, len(letters))]
+    return _Pieces(begins[chosen], lengths[chosen], np.log(gains[chosen]) - np.log(gains[chosen].sum()))
 
 
 def _expect_and_maximise(text: _Text, pieces: _Pieces) -> _Pieces:
