@@ -99,10 +99,10 @@ BOMBS = [
     "{% set ns = namespace(l=1) %}{% macro m() %}{% set ns.l = varargs %}{% endmacro %}" + "{{ m(ns.l, ns.l) }}" * 60,
     "{% set l = range(99999)|list %}{% set l = l|map(attribute='x', default=l)|list %}{{ l }}",
     f"{LONG}{{% set l = range(99999)|map('string')|select('in', s)|list %}}",
-    LONG + "{% set x = '99' in s %}" * 4000,
-    LONG + "{% set x = s[1:] %}" * 4000,
-    LONG + "{% set x = s.upper() %}" * 4000,
-    LONG + "{% set x = s|trim %}" * 4000,
+    LONG + "{% set x = '99' in s %}" * 800,
+    LONG + "{% set x = s[1:] %}" * 800,
+    LONG + "{% set x = s.upper() %}" * 800,
+    LONG + "{% set x = s|trim %}" * 800,
     LONG + "{% set x = s.split('a') %}" * 40,
     LONG + "{{ s.join([s] + s|list) }}",
     LONG + "{{ s|replace('', s) }}",
@@ -116,7 +116,7 @@ BOMBS = [
     "{{ " + "not " * 9999 + "1 }}",
     "{{ a" + ".b" * 9999 + " }}",
     "{{ 1" + "|abs" * 9999 + " }}",
-    "{% if 1 %}" * 4000 + "{% endif %}" * 4000,
+    "{% if 1 %}" * 4000 + "{% endif %}" * 800,
     "{% for a in [1] %}" * 99 + "{% endfor %}" * 99,
     "{% generation %}" * 2000 + "{% endgeneration %}" * 2000,
     "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
@@ -132,7 +132,7 @@ def test_escapes_are_stopped(source: str) -> None:
 
 @pytest.mark.parametrize("source", BOMBS)
 def test_bombs_are_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fromzero.tokenizer.sandbox.MAX_SECONDS", 0.3)
+    monkeypatch.setattr("fromzero.tokenizer.sandbox.MAX_SECONDS", 0.1)
     with pytest.raises(UserError, match="chat template"):
         ChatTemplate(source).render(MESSAGES)
 
