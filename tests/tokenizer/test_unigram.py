@@ -14,11 +14,10 @@ from fromzero.kernels.viterbi import best_path, build_trie
 from fromzero.tokenizer import load_tokenizer
 from fromzero.tokenizer.normalize import prepend
 from fromzero.tokenizer.stream import StreamDecoder
-from fromzero.tokenizer.unigram import SPACE, Metaspace, UnigramTokenizer, segment
+from fromzero.tokenizer.unigram import BYTES, SPACE, Metaspace, UnigramTokenizer, segment
 from tests.tokenizer.fuzz import CURIOUS, assert_opens_alike, fuzzed
 
 SPECIALS = {"<pad>": 0, "</s>": 1, "<|unk|>": 2}
-BYTES = [(f"<0x{byte:02X}>", 0.0) for byte in range(256)]
 
 
 def make(byte_fallback: bool = False, **settings: Any) -> UnigramTokenizer:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fromzero.errors import UserError
 from fromzero.kernels.viterbi import best_counts, build_trie, expected_counts, losses
-from fromzero.tokenizer.unigram import SPACE, UnigramTokenizer, mark_blanks, segment
+from fromzero.tokenizer.unigram import SPACE, UnigramTokenizer, marked_words, segment
 from fromzero.tokenizer.unigram_learn import _digamma, learn_pieces
 
 ENGLISH = "\n".join(str(module.__doc__) for module in (json, np, math, st, np.linalg)).splitlines()
@@ -88,7 +88,7 @@ def test_as_good_as_sentencepiece(lines: list[str], size: int) -> None:
     )
     model = sentencepiece.SentencePieceProcessor(model_proto=file.getvalue())
     theirs = [(model.id_to_piece(i), model.get_score(i)) for i in range(3, size + 3)]
-    words = Counter(mark_blanks(lines))
+    words = Counter(word for line in lines for word in marked_words(line))
     ours = learn_pieces(words, size, coverage=1.0)
     assert len(ours) == size
     (tokens, likelihood), (tokens_there, likelihood_there) = _measure(ours, words), _measure(theirs, words)
@@ -107,7 +107,7 @@ def _measure(pieces: list[tuple[str, float]], words: Counter[str]) -> tuple[int,
 
 
 def test_pieces_stay_inside_words_and_scripts() -> None:
-    pieces = [piece for piece, _ in learn_pieces(Counter(mark_blanks([CHINESE + " abc123 "] * 9)), 120)]
+    pieces = [piece for piece, _ in learn_pieces(Counter(marked_words((CHINESE + " abc123 ") * 9)), 120)]
     assert all(SPACE not in piece[1:] for piece in pieces)
     assert not [p for p in pieces if any(a.isalpha() != b.isalpha() for a, b in itertools.pairwise(p.strip(SPACE)))]
 

@@ -7,7 +7,7 @@ or its bytes where there are pieces for them.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from fromzero.tokenizer.word import UNKNOWN, check_unknown
 
 SPACE = "\u2581"  # stands for a blank in pieces
 UNKNOWN_PENALTY = 10.0  # below the least likely piece, as in SentencePiece
+BYTES = [(f"<0x{byte:02X}>", 0.0) for byte in range(256)]
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 _PARTS = re.compile(f"{SPACE}?[^{SPACE}]+|{SPACE}")
@@ -169,10 +170,9 @@ def _draw(edges: Sequence[tuple[float, int]], shares: Sequence[float], generator
     return edges[min(int(np.searchsorted(limits, generator.random() * limits[-1], "right")), len(edges) - 1)][1]
 
 
-def mark_blanks(words: Iterable[str]) -> Iterator[str]:
-    """Texts cut into their words, each with its U+2581, as a tokenizer that is trained here cuts them."""
-    for text in words:
-        yield from _PARTS.findall(SPACE + text.replace(" ", SPACE) if text else "")
+def marked_words(text: str) -> list[str]:
+    """The words of a text, each with its U+2581, as a tokenizer that is trained here cuts them."""
+    return _PARTS.findall(SPACE + text.replace(" ", SPACE)) if text else []
 
 
 def _codes(text: str) -> Any:

@@ -63,7 +63,7 @@ def learn_pieces(
     """Pieces with their log probabilities, the most likely first: `size` of them, or fewer when no more are in use.
 
     counts: word, with SPACE for the blank before it -> how often it occurs. coverage: share of all characters that
-    have to be pieces themselves. report: told the number of turns. Raises UserError when there is nothing to learn
+    have to be pieces themselves. report: told the percentage done. Raises UserError when there is nothing to learn
     from, or those characters alone are more than `size`.
     """
     units = Counter[str]()
@@ -74,15 +74,15 @@ def learn_pieces(
     if not alphabet or len(alphabet) > size:
         raise UserError(f"{len(alphabet)} characters need a piece each, but there is room for {size} pieces")
     text = _lay_out(units, alphabet)
-    pieces, turn = _seeds(text), 0
+    pieces = _seeds(text)
+    seeds, goal = len(pieces.scores), SPARE * size
     while True:
         for _ in range(STEPS):
             pieces = _expect_and_maximise(text, pieces)
-        turn += 1
-        report(turn)
-        if len(pieces.scores) <= SPARE * size:
+        if len(pieces.scores) <= goal:
             break
-        pieces = _prune(text, pieces, int(SPARE * size))
+        pieces = _prune(text, pieces, int(goal))
+        report(100 * (1 - np.log(len(pieces.scores) / goal) / np.log(seeds / goal)))
     return _finish(text, pieces, size)
 
 
