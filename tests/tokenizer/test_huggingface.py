@@ -110,6 +110,15 @@ def test_gpt2_form_with_its_pattern_built_in_is_read(saved: Path, tmp_path: Path
         assert load_tokenizer(tmp_path).encode(text, special="allow") == theirs.encode(text).ids
 
 
+TEMPLATE = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {}}]}
+WRONG_ID = {"x": {"id": "x", "ids": [1], "tokens": ["<|endoftext|>"]}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """Normalizers in normalizers."""
+    return {"type": "Sequence", "normalizers": [nested(depth - 1)] if depth else []}
+
+
 def change(source: Path, target: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     shutil.copytree(source, target, dirs_exist_ok=True)
     saved = json.loads((source / "tokenizer.json").read_text())
@@ -120,20 +129,27 @@ def change(source: Path, target: Path, edit: Callable[[dict[str, Any]], Any]) ->
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda t: t["model"].update(type="WordPiece"), "is a WordPiece model"),
+        (lambda t: t["model"].update(type="Syllables"), "is a Syllables model"),
         (lambda t: t["model"].update(dropout=0.1), "dropout=0.1"),
-        (lambda t: t["model"].update(ignore_merges=True), "ignore_merges"),
-        (lambda t: t.update(normalizer={"type": "NFC"}), "has a normalizer"),
-        (lambda t: t.update(post_processor={"type": "BertProcessing"}), "BertProcessing"),
+        (lambda t: t["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix"),
+        (lambda t: t.update(normalizer={"type": "Nmt"}), "has a Nmt normalizer"),
+        (lambda t: t.update(normalizer=nested(20)), "has a Sequence normalizer"),
+        (lambda t: t.update(post_processor={"type": "BertJapaneseProcessing"}), "BertJapaneseProcessing"),
+        (lambda t: t.update(post_processor=TEMPLATE | {"special_tokens": {}}), "not a tokenizer"),
+        (lambda t: t.update(post_processor=TEMPLATE | {"special_tokens": WRONG_ID}), "other ids"),
+        (lambda t: t.update(post_processor=TEMPLATE | {"single": []}), "does not hold the text once"),
         (lambda t: t.update(decoder={"type": "Fuse"}), "decoder"),
-        (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "pre-tokenizer"),
-        (lambda t: t["added_tokens"][0].update(lstrip=True), "lstrip"),
+        (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}, decoder={"type": "Metaspace"}), "a pre-tokenizer"),
+        (lambda t: t["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True), "without a prefix space"),
+        (lambda t: t["pre_tokenizer"]["pretokenizers"].pop(0), "does not cut text"),
+        (lambda t: t["added_tokens"][0].update(id=-1), "has no id"),
+        (lambda t: t["added_tokens"][0].update(id=0), "same id"),
         (lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"), "isolating"),
         (lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": "("}), "not a regular expression"),
-        (lambda t: t["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "Digits"}), "other than one Split"),
+        (lambda t: t["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "Punctuation"}), "a Punctuation pre-tokenizer"),
         (lambda t: t["model"]["vocab"].update({"好": 512}), "not spelled in bytes"),
-        (lambda t: t["model"]["vocab"].update({"aaaaaaaa": 9999}), "has id 9999"),
-        (lambda t: t["model"]["vocab"].pop("a"), "lacks the byte|not in its vocabulary"),
+        (lambda t: t["model"]["vocab"].update({"aaaaaaaa": 9999}), "no token with id 512"),
+        (lambda t: t["model"]["vocab"].pop("a"), "no token with id 97|not in its vocabulary"),
         (lambda t: t["model"]["merges"].append(["zzzz", "q"]), "'zzzz'"),
         (lambda t: t["model"]["merges"].append(["a", "b", "c"]), "not a tokenizer"),
         (lambda t: t.pop("model"), "not a tokenizer in Hugging Face's format"),
@@ -158,7 +174,7 @@ def test_missing_truncated_and_huge_files_are_told(
     (tmp_path / "tokenizer.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="can't be read"):
         load_tokenizer(tmp_path)
-    monkeypatch.setattr("fromzero.tokenizer.huggingface.MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("fromzero.tokenizer.foreign.MAX_FILE_BYTES", 10)
     with pytest.raises(UserError, match="larger than 10 bytes"):
         load_tokenizer(tmp_path)
 

@@ -26,8 +26,6 @@ class AddedToken:
     """Found only where no letter or digit touches it."""
     normalized: bool = False
     """Looked for in the normalised text."""
-    sought: str = ""
-    """What is looked for; empty for its own text."""
 
 
 class Found(NamedTuple):
@@ -41,7 +39,7 @@ class AddedTokens:
     """Finds tokens in a text, the longest first where several begin, as the `tokenizers` library does."""
 
     def __init__(self, tokens: Mapping[str, AddedToken]) -> None:
-        self._tokens = {token.sought or text: token for text, token in tokens.items()}
+        self._tokens = dict(tokens)
         self._pattern = regex.compile(r"\L<tokens>", tokens=list(self._tokens))
 
     def cut(self, text: str, allow_special: bool) -> Iterator[Found]:
@@ -49,7 +47,7 @@ class AddedTokens:
         done = 0
         for match in self._pattern.finditer(text) if self._tokens else ():
             token, (start, stop) = self._tokens[match.group()], match.span()
-            if start < done or (token.special and not allow_special):
+            if token.special and not allow_special:
                 continue
             if token.single_word and (_WORD.match(text[start - 1 : start]) or _WORD.match(text[stop : stop + 1])):
                 continue

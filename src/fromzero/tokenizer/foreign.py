@@ -50,7 +50,7 @@ def reading(path: Path, what: str) -> Iterator[None]:
     """Whatever goes wrong inside becomes a UserError that names the file; what: what it should be."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, LookupError, ValueError, OverflowError, struct.error) as error:
+    except (TypeError, AttributeError, LookupError, ValueError, OverflowError, RecursionError, struct.error) as error:
         raise UserError(f"{path} is not {what} ({error!r}); get it again") from error
     except UserError as error:
         raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error

@@ -69,7 +69,7 @@ def _tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _write_added(text: str, token: AddedToken, tokenizer: Tokenizer) -> dict[str, Any]:
-    if token.normalized and tokenizer.normalizer and tokenizer.normalizer(text) != (token.sought or text):
+    if token.normalized and tokenizer.normalizer and tokenizer.normalizer(text) != text:
         raise UserError(
             f"the piece {text!r} is looked for after a blank was put before the text, which tokenizer.json can't say"
         )
@@ -137,8 +137,9 @@ def _check_ids(vocabulary: Mapping[str, int], added: Mapping[str, int]) -> None:
 def _read_added(token: Mapping[str, Any], tokenizer: Tokenizer) -> AddedToken:
     flags = {flag: bool(token[flag]) for flag in _FLAGS}
     flags["special"] |= token["content"] in tokenizer.roles.values()  # as transformers does
-    sought = tokenizer.normalizer(token["content"]) if tokenizer.normalizer and flags["normalized"] else ""
-    return AddedToken(token["id"], **flags, sought=sought)
+    if flags["normalized"] and tokenizer.normalizer and tokenizer.normalizer(token["content"]) != token["content"]:
+        raise UserError(f"its normalizer changes the added token {token['content']!r}, which fromzero can't represent")
+    return AddedToken(token["id"], **flags)
 
 
 def _kind_of(saved: Mapping[str, Any]) -> str:
