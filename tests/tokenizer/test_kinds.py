@@ -10,6 +10,7 @@ from fromzero.corpus import read_corpus
 from fromzero.errors import UserError
 from fromzero.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
 from fromzero.tokenizer.settings import KINDS
+from fromzero.tokenizer.stream import StreamDecoder
 from tests.tokenizer.conftest import CHINESE, ENGLISH, MakeCorpus
 from tests.tokenizer.fuzz import CURIOUS, assert_opens_alike, fuzzed
 
@@ -49,6 +50,12 @@ def test_what_was_learned_from_comes_back(learned: Tokenizer, corpus: Artifact) 
         if learned.kind != "wordpiece":  # which does not keep blanks, case and rare characters
             assert unknown not in ids
             assert learned.decode(ids) == document.text
+
+
+def test_a_stream_is_what_decoding_gives(learned: Tokenizer) -> None:
+    ids = learned.encode(ENGLISH + CHINESE)
+    stream = StreamDecoder(learned)
+    assert "".join(stream.feed([i]) for i in ids) + stream.flush() == learned.decode(ids)
 
 
 def test_special_tokens_have_their_roles(learned: Tokenizer) -> None:

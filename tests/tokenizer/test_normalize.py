@@ -118,6 +118,8 @@ def test_a_damaged_table_is_told_or_harmless(damaged: bytes, text: str) -> None:
     [
         ({"type": "Nmt"}, "Nmt normalizer"),
         ({"type": "Replace", "pattern": {"Regex": "("}, "content": ""}, "not a regular expression"),
+        ({"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 2000}, "2000 characters at once"),
+        ({"type": "Prepend", "prepend": "a" * 2000}, "2000 characters at once"),
         ({"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "cut off or damaged"),
     ],
 )
@@ -132,3 +134,11 @@ def test_sequences_of_sequences_end_somewhere() -> None:
         form = {"type": "Sequence", "normalizers": [form]}
     with pytest.raises(UserError, match="Sequence normalizer"):
         read_normalizer(form)
+
+
+def test_a_text_does_not_grow_without_end() -> None:
+    tenfold = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+    normalizer = read_normalizer({"type": "Sequence", "normalizers": [tenfold] * 9})
+    assert normalizer is not None
+    with pytest.raises(UserError, match="more than 1640 characters"):
+        normalizer("a" * 10)

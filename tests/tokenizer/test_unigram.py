@@ -141,6 +141,11 @@ def test_bad_parts_are_told(pieces: list[tuple[str, float]], settings: dict[str,
         UnigramTokenizer(pieces, **settings)
 
 
+def test_pieces_that_fill_the_memory_are_refused() -> None:
+    with pytest.raises(UserError, match="more than 16777216 characters"):
+        UnigramTokenizer([("<|unk|>", 0.0), ("a" * (1 << 24), -1.0)], special_tokens={"<|unk|>": 0})
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

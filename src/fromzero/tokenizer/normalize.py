@@ -21,6 +21,8 @@ from fromzero.errors import UserError
 _SPACES = "".join(map(chr, range(0x2000, 0x200B)))
 WHITE_SPACE = f"\t\n\v\f\r \x85\xa0\u1680{_SPACES}\u2028\u2029\u202f\u205f\u3000"
 MAX_DEPTH = 8  # of sequences in sequences
+MAX_ADDED = 1000  # characters that are put for one
+MAX_GROWTH = 64  # times a text may grow; Unicode's forms make 18 characters of one
 _CACHE_SIZE = 1 << 16
 
 Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
@@ -42,11 +44,14 @@ class Normalizer:
 
 
 def sequence(*parts: Normalizer) -> Normalizer:
-    """One after the other."""
+    """One after the other. Raises UserError when a text grows too much by it."""
 
     def apply(text: str) -> str:
+        limit = MAX_GROWTH * len(text) + MAX_ADDED
         for part in parts:
             text = part(text)
+            if len(text) > limit:
+                raise UserError(f"the normalizer makes a text of more than {limit} characters; use another tokenizer")
         return text
 
     return Normalizer(apply, {"type": "Sequence", "normalizers": [part.to_json() for part in parts]})
@@ -78,12 +83,17 @@ def strip(left: bool = True, right: bool = True) -> Normalizer:
 
 
 def prepend(start: str) -> Normalizer:
-    """With something before it, unless it is empty."""
+    """With something before it, unless it is empty. Raises UserError when that is longer than MAX_ADDED."""
+    _check_length(start)
     return Normalizer(lambda text: start + text if text else text, {"type": "Prepend", "prepend": start})
 
 
 def replace(old: str, new: str, expression: bool = False) -> Normalizer:
-    """With each `old`, a text or a regular expression, replaced by `new`. Raises UserError for a bad expression."""
+    """With each `old`, a text or a regular expression, replaced by `new`.
+
+    Raises UserError for a bad expression, and when `new` is longer than MAX_ADDED.
+    """
+    _check_length(new)
     form = {"type": "Replace", "pattern": {"Regex" if expression else "String": old}, "content": new}
     if not expression:
         return Normalizer(lambda text: text.replace(old, new) if old else text, form)
@@ -182,6 +192,11 @@ _CHINESE = regex.compile(
 )
 
 
+def _check_length(text: str) -> None:
+    if len(text) > MAX_ADDED:
+        raise UserError(f"the normalizer adds {len(text)} characters at once; use another tokenizer")
+
+
 def _lower(text: str) -> str:
     return text.replace("\u03a3", "\u03c3").lower()
 
@@ -262,7 +277,7 @@ class _Charsmap:
 
     def _text(self, place: int) -> str:
         start = self._units[place] & 0x7FFFFFFF if place < len(self._units) else -1
-        end = self._heap.find(b"\0", start) if 0 <= start < len(self._heap) else -1
+        end = self._heap.find(b"\0", start, start + MAX_ADDED) if 0 <= start < len(self._heap) else -1
         if end < 0:
             raise UserError("the normalizer's table points outside of itself; get the file again")
         return self._heap[start:end].decode("utf-8", errors="replace")

@@ -21,6 +21,7 @@ from fromzero.tokenizer.text import check_unicode
 from fromzero.tokenizer.word import UNKNOWN, check_unknown
 
 SPACE = "\u2581"  # stands for a blank in pieces
+MAX_CHARACTERS = 1 << 24  # of all pieces together; 250,000 published ones have some 1.5 million
 UNKNOWN_PENALTY = 10.0  # below the least likely piece, as in SentencePiece
 BYTES = [(f"<0x{byte:02X}>", 0.0) for byte in range(256)]
 
@@ -182,6 +183,8 @@ def _codes(text: str) -> Any:
 def _check_pieces(pieces: Sequence[tuple[str, float]], specials: Mapping[str, int]) -> None:
     if len({piece for piece, _ in pieces}) < len(pieces) or not all(piece for piece, _ in pieces):
         raise UserError("it has an empty piece, or one twice; get the file again")
+    if sum(len(piece) for piece, _ in pieces) > MAX_CHARACTERS:
+        raise UserError(f"its pieces have more than {MAX_CHARACTERS} characters; that can't be a tokenizer")
     if broken := [piece for piece, score in pieces if not math.isfinite(score)]:
         raise UserError(f"the piece {broken[0]!r} has a score that is not a finite number; get the file again")
     if wrong := [text for text, i in specials.items() if 0 <= i < len(pieces) and pieces[i][0] != text]:
