@@ -103,19 +103,20 @@ def _search(
 
 
 @compiled
-def _room(size: Any) -> Any:
-    return np.empty(size + 1), np.empty(size + 1, np.int64), np.empty(size + 1, np.int32)
+def _room(size: Any, scores: Any) -> Any:
+    return np.empty(size + 1, scores.dtype), np.empty(size + 1, np.int64), np.empty(size + 1, np.int32)
 
 
 @compiled
 def best_path(text: Any, trie: Any, scores: Any, unknown: Any, barrier: Any) -> Any:
     """The pieces of highest total score that make up a text, and where each of them ends.
 
-    scores: float64 by piece. unknown: the score of a character that is no piece; a run of them is one piece, -1.
+    scores: float64 or float32 by piece, as are their sums. unknown: the score, in the same type, of a character that is
+    no piece; a run of them is one piece, -1.
     barrier: a character that no piece holds but at its beginning, so that what it begins stands alone; or -1.
     Of equal paths, that with the shorter piece at the end. Returns int32 and int64.
     """
-    best, before, by = _room(len(text))
+    best, before, by = _room(len(text), scores)
     _search(text, 0, len(text), trie, scores, unknown, barrier, -1, (best, before, by))
     pieces, stops = np.empty(len(text), np.int32), np.empty(len(text), np.int64)
     at, count = len(text), len(text)
@@ -132,7 +133,7 @@ def best_path(text: Any, trie: Any, scores: Any, unknown: Any, barrier: Any) -> 
 def best_counts(text: Any, begins: Any, lengths: Any, weights: Any, trie: Any, scores: Any) -> Any:
     """How often each piece is in the best path of the units text[begin : begin + length], by their weights."""
     counts = np.zeros(len(scores))
-    best, before, by = _room(lengths.max())
+    best, before, by = _room(lengths.max(), scores)
     for unit in range(len(begins)):
         _search(text, begins[unit], lengths[unit], trie, scores, -np.inf, -1, -1, (best, before, by))
         at = lengths[unit]
@@ -150,7 +151,7 @@ def losses(text: Any, begins: Any, lengths: Any, counts: Any, trie: Any, scores:
     """
     total = counts.sum()
     result = np.full(len(scores), -1.0)
-    best, before, by = _room(lengths.max())
+    best, before, by = _room(lengths.max(), scores)
     for piece in range(len(scores)):
         if lengths[piece] == 1:
             result[piece] = np.inf

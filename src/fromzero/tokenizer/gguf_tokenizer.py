@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fromzero.errors import UserError
 from fromzero.tokenizer.added import AddedToken
 from fromzero.tokenizer.base import Tokenizer
@@ -11,7 +13,7 @@ from fromzero.tokenizer.bpe_file import from_spelled
 from fromzero.tokenizer.foreign import reading
 from fromzero.tokenizer.gguf import read_gguf_header
 from fromzero.tokenizer.normalize import bert
-from fromzero.tokenizer.patterns import GPT2, PATTERNS
+from fromzero.tokenizer.patterns import GPT2
 from fromzero.tokenizer.sentencepiece_file import (
     CONTROL,
     NORMAL,
@@ -35,9 +37,9 @@ _DEEPSEEK_3 = (
 PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais"), (GPT2,)),
     **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell", "command-r"), (r"\p{N}", GPT2)),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "dbrx", "smaug-bpe"), (PATTERNS["llama3"],)),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"), (PATTERNS["qwen2"],)),
-    **dict.fromkeys(("gpt-4o", "llama4"), (PATTERNS["o200k"],)),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "dbrx", "smaug-bpe"), ("llama3",)),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"), ("qwen2",)),
+    **dict.fromkeys(("gpt-4o", "llama4"), ("o200k",)),
     "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}"),
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), _DEEPSEEK_3),
 }
@@ -106,6 +108,7 @@ def _read_pieces(data: Mapping[str, Any], tokens: list[str], types: list[int], c
     pieces = [Piece(*piece) for piece in zip(tokens, scores, types, strict=True)]
     settings = Settings(
         kind="bpe" if data["model"] == "llama" else "unigram",
+        precision=np.float64,
         charsmap=bytes(data.get("precompiled_charsmap", b"")),
         add_dummy_prefix=bool(data.get("add_space_prefix", True)),
         remove_extra_whitespaces=bool(data.get("remove_extra_whitespaces", False)),

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fromzero.errors import UserError
 from fromzero.tokenizer.added import AddedToken
 from fromzero.tokenizer.base import Tokenizer
@@ -37,6 +39,7 @@ class Settings(NamedTuple):
     """What else the file says."""
 
     kind: str = "unigram"
+    precision: type[np.floating[Any]] = np.float32
     roles: Mapping[str, str] = {}
     charsmap: bytes = b""
     add_dummy_prefix: bool = True
@@ -79,7 +82,9 @@ def from_pieces(pieces: Sequence[Piece], settings: Settings, **common: Any) -> T
     byte_fallback = any(piece.type == BYTE for piece in pieces)
     if settings.kind == "unigram":
         scored = [(piece.text, piece.score) for piece in pieces]
-        tokenizer: Tokenizer = UnigramTokenizer(scored, unknown[0], byte_fallback=byte_fallback, **common)
+        tokenizer: Tokenizer = UnigramTokenizer(
+            scored, unknown[0], byte_fallback=byte_fallback, precision=settings.precision, **common
+        )
     else:
         vocabulary = {piece.text: i for i, piece in enumerate(pieces)}
         merges = _merges(pieces) if settings.kind == "bpe" else []
@@ -129,12 +134,14 @@ def _parse(data: bytes) -> tuple[list[Piece], Settings]:
             pieces.append(Piece(piece[1].decode(), score, piece.get(3, NORMAL)))
         elif number in (2, 3):
             (trainer if number == 2 else normalizer).update(_fields(value))
+    if not trainer or not normalizer:
+        raise UserError("it ends before it says how it was trained, or how text is normalised; get the file again")
     if trainer.get(24):
         raise UserError("it has treat_whitespace_as_suffix on, which fromzero can't represent exactly")
     kind = _KINDS.get(trainer.get(3, 1))
     if kind in (None, "word"):
         raise UserError(f"it is of the type {kind or trainer[3]}; the types unigram, bpe and char can be read")
-    names = ((45, "unk", "<unk>"), (46, "bos", "<s>"), (47, "eos", "</s>"), (48, "pad", "<pad>"))
+    names = ((46, "bos", "<s>"), (47, "eos", "</s>"), (45, "unk", "<unk>"), (48, "pad", "<pad>"))
     return pieces, Settings(
         kind=kind,
         roles={f"{name}_token": trainer.get(field, default.encode()).decode() for field, name, default in names},

@@ -55,7 +55,8 @@ class UnigramTokenizer(Tokenizer):
 
     pieces: by id; those that are special tokens are never found in a text, nor are `<0x00>` to `<0xFF>` with
     byte_fallback. unknown: the special token for a run of characters that are no pieces. byte_fallback: the bytes of
-    such characters are used instead. metaspace: None when the normalizer marks blanks. The rest as in `Tokenizer`.
+    such characters are used instead. metaspace: None when the normalizer marks blanks. precision: of sums, which
+    decides between cuts as good as equal: `tokenizers` has float64, SentencePiece float32. The rest as in `Tokenizer`.
 
     Raises UserError when these don't fit each other.
     """
@@ -76,11 +77,13 @@ class UnigramTokenizer(Tokenizer):
         normalizer: Normalizer | None = None,
         metaspace: Metaspace | None = None,
         byte_fallback: bool = False,
+        precision: type[np.floating[Any]] = np.float64,
     ) -> None:
         specials = dict(special_tokens or {})
         check_unknown(unknown, specials)
         _check_pieces(pieces, specials)
         self.pieces, self.unknown, self.metaspace, self.byte_fallback = list(pieces), unknown, metaspace, byte_fallback
+        self._precision = precision
         self._bytes = _byte_ids(pieces) if byte_fallback else []
         table = _table(pieces, specials, frozenset(self._bytes))
         super().__init__(table, specials, roles, chat_template, prefix, suffix, leading_space, normalizer=normalizer)
@@ -94,9 +97,9 @@ class UnigramTokenizer(Tokenizer):
         self._trie = build_trie(
             _codes("".join(self.pieces[i][0] for i in found)), np.cumsum(lengths) - lengths, lengths
         )
-        self._scores = np.array([self.pieces[i][1] for i in found], np.float64)
+        self._scores = np.array([self.pieces[i][1] for i in found], self._precision)
         self._ids = np.array([*found, self.special_tokens[self.unknown]], np.int32)  # the last one is found as -1
-        self._unknown_score = min(score for _, score in self.pieces) - UNKNOWN_PENALTY
+        self._unknown_score = self._precision(min(score for _, score in self.pieces) - UNKNOWN_PENALTY)
         self._barrier = ord(SPACE) if self.metaspace and self.metaspace.split else -1
 
     def _encode(self, text: str) -> list[int]:
@@ -129,7 +132,7 @@ class UnigramTokenizer(Tokenizer):
         scores = {piece: score * alpha for piece, (score, _) in pieces.items()}
         ids: list[int] = []
         for part in _PARTS.findall(text) if self._barrier >= 0 else [text]:
-            for piece in segment(part, scores, self._unknown_score * alpha, generator):
+            for piece in segment(part, scores, float(self._unknown_score) * alpha, generator):
                 unknown = [self._bytes[byte] for byte in piece.encode()] if self._bytes else [int(self._ids[-1])]
                 ids += [pieces[piece][1]] if piece in pieces else unknown
         return ids
