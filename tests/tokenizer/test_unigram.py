@@ -83,7 +83,7 @@ SCORES = st.dictionaries(st.text("abc", min_size=1, max_size=4), st.floats(-20, 
 def test_the_kernel_finds_what_the_plain_algorithm_finds(text: str, scores: dict[str, float]) -> None:
     pieces = "".join(scores)
     lengths = np.array([len(piece) for piece in scores])
-    codes = [np.frombuffer(part.encode("utf-32-le"), np.int32) for part in (pieces, text)]
+    codes = [np.frombuffer(part.encode("utf-32-le"), np.int32).copy() for part in (pieces, text)]
     trie = build_trie(codes[0], np.cumsum(lengths) - lengths, lengths)
     found, stops = best_path(codes[1], trie, np.array([*scores.values()]), -30.0, -1)
     plain = segment(text, scores, -30.0)

@@ -39,7 +39,7 @@ def pieces_of(text: str, scores: dict[str, float]) -> list[list[str]]:
 def test_the_kernels_count_as_the_plain_definitions(units: list[str], longer: dict[str, float]) -> None:
     scores = {"a": -1.0, "b": -2.0, "c": -3.0} | longer
     text = "\0".join([*scores, *units])
-    codes = np.frombuffer(text.encode("utf-32-le"), np.int32)
+    codes = np.frombuffer(text.encode("utf-32-le"), np.int32).copy()
     lengths = np.array([len(part) for part in [*scores, *units]])
     begins = np.cumsum(lengths + 1) - lengths - 1
     count, values = len(scores), np.array([*scores.values()])

@@ -1,4 +1,4 @@
-"""`fromzero tokenizer train`: corpus -> byte-level BPE tokenizer."""
+"""`fromzero tokenizer train`: corpus -> tokenizer of any kind."""
 
 from fromzero.commands import Verb
 from fromzero.console import say, table
@@ -13,7 +13,8 @@ def run(config: TokenizerConfig) -> None:
     for split in ("train", "validation"):
         for language, found in {"all": summary[split], **summary[split]["languages"]}.items():
             rows.append((split, language, found["bytes"], found["tokens"], found["bytes_per_token"]))
-    say(f"{tokenizer.path}: {summary['vocab_size']} tokens, {summary['merges']} merges")
+    merges = f", {summary['merges']} merges" if summary["merges"] else ""
+    say(f"{tokenizer.path}: {summary['vocab_size']} tokens{merges}")
     table("on a sample of each split", ("split", "language", "bytes", "tokens", "bytes per token"), rows)
 
 

@@ -180,7 +180,7 @@ def marked_words(text: str) -> list[str]:
 
 
 def _codes(text: str) -> Any:
-    return np.frombuffer(text.encode("utf-32-le"), np.int32)
+    return np.frombuffer(text.encode("utf-32-le"), np.int32).copy()  # kernels are compiled for arrays to write to
 
 
 def _check_pieces(pieces: Sequence[tuple[str, float]], specials: Mapping[str, int]) -> None:
