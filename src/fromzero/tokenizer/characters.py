@@ -36,6 +36,8 @@ class ByteTokenizer(Tokenizer):
 
     def encode_array(self, text: str) -> NDArray[np.int32]:
         """`encode_ordinary` as an array."""
+        if len(self.added_tokens) > len(self.special_tokens):
+            return super().encode_array(text)
         check_unicode(text)
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 

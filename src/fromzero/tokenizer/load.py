@@ -58,7 +58,7 @@ def _reader(file: Path) -> Callable[[Path, Mapping[str, Any]], Tokenizer]:
         raise UserError(f"{file} can't be read ({error})") from error
     if start.startswith(MAGIC):
         return lambda file, config: load_gguf(file)
-    if start.lstrip()[:1] in (b"{", b"["):
+    if file.suffix == ".json" or start.lstrip().startswith(b"{"):
         return _read_json_file
     if file.name in _MERGES or start.startswith(b"#version"):
         return lambda file, config: _read_pair(file.with_name(_MERGES.get(file.name, "vocab.json")), config)
