@@ -1,5 +1,9 @@
 """Training each kind: its ids, its summary, its errors, and that other libraries open it."""
 
+import contextlib
+import json
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +60,27 @@ def test_a_stream_is_what_decoding_gives(learned: Tokenizer) -> None:
     ids = learned.encode(ENGLISH + CHINESE)
     stream = StreamDecoder(learned)
     assert "".join(stream.feed([i]) for i in ids) + stream.flush() == learned.decode(ids)
+
+
+def test_a_damaged_file_ends_in_a_user_error_if_at_all(made: Artifact, tmp_path: Path) -> None:
+    choose = random.Random(0)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(made.path / name, tmp_path)
+    intact = (tmp_path / "tokenizer.json").read_text()
+    for _ in range(150):
+        saved = json.loads(intact)
+        part: Any = saved
+        while True:  # down to any place, and something else there
+            key = choose.choice(list(part) if isinstance(part, dict) else range(len(part)))
+            if not (part[key] and isinstance(part[key], dict | list)) or choose.random() < 0.2:
+                break
+            part = part[key]
+        part[key] = choose.choice(
+            [None, -1, 10**9, 1.5, "x", "", [], {}, True, ["a"], {"a": 1}, float("nan"), "\ud800"]
+        )
+        (tmp_path / "tokenizer.json").write_text(json.dumps(saved))
+        with contextlib.suppress(UserError):
+            load_tokenizer(tmp_path).encode("a b[x] the 你好\n", special="allow", add_special_tokens=True)
 
 
 def test_special_tokens_have_their_roles(learned: Tokenizer) -> None:

@@ -119,6 +119,8 @@ def test_a_damaged_table_is_told_or_harmless(damaged: bytes, text: str) -> None:
         ({"type": "Nmt"}, "Nmt normalizer"),
         ({"type": "Replace", "pattern": {"Regex": "("}, "content": ""}, "not a regular expression"),
         ({"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 2000}, "2000 characters at once"),
+        ({"type": "Prepend", "prepend": ["a"]}, "is not a text"),
+        ({"type": "Prepend", "prepend": "\ud800"}, "lone surrogate"),
         ({"type": "Prepend", "prepend": "a" * 2000}, "2000 characters at once"),
         ({"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "cut off or damaged"),
     ],

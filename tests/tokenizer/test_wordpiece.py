@@ -39,7 +39,7 @@ def make(**settings: Any) -> WordPieceTokenizer:
         "run",
         "##s",
     ]
-    pieces += ["你", "好", "零", "e", "##e", "##é", "é", "i", "σ", "##σ", "runs", "##12", "12", "##34"]
+    pieces += ["你", "好", "零", "e", "##e", "##é", "é", "i", "σ", "##σ", "runs", "##12", "12", "##34", "##"]
     tokens = [*ROLES.values(), *dict.fromkeys(pieces)]
     ids = {token: i for i, token in enumerate(tokens)}
     specials = {token: ids.pop(token) for token in ROLES.values()}

@@ -16,6 +16,7 @@ import numpy as np
 import regex
 
 from fromzero.errors import UserError
+from fromzero.tokenizer.text import check_unicode
 
 # Unicode's property White_Space. Python's str.isspace has four control characters more.
 _SPACES = "".join(map(chr, range(0x2000, 0x200B)))
@@ -84,7 +85,7 @@ def strip(left: bool = True, right: bool = True) -> Normalizer:
 
 def prepend(start: str) -> Normalizer:
     """With something before it, unless it is empty. Raises UserError when that is longer than MAX_ADDED."""
-    _check_length(start)
+    _check_added(start)
     return Normalizer(lambda text: start + text if text else text, {"type": "Prepend", "prepend": start})
 
 
@@ -93,7 +94,7 @@ def replace(old: str, new: str, expression: bool = False) -> Normalizer:
 
     Raises UserError for a bad expression, and when `new` is longer than MAX_ADDED.
     """
-    _check_length(new)
+    _check_added(new)
     form = {"type": "Replace", "pattern": {"Regex" if expression else "String": old}, "content": new}
     if not expression:
         return Normalizer(lambda text: text.replace(old, new) if old else text, form)
@@ -167,6 +168,8 @@ def _read_bert(form: Mapping[str, Any]) -> Normalizer:
 
 def _read_replace(form: Mapping[str, Any]) -> Normalizer:
     ((kind, pattern),) = form["pattern"].items()
+    if not isinstance(pattern, str) or not isinstance(form["content"], str):
+        raise UserError(f"it has a Replace normalizer with {pattern!r}, which is no text; save it again")
     return replace(pattern, form["content"], expression=kind == "Regex")
 
 
@@ -192,7 +195,10 @@ _CHINESE = regex.compile(
 )
 
 
-def _check_length(text: str) -> None:
+def _check_added(text: Any) -> None:
+    if not isinstance(text, str):
+        raise UserError(f"the normalizer adds {text!r:.50}, which is not a text; get the file again")
+    check_unicode(text, "what the normalizer adds")
     if len(text) > MAX_ADDED:
         raise UserError(f"the normalizer adds {len(text)} characters at once; use another tokenizer")
 

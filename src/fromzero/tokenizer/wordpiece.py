@@ -87,14 +87,16 @@ class WordPieceTokenizer(Tokenizer):
 
     def _pieces(self, word: str) -> Iterator[int]:
         """Ids from left to right, each of the longest token that fits; -1, and an end, where none does."""
-        start, found = 0, 0
-        while start < len(word) and found >= 0:
+        start = 0
+        while start < len(word):
             mark = self.continues if start else ""
             longest = min(len(word), start + self._longest)
             ends = (end for end in range(longest, start, -1) if mark + word[start:end] in self.vocabulary)
-            end = next(ends, start)
-            found = self.vocabulary.get(mark + word[start:end], -1)
-            yield found
+            end = next(ends, None)
+            if end is None:
+                yield -1
+                return
+            yield self.vocabulary[mark + word[start:end]]
             start = end
 
 
@@ -168,7 +170,7 @@ def read_wordpiece(saved: Mapping[str, Any], common: Mapping[str, Any]) -> WordP
         **{**common, "special_tokens": specials},
         normalizer=read_normalizer(saved.get("normalizer")),
         continues=model["continuing_subword_prefix"],
-        max_word=model["max_input_chars_per_word"],
+        max_word=int(model["max_input_chars_per_word"]),
     )
 
 
