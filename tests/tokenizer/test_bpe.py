@@ -1,6 +1,7 @@
 """Any text comes back as it was, special tokens are special only when asked, and bad input is told."""
 
 import pickle
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -68,12 +69,39 @@ def test_a_lone_surrogate_is_refused_with_its_position(tokenizer: BPETokenizer) 
             tokenizer.encode("ab\ud800", special=policy)
 
 
-def test_a_long_line_and_a_full_cache_change_nothing(tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "a" * 100_000 + " " * 10_000 + "\n" * 10_000 + "从零" * 5_000
+@given(st.lists(anything | st.sampled_from(["The quick brown fox", "从零开始训练", "  \n\n", "x" * 40]), max_size=6))
+def test_all_ways_to_encode_give_the_plain_ids(tokenizer: BPETokenizer, texts: list[str]) -> None:
+    plain = [tokenizer.encode_plainly(text) for text in texts]
+    assert [tokenizer.encode(text) for text in texts] == plain
+    assert [ids.tolist() for ids in tokenizer.encode_arrays(texts)] == plain
+    assert tokenizer.encode_batch(texts, threads=3) == plain
+    assert list(tokenizer.encode_iterable(texts)) == tokenizer.encode_plainly("".join(texts))
+
+
+def test_threads_and_streams_give_the_same_ids_on_long_texts(
+    tokenizer: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = ("The quick brown fox doesn't jump. 从零开始，训练模型！ 12345\n\n  \tx " + "a" * 100 + " ") * 3000
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    monkeypatch.setattr("fromzero.tokenizer.bpe.CACHE_SIZE", 2)
-    assert tokenizer.encode_batch(["The quick brown fox", text]) == [tokenizer.encode("The quick brown fox"), ids]
+    assert list(tokenizer.encode_iterable(text[i : i + 997] for i in range(0, len(text), 997))) == ids
+    monkeypatch.setattr("fromzero.tokenizer.bpe.GROUP_BYTES", 5000)
+    parts = [text[i : i + 1001] for i in range(0, len(text), 1001)]
+    assert tokenizer.encode_batch(parts, threads=4) == [tokenizer.encode(part) for part in parts]
+
+
+def test_a_stream_is_encoded_before_it_ends(tokenizer: BPETokenizer) -> None:
+    read = 0
+
+    def chunks() -> Iterator[str]:
+        nonlocal read
+        for _ in range(100):
+            read += 1
+            yield "The quick brown fox. " * 1000
+
+    ids = tokenizer.encode_iterable(chunks())
+    next(ids)
+    assert read < 10
 
 
 def test_what_a_pattern_leaves_out_is_not_lost() -> None:

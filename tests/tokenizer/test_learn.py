@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromzero.tokenizer.learn import TieBreak, learn_merges
+from fromzero.tokenizer.learn import TieBreak, learn_merges, learn_merges_plainly
 
 Pair = tuple[bytes, bytes]
 
@@ -57,6 +57,7 @@ def test_equals_the_plain_trainer_on_random_words(seed: int, tie_break: TieBreak
     merges = choose.randint(0, 60)
     learned = learn_merges(counts, merges, tie_break)
     assert (spelled(learned.merges), learned.tokens) == plain(counts, merges, tie_break)
+    assert learn_merges_plainly(counts, merges, tie_break) == learned
 
 
 @given(st.dictionaries(st.binary(min_size=1, max_size=12), st.integers(1, 4), min_size=1, max_size=12))

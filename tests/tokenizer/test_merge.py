@@ -1,13 +1,16 @@
-"""Both ways to merge give what the plain algorithm gives, and the long one stays near-linear."""
+"""The plain way to merge and the compiled one give what the plainest algorithm gives, on hostile input too."""
 
 import random
-from collections import UserDict
 from itertools import pairwise
-from typing import Any
 
+import numpy as np
 import pytest
 
-from fromzero.tokenizer.merge import merge, merge_long, merge_short
+from fromzero.errors import UserError
+from fromzero.kernels.merge import LONG, SHORT
+from fromzero.tokenizer.merge import merge
+from fromzero.tokenizer.merge_table import MergeTable
+from fromzero.tokenizer.splitter import Splitter
 
 
 def plain(symbols: list[int], ranks: dict[tuple[int, int], int], results: list[int]) -> list[int]:
@@ -39,36 +42,50 @@ def random_merges(seed: int, count: int) -> tuple[dict[tuple[int, int], int], li
     return ranks, [256 + rank for rank in range(count)]
 
 
+def table(ranks: dict[tuple[int, int], int], results: list[int]) -> MergeTable:
+    pairs, made = np.array(list(ranks), np.int32).reshape(-1, 2), np.array(results, np.int32)
+    return MergeTable(np.arange(256, dtype=np.int32), pairs, made, {})
+
+
 @pytest.mark.parametrize("seed", range(60))
-def test_short_and_long_equal_the_plain_algorithm(seed: int) -> None:
+def test_all_equal_the_plain_algorithm(seed: int) -> None:
     ranks, results = random_merges(seed, 30)
+    compiled, everything = table(ranks, results), Splitter([r"[\s\S]+"])
     choose = random.Random(seed)
-    for length in (1, 2, 3, 10, 40, 300):
+    for length in (0, 1, 2, 3, 10, 15, 16, SHORT, SHORT + 1, 100, LONG - 1, LONG, LONG + 1, 2 * LONG):
         symbols = choose.choices([97, 98, 99], k=length)
         expected = plain(list(symbols), ranks, results)
-        assert merge_short(symbols, ranks, results) == expected
-        assert merge_long(symbols, ranks, results) == expected
         assert merge(symbols, ranks, results) == expected
+        assert compiled.merge(symbols) == expected
+        for _ in range(2):  # the second time from the cache, where it is short
+            assert compiled.encode([bytes(symbols)], everything)[0].tolist() == expected
 
 
-class Counting(UserDict[tuple[int, int], int]):
-    """Ranks that count how often they are asked."""
+@pytest.mark.parametrize(
+    "period", ["a", "ab", "abca", "^", " ", "\n", "\u0301", "👨\u200d👩", "a\u0301", "\u3000", "9"]
+)
+def test_a_million_characters_of_one_kind_are_encoded(period: str) -> None:
+    doubling = {(97, 97): 0, (256, 256): 1, (257, 257): 2, (97, 98): 3, (259, 259): 4, (32, 32): 5, (261, 261): 6}
+    compiled = table(doubling, [256 + i for i in range(7)])
+    text = (period * 1_000_000)[:1_000_000].encode()
+    for pattern in ([r"\S+|\s+(?!\S)|\s"], [r"[\s\S]{1,3}", r"\w+"]):
+        ids, ends = compiled.encode([text], Splitter(pattern))
+        spelled = [bytes([i]) for i in range(256)] + [b"aa", b"a" * 4, b"a" * 8, b"ab", b"abab", b"  ", b"    "]
+        assert b"".join(spelled[i] for i in ids.tolist()) == text
+        assert ends.tolist() == [len(ids)]
 
-    asked = 0
 
-    def get(self, key: Any, default: Any = None) -> Any:
-        self.asked += 1
-        return self.data.get(key, default)
+def test_a_piece_is_whole_only_where_it_is_named() -> None:
+    compiled = MergeTable(
+        np.arange(256, dtype=np.int32), np.array([[97, 98]], np.int32), np.array([256], np.int32),
+        {b"ab": 256, b"cd": 257, b"long words are whole as well": 258},
+    )  # fmt: skip
+    words = Splitter([r"[^,]+"])
+    text = b"ab,cd,acd,long words are whole as well,cd"
+    expected = [256, 44, 257, 44, *b"acd", 44, 258, 44, 257]
+    assert compiled.encode([text, text], words)[0].tolist() == expected * 2
 
 
-@pytest.mark.parametrize("period", [[97], [97, 98], [97, 98, 99, 97]])
-def test_work_on_a_long_line_grows_linearly(period: list[int]) -> None:
-    doubling = {(97, 97): 0, (256, 256): 1, (257, 257): 2, (97, 98): 3, (259, 259): 4, (260, 260): 5, (99, 97): 6}
-    results = [256, 257, 258, 259, 260, 261, 262]
-    asked = []
-    for length in (10_000, 20_000, 40_000):
-        ranks = Counting(doubling)
-        merge((period * length)[:length], ranks, results)
-        asked.append(ranks.asked / length)
-    assert max(asked) < 5
-    assert asked[-1] <= asked[0] * 1.1
+def test_ids_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="ids below 1048576"):
+        table({(97, 1 << 20): 0}, [256])

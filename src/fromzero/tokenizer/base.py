@@ -114,10 +114,18 @@ class Tokenizer(abc.ABC):
         """`encode_ordinary` as an array, the fastest form where the kind is compiled."""
         return np.array(self.encode_ordinary(text), np.int32)
 
+    def encode_arrays(self, texts: Iterable[str], threads: int | None = None) -> list[NDArray[np.int32]]:
+        """`encode_array` of each text; kinds that are compiled take several threads."""
+        return [self.encode_array(text) for text in texts]
+
     def encode_batch(
-        self, texts: Iterable[str], special: Special = "text", add_special_tokens: bool = False
+        self,
+        texts: Iterable[str],
+        special: Special = "text",
+        add_special_tokens: bool = False,
+        threads: int | None = None,
     ) -> list[list[int]]:
-        """`encode` of each text."""
+        """`encode` of each text; kinds that are compiled take several threads."""
         return [self.encode(text, special, add_special_tokens) for text in texts]
 
     def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:

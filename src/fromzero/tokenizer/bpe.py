@@ -1,15 +1,26 @@
 """Byte-level byte-pair encoding: any text to token ids and back, without loss and without an unknown token."""
 
-from collections.abc import Mapping, Sequence
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.base import Tokenizer, token_table
+from fromzero.tokenizer.base import Special, Tokenizer, token_table
 from fromzero.tokenizer.merge import merge
+from fromzero.tokenizer.merge_table import MergeTable
 from fromzero.tokenizer.normalize import Normalizer
-from fromzero.tokenizer.patterns import compile_pattern, resolve_pattern, split
+from fromzero.tokenizer.patterns import resolve_pattern
+from fromzero.tokenizer.splitter import Splitter
+from fromzero.tokenizer.text import check_unicode
 
-CACHED_LETTERS = 64  # longer pre-tokens hardly ever come back
-CACHE_SIZE = 1 << 17  # pre-tokens; then it is emptied, so that memory stays bounded
+T = TypeVar("T")
+GROUP_BYTES = 1 << 20  # text that a thread takes at a time
 
 
 class BPETokenizer(Tokenizer):
@@ -54,35 +65,115 @@ class BPETokenizer(Tokenizer):
         super().__init__(table, specials, roles, chat_template, prefix, suffix, normalizer=normalizer)
         self._byte_ids = [self.vocabulary.get(bytes([byte]), unknown) for byte in range(256)]
         self._ranks, self._results = _ranks(self.merges, self.vocabulary, self.tokens)
-        self._compiled = [compile_pattern(expression) for expression in self.patterns]
-        self._cache: dict[str, list[int]] = {}
+        self.splitter = Splitter(self.patterns)
 
     @property
     def pattern(self) -> str:
         """The first pattern, mostly the only one."""
         return self.patterns[0]
 
-    def _encode(self, text: str) -> list[int]:
+    def encode_plainly(self, text: str) -> list[int]:
+        """`encode_ordinary` without compiled code: the reference, and the way for vocabularies that lack bytes."""
         ids: list[int] = []
-        cached = self._cache.get
-        pieces = [text]
-        for compiled in self._compiled:
-            pieces = [part for piece in pieces for part in split(compiled, piece)]
-        for piece in pieces:
-            ids += cached(piece) or self._encode_piece(piece)
+        for piece in self.splitter.pieces(text):
+            data = piece.encode()
+            if self.whole and data in self.vocabulary:
+                ids.append(self.vocabulary[data])
+                continue
+            symbols = [i for byte in data if (i := self._byte_ids[byte]) is not None and i >= 0]
+            ids += merge(symbols, self._ranks, self._results)
         return ids
 
-    def _encode_piece(self, piece: str) -> list[int]:
-        data = piece.encode()
-        if self.whole and data in self.vocabulary:
-            return [self.vocabulary[data]]
-        symbols = [i for byte in data if (i := self._byte_ids[byte]) is not None and i >= 0]
-        ids = merge(symbols, self._ranks, self._results)
-        if len(piece) <= CACHED_LETTERS:
-            if len(self._cache) >= CACHE_SIZE:
-                self._cache.clear()
-            self._cache[piece] = ids
-        return ids
+    def encode_array(self, text: str) -> NDArray[np.int32]:
+        """`encode_ordinary` as an array, without a Python number for each id."""
+        if not self._compilable:
+            return super().encode_array(text)
+        check_unicode(text)
+        return self._table.encode([self._normal(text).encode()], self.splitter)[0]
+
+    def encode_arrays(self, texts: Iterable[str], threads: int | None = None) -> list[NDArray[np.int32]]:
+        """`encode_array` of each text, by as many threads as there are cores, or as given."""
+        if not self._compilable:
+            return super().encode_arrays(texts, threads)
+        return self._in_threads(texts, lambda ids, ends: np.split(ids, ends[:-1]), threads)
+
+    def encode_batch(
+        self,
+        texts: Iterable[str],
+        special: Special = "text",
+        add_special_tokens: bool = False,
+        threads: int | None = None,
+    ) -> list[list[int]]:
+        """`encode` of each text, by as many threads as there are cores, or as given."""
+        if special != "text" or add_special_tokens or not self._compilable:
+            return super().encode_batch(texts, special, add_special_tokens, threads)
+
+        def as_lists(ids: NDArray[np.int32], ends: NDArray[np.int64]) -> list[list[int]]:
+            numbers = ids.tolist()
+            return [numbers[start:end] for start, end in itertools.pairwise([0, *ends.tolist()])]
+
+        return self._in_threads(texts, as_lists, threads)
+
+    def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
+        """The ids of `encode_ordinary` of all the texts joined, one at a time.
+
+        Memory stays constant where the pattern is compiled and nothing is normalised or looked for in the text, as long
+        as pre-tokens end somewhere; else the texts are joined first.
+        """
+        if not self._compilable or self.normalizer or self.splitter.single is None:
+            yield from super().encode_iterable(texts)
+            return
+        waiting: list[str] = []
+        size, rest = 0, b""
+        for text in texts:
+            check_unicode(text)
+            waiting.append(text)
+            size += len(text)
+            if size >= max(1 << 16, len(rest)):  # so that a pre-token without end is not read again for every piece
+                ids, rest = self._table.encode_open(rest + "".join(waiting).encode(), self.splitter.single)
+                yield from ids.tolist()
+                waiting, size = [], 0
+        yield from self._table.encode([rest + "".join(waiting).encode()], self.splitter)[0].tolist()
+
+    def _encode(self, text: str) -> list[int]:
+        if self.unknown is not None:
+            return self.encode_plainly(text)
+        return self._table.encode([text.encode()], self.splitter)[0].tolist()
+
+    @property
+    def _compilable(self) -> bool:
+        return self.unknown is None and len(self.added_tokens) == len(self.special_tokens)
+
+    def _in_threads(
+        self, texts: Iterable[str], take: Callable[[NDArray[np.int32], NDArray[np.int64]], list[T]], threads: int | None
+    ) -> list[T]:
+        """Encode groups of texts side by side; `take` makes its part of the ids of a group and where each text ends."""
+
+        def encode(group: list[bytes]) -> list[T]:
+            return take(*self._table.encode(group, self.splitter))
+
+        self._table  # noqa: B018 (made before the threads need it)
+        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+            return [part for parts in pool.map(encode, self._groups(texts)) for part in parts]
+
+    def _groups(self, texts: Iterable[str]) -> Iterator[list[bytes]]:
+        group: list[bytes] = []
+        size = 0
+        for text in texts:
+            check_unicode(text)
+            group.append(self._normal(text).encode())
+            size += len(group[-1])
+            if size >= GROUP_BYTES:
+                yield group
+                group, size = [], 0
+        if group:
+            yield group
+
+    @functools.cached_property
+    def _table(self) -> MergeTable:
+        pairs = np.array(self.merges, np.int32).reshape(-1, 2)
+        whole = {token: i for token, i in self.vocabulary.items() if len(token) > 1} if self.whole else {}
+        return MergeTable(np.array(self._byte_ids, np.int32), pairs, np.array(self._results, np.int32), whole)
 
 
 def byte_vocabulary(merges: Sequence[tuple[int, int]]) -> dict[bytes, int]:

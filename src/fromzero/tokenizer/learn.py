@@ -1,34 +1,25 @@
 """Learning merges: which pair of neighbouring tokens becomes the next token, counted over all pre-tokens.
 
-The plain algorithm counts all pairs, merges the most frequent one everywhere, and starts over (Sennrich et al. 2016).
-This one gives the same merges and touches only what changes. Two facts make it short:
-
-- When a token is made, all the pairs it will ever be part of with older tokens exist already. So the places of a pair
-  are listed once, when its younger half is made, and only ever shrink; and so does its count. A heap whose entries are
-  checked when they come up is therefore exact.
-- The pre-tokens lie in one flat array of slots, one a byte. A token stands in its first and in its last slot, so both
-  neighbours of a token are one look-up away, and a merge at all its places is a few NumPy operations.
+`learn_merges_plainly` is the algorithm as Sennrich et al. (2016) give it, in a few lines: count all pairs, merge the
+most frequent one everywhere, and start over. `learn_merges` gives the same merges from compiled code, which touches
+only what changes.
 """
 
-import heapq
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from itertools import repeat
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from fromzero.tokenizer.pretokens import Pretokens
 
 TieBreak = Literal["greatest", "first"]
-_Pairs = Callable[[list[int]], Iterable[tuple[int, int]]]  # ids of the other halves -> pairs
-
-_BOUNDARY = -2  # slot between two pre-tokens
-_GONE = -1  # first slot of a token that became the right half of another
-_REVERSED = bytes(range(255, -1, -1))
+REPORTS = 0.2  # seconds between two looks at how far the learning is
 
 
-@dataclass(frozen=True)
-class Learned:
+class Learned(NamedTuple):
     """The merges in order, as pairs of ids (bytes are 0 to 255, merge i makes 256 + i), and what they achieve."""
 
     merges: list[tuple[int, int]]
@@ -37,7 +28,7 @@ class Learned:
 
 
 def learn_merges(
-    counts: Mapping[bytes, int],
+    counts: Pretokens | Mapping[bytes, int],
     merges: int,
     tie_break: TieBreak = "greatest",
     report: Callable[[float], None] = lambda done: None,
@@ -47,156 +38,59 @@ def learn_merges(
     A pair whose joined bytes are a token already (`a`+`bc` after `ab`+`c`) is passed over, so that every token has
     bytes of its own: the vocabulary is a mapping in the formats that others read.
 
-    counts: pre-token -> how often it occurs, in the order of first appearance. tie_break, between pairs that occur
+    counts: pre-tokens and how often each occurs, in the order of first appearance. tie_break, between pairs that occur
     equally often: "greatest" takes the greatest pair of byte strings, "first" the one that occurs first in the
-    pre-tokens as they are cut at that moment.
+    pre-tokens as they are cut at that moment. report: called with the number of merges made so far.
     """
-    state = _Learner(counts, merges, tie_break)
+    from fromzero.kernels import learn
+
+    words = (counts if isinstance(counts, Pretokens) else Pretokens(counts)).longer_than_one()
+    slots = np.empty((len(words.letters) + len(words.counts) + 1, 2), np.int32)
+    learn.lay_out(words.letters, words.starts, words.counts, slots)
+    progress = np.zeros(2, np.int64)
+    places = np.empty(len(slots) * 3 // 2, np.int32)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(learn.learn, slots, places, merges, tie_break == "first", progress)
+        try:
+            while not wait([running], REPORTS).done:
+                report(int(progress[0]))
+        finally:
+            progress[1] = 1  # it stops if this was left by an interruption
+    pairs, fewer = running.result()
+    report(len(pairs))
+    return Learned(list(map(tuple, pairs.tolist())), words.total_bytes - int(fewer))
+
+
+def learn_merges_plainly(counts: Mapping[bytes, int], merges: int, tie_break: TieBreak = "greatest") -> Learned:
+    """The same by counting anew for every merge."""
+    words = [([*word], count) for word, count in counts.items()]
+    spelling = [bytes([byte]) for byte in range(256)]
     learned: list[tuple[int, int]] = []
-    while len(learned) < merges and (found := state.most_frequent()):
-        pair, places = found
-        learned.append(pair)
-        state.merge(pair, places)
-        report(len(learned))
-    return Learned(learned, state.tokens)
+    while len(learned) < merges:
+        pairs: Counter[tuple[int, int]] = Counter()
+        for word, count in words:
+            for pair in pairwise(word):
+                pairs[pair] += count
+        rows = [
+            (count, (spelling[a], spelling[b]) if tie_break == "greatest" else -place, (a, b))
+            for place, ((a, b), count) in enumerate(pairs.items())
+            if count >= 2 and spelling[a] + spelling[b] not in spelling
+        ]
+        if not rows:
+            break
+        *_, (a, b) = max(rows)
+        words = [(_joined(word, a, b, len(spelling)), count) for word, count in words]
+        spelling.append(spelling[a] + spelling[b])
+        learned.append((a, b))
+    return Learned(learned, sum(len(word) * count for word, count in words))
 
 
-class _Learner:
-    """Counts and places of all pairs that occur at least twice, and the slots they are about."""
-
-    def __init__(self, counts: Mapping[bytes, int], merges: int, tie_break: TieBreak) -> None:
-        self.slots, self.weights = _lay_out(counts)
-        self.tokens = sum(len(word) * count for word, count in counts.items())
-        self.tie_break = tie_break
-        self.lengths = np.ones(256 + merges, _index_type(len(self.slots)))  # bytes of each token
-        self.sort_keys = [_descending(bytes([byte])) for byte in range(256)]
-        self.spelling = [bytes([byte]) for byte in range(256)]
-        self.known = set(self.spelling)
-        self.counts: dict[tuple[int, int], int] = {}
-        self.places: dict[tuple[int, int], NDArray[Any]] = {}
-        self.heap: list[Any] = []
-        self._count_bytes()
-
-    def _count_bytes(self) -> None:
-        left, right = self.slots[:-1], self.slots[1:]
-        places = np.flatnonzero((left >= 0) & (right >= 0)).astype(_index_type(len(self.slots)))
-        self._add(left[places] * 256 + right[places], places, lambda keys: (divmod(key, 256) for key in keys))
-
-    def most_frequent(self) -> tuple[tuple[int, int], NDArray[Any]] | None:
-        """The pair to merge next and the places of its left half, ascending; None when none occurs twice."""
-        while self.heap:
-            entry = heapq.heappop(self.heap)
-            pair = entry[-1]
-            if self.counts[pair] == -entry[0]:
-                self.places[pair] = self._live(pair)
-            if self._entry(pair) != entry:
-                self._push(pair)
-                continue
-            places = self.places[pair]
-            del self.counts[pair], self.places[pair]
-            if self.spelling[pair[0]] + self.spelling[pair[1]] not in self.known:
-                return pair, places
-        return None
-
-    def merge(self, pair: tuple[int, int], places: NDArray[Any]) -> None:
-        """Replace the pair at its places by a new token, and bring the counts of all pairs around them up to date."""
-        (a, b), slots, new = pair, self.slots, len(self.spelling)
-        if a == b:
-            places = _without_overlaps(places, int(self.lengths[a]))
-        seconds = places + self.lengths[a]
-        ends = seconds + (self.lengths[b] - 1)
-        weights = self.weights[places]
-        old_left, right = slots[places - 1], slots[ends + 1]
-        slots[seconds] = _GONE
-        slots[places] = slots[ends] = new
-        self._name(new, a, b)
-        self.tokens -= int(weights.sum())
-        left = slots[places - 1]
-        # Where two places follow each other, the pair between them is counted once, as the left one of the second.
-        has_left, has_right = left >= 0, (right >= 0) & (slots[ends + 1] != new)
-        self._remove(old_left[has_left], weights[has_left], lambda others: zip(others, repeat(a)))
-        self._remove(right[has_right], weights[has_right], lambda others: zip(repeat(b), others))
-        left, starts = left[has_left], places[has_left]
-        self._add(left, starts - self.lengths[left], lambda others: zip(others, repeat(new)))
-        self._add(right[has_right], places[has_right], lambda others: zip(repeat(new), others))
-
-    def _name(self, new: int, a: int, b: int) -> None:
-        self.lengths[new] = self.lengths[a] + self.lengths[b]
-        self.spelling.append(self.spelling[a] + self.spelling[b])
-        self.known.add(self.spelling[new])
-        self.sort_keys.append(_descending(self.spelling[new]))
-
-    def _live(self, pair: tuple[int, int]) -> NDArray[Any]:
-        places = self.places[pair]
-        places = places[self.slots[places] == pair[0]]
-        return places[self.slots[places + self.lengths[pair[0]]] == pair[1]]
-
-    def _remove(self, others: NDArray[Any], weights: NDArray[Any], pairs: _Pairs) -> None:
-        order, starts = _groups(others)
-        sums = np.add.reduceat(weights[order], starts) if len(others) else weights
-        for pair, total in zip(pairs(others[order[starts]].tolist()), sums.tolist(), strict=True):
-            if pair in self.counts:
-                self.counts[pair] -= total
-
-    def _add(self, others: NDArray[Any], places: NDArray[Any], pairs: _Pairs) -> None:
-        order, starts = _groups(others)
-        others, places = others[order], places[order]
-        ends = np.append(starts[1:], len(others))
-        sums = np.add.reduceat(self.weights[places], starts) if len(others) else starts
-        kept = sums >= 2  # a count never grows, so a pair that occurs once will not be merged
-        starts, ends, sums = starts[kept], ends[kept], sums[kept]
-        rows = zip(pairs(others[starts].tolist()), sums.tolist(), starts.tolist(), ends.tolist(), strict=True)
-        for pair, total, start, end in rows:
-            self.counts[pair], self.places[pair] = total, places[start:end]
-            self._push(pair)
-
-    def _push(self, pair: tuple[int, int]) -> None:
-        if self.counts[pair] >= 2:
-            heapq.heappush(self.heap, self._entry(pair))
+def _joined(word: list[int], a: int, b: int, new: int) -> list[int]:
+    """A word with every a b, from the left, replaced by a new token."""
+    joined: list[int] = []
+    for token in word:
+        if token == b and joined and joined[-1] == a:
+            joined[-1] = new
         else:
-            del self.counts[pair], self.places[pair]
-
-    def _entry(self, pair: tuple[int, int]) -> Any:
-        """What the heap sorts by, least first: most frequent, then the tie-break. It only ever gets greater."""
-        if self.tie_break == "greatest":
-            return -self.counts[pair], self.sort_keys[pair[0]], self.sort_keys[pair[1]], pair
-        places = self.places[pair]
-        return -self.counts[pair], int(places[0]) if len(places) else -1, pair
-
-
-def _lay_out(counts: Mapping[bytes, int]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Pre-tokens as slots: [boundary, bytes, boundary, bytes, ..., boundary], and each slot's count."""
-    words = [word for word in counts if len(word) > 1]  # a single byte has no pair
-    slots = np.frombuffer(b"\0" + b"".join(word + b"\0" for word in words), np.uint8).astype(np.int32)
-    lengths = np.array([len(word) + 1 for word in words], np.int64)
-    slots[np.concatenate([[0], np.cumsum(lengths)])] = _BOUNDARY
-    totals = np.array([counts[word] for word in words], np.int64)
-    return slots, np.concatenate([np.zeros(1, np.int64), np.repeat(totals, lengths)])
-
-
-def _groups(keys: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """An order that puts equal keys together and else leaves them as they are, and where each group of them starts."""
-    if len(keys) > 500 and keys.max() < 1 << 16:
-        keys = keys.astype(np.uint16)  # 16 bits: NumPy sorts them by radix
-    order = np.argsort(keys, kind="stable")
-    keys = keys[order]
-    starts = np.flatnonzero(keys[1:] != keys[:-1]) + 1
-    return order, np.concatenate([np.zeros(min(1, len(keys)), np.int64), starts])
-
-
-def _without_overlaps(places: NDArray[Any], length: int) -> NDArray[Any]:
-    """Of a run like `aaaa`, where the pair (a, a) stands at every place, each second place, from the left."""
-    index = np.arange(len(places))
-    run_starts = np.zeros(len(places), index.dtype)
-    new_run = np.flatnonzero(np.diff(places) != length) + 1
-    run_starts[new_run] = new_run
-    return places[(index - np.maximum.accumulate(run_starts)) % 2 == 0]
-
-
-def _index_type(slots: int) -> Any:
-    return np.int32 if slots < 2**31 else np.int64
-
-
-def _descending(spelling: bytes) -> str:
-    """A string that sorts before another exactly when its bytes sort after the other's."""
-    return spelling.translate(_REVERSED).decode("latin-1") + "\u0100"
+            joined.append(token)
+    return joined

@@ -1,8 +1,8 @@
 """The regular expressions that cut text into pre-tokens, the units inside which byte pairs are merged.
 
 A pattern is applied twice: here by the `regex` module, and by the Oniguruma engine of the `tokenizers` library when the
-saved tokenizer is opened there. So the named patterns keep to what both read alike: no possessive quantifiers, no
-`(?i:...)` (their case folding differs), no set operations. The two engines know different versions of Unicode, so a
+saved tokenizer is opened there. So the named patterns keep to what both read alike: no possessive quantifiers, no `$`,
+no set operations. The two engines know different versions of Unicode, so a
 character newer than Unicode 14 (2021) may be cut differently by them; for all others the ids are identical.
 """
 
@@ -32,7 +32,25 @@ FROMZERO = (
     r"|\s+"
 )
 
-PATTERNS = {"fromzero": FROMZERO, "gpt2": GPT2}
+_ENGLISH = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORD, _SIGNS = r"[^\r\n\p{L}\p{N}]?\p{L}+", r" ?[^\s\p{L}\p{N}]+[\r\n]*"
+_BLANKS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+
+# tiktoken's cl100k (GPT-4), as of its version 0.14: blanks at the end of a text are one piece whatever they are.
+CL100K = rf"'(?i:[sdmt]|ll|ve|re)|{_WORD}|\p{{N}}{{1,3}}|{_SIGNS}|\s+(?![\s\S])|\s*[\r\n]|\s+(?!\S)|\s"
+# tiktoken's o200k (GPT-4o): words end where their case changes.
+O200K = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENGLISH}?|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENGLISH}?"
+    rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_BLANKS}"
+)
+LLAMA3 = rf"{_ENGLISH}|{_WORD}|\p{{N}}{{1,3}}|{_SIGNS}|{_BLANKS}"
+QWEN2 = rf"{_ENGLISH}|{_WORD}|\p{{N}}|{_SIGNS}|{_BLANKS}"
+
+PATTERNS = {"fromzero": FROMZERO, "gpt2": GPT2, "cl100k": CL100K, "o200k": O200K, "llama3": LLAMA3, "qwen2": QWEN2}
+
+
+SECONDS = 10.0  # for one text, and more for a long one
 
 
 def resolve_pattern(name_or_pattern: str) -> str:
@@ -57,13 +75,23 @@ def compile_pattern(pattern: str) -> Any:
 
 
 def split(compiled: Any, text: str) -> list[str]:
-    """Cut text into pre-tokens that join to the text again: what the pattern leaves out becomes a piece of its own."""
-    pieces: list[str] = compiled.findall(text)
-    if sum(map(len, pieces)) == len(text):
-        return pieces
-    pieces, done = [], 0
-    for match in compiled.finditer(text):
-        pieces += (text[done : match.start()], match.group())
-        done = match.end()
+    """Cut text into pre-tokens that join to the text again: what the pattern leaves out becomes a piece of its own.
+
+    Raises UserError when the expression backtracks for longer than SECONDS, and SECONDS more for each megabyte.
+    """
+    limit = SECONDS * (1 + len(text) / 1e6)
+    try:
+        pieces: list[str] = compiled.findall(text, timeout=limit)
+        if sum(map(len, pieces)) == len(text):
+            return pieces
+        pieces, done = [], 0
+        for match in compiled.finditer(text, timeout=limit):
+            pieces += (text[done : match.start()], match.group())
+            done = match.end()
+    except TimeoutError as error:
+        raise UserError(
+            f"the pre-token pattern {compiled.pattern!r} takes too long: on a text of {len(text)} characters it "
+            f"backtracks for more than {limit:.0f} seconds; use possessive repeats, such as a++, or a simpler pattern"
+        ) from error
     pieces.append(text[done:])
     return [piece for piece in pieces if piece]

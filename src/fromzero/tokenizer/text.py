@@ -5,6 +5,8 @@ from fromzero.errors import UserError
 
 def check_unicode(text: str, what: str = "the text") -> None:
     """Raise UserError with its position when the text holds a lone surrogate, which is half of a character."""
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,0 +1,13 @@
+"""Kernels: the hot loops, compiled by Numba, each with a plain reference in the room that uses it.
+
+They take and return NumPy arrays only, hold no state, and release the interpreter's lock, so that threads run them side
+by side. The first call on a machine compiles, and keeps the machine code beside the source (or in the user's cache
+folder where that can't be written).
+
+Read in this order: compiling, scan (text to pre-tokens), words and count (different pre-tokens), learn (which pairs to
+merge), merge (pre-tokens to ids), viterbi (the likeliest pieces).
+"""
+
+from fromzero.kernels.compiling import compiled, first_use
+
+__all__ = ["compiled", "first_use"]

@@ -1,0 +1,502 @@
+"""Learning merges: the pair of neighbouring tokens that occurs most often becomes the next token, again and again.
+
+The plain reference is in `tokenizer.learn`. When a token is made, all the pairs that it will ever be part of with older
+tokens exist already. So the places of a pair are listed once, when its younger half is made; from then on they and its
+count only shrink, and a place, or an entry of the heap of pairs, is checked when it comes up. The pre-tokens lie in one
+array of slots, one a byte. A token stands in its first and in its last slot, so both its neighbours are one look-up
+away.
+
+Pairs that are too rare to be merged soon are not listed at all: below a threshold they are left out, and when no pair
+above it is left, it is lowered and all pairs are listed anew.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fromzero.kernels.compiling import compiled
+
+BOUNDARY, GONE = -2, -1  # between two pre-tokens; first slot of a token that became the right half of another
+LEAST = 2  # a pair that occurs once is never merged
+STEP = 8  # by which the threshold is divided
+RESERVE = 256  # how much rarer than an average merge a listed pair may be at first
+
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Pairs(NamedTuple):
+    """The pairs that are listed, and the heap of what to merge next."""
+
+    halves: NDArray[np.int32]
+    """(n, 2)"""
+    counts: NDArray[np.int64]
+    """How often each occurs; 0 when it was merged or passed over."""
+    spans: NDArray[np.int64]
+    """(n, 2): where its places start and how many they are."""
+    places: NDArray[np.int32]
+    """Slots at which a pair was seen, ascending for each."""
+    table: NDArray[np.int32]
+    """A hash table: number of a pair + 1, or 0."""
+    heap: NDArray[np.int64]
+    """(n, 3): count, first place (0 if ties go to the greatest), number of the pair."""
+    used: NDArray[np.int64]
+    """How many pairs, places, and entries of the heap there are."""
+
+
+class Spelling(NamedTuple):
+    """The bytes of the tokens made so far."""
+
+    letters: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    """(tokens + 1,)"""
+    table: NDArray[np.int32]
+    """A hash table of byte strings: token + 1, or 0."""
+
+
+@compiled
+def lay_out(letters: Any, starts: Any, counts: Any, slots: Any) -> None:
+    """Write pre-tokens into slots, int32 (n, 2): boundary, bytes, boundary, ..., boundary; beside each its count.
+
+    letters: uint8, the pre-tokens joined; starts: int64 (words + 1,); all have two bytes or more.
+    """
+    slots[0, 0], slots[0, 1], at = BOUNDARY, 0, 1
+    for i in range(len(counts)):
+        count = min(counts[i], 2**31 - 1)
+        for place in range(starts[i], starts[i + 1]):
+            slots[at, 0], slots[at, 1] = letters[place], count
+            at += 1
+        slots[at, 0], slots[at, 1] = BOUNDARY, 0
+        at += 1
+
+
+@compiled
+def learn(slots: Any, places: Any, merges: Any, ties_first: Any, progress: Any) -> Any:
+    """Learn at most `merges` merges: int32 (made, 2), pairs of ids; and by how many they make the tokens fewer.
+
+    places: int32, room for the places of pairs; three for two slots are enough to begin with. (Large arrays come from
+    outside, because NumPy asks for large pages of memory, without which each look at a place costs twice.)
+    ties_first: of pairs that occur equally often, the one that stands first; else the one of the greatest bytes.
+    progress: int64 (2,): merges made so far, and whether to stop (set from outside).
+    """
+    lengths, scratch = np.ones(256 + merges, np.int64), np.zeros((256 + merges, 4), np.int64)
+    learned, made, fewer = np.empty((merges, 2), np.int32), 0, np.int64(0)
+    spelling = _spell_bytes(256 + merges)
+    threshold = max(LEAST, slots[:, 1].sum() // max(1, merges * RESERVE))
+    pairs = _list_pairs(slots, places, lengths, threshold, ties_first, spelling)
+    while made < merges and not progress[1]:
+        pair = _next_pair(pairs, slots, lengths, ties_first, spelling, threshold)
+        if pair < 0:
+            if threshold == LEAST:
+                break
+            threshold = max(LEAST, threshold // STEP)
+            pairs = _list_pairs(slots, pairs.places, lengths, threshold, ties_first, spelling)
+            continue
+        a, b, new = np.int64(pairs.halves[pair, 0]), np.int64(pairs.halves[pair, 1]), 256 + made
+        pairs.counts[pair] = 0
+        spelling, unknown = _join(spelling, a, b, new)
+        if not unknown:
+            continue  # another pair has made these bytes
+        lengths[new], learned[made, 0], learned[made, 1] = lengths[a] + lengths[b], a, b
+        start, size = pairs.spans[pair]
+        found = _replace(pairs.places[start : start + size], a, b, new, slots, lengths, scratch)
+        fewer += found[5]
+        pairs = _recount(pairs, found, a, b, new, slots, lengths, scratch, threshold, ties_first, spelling)
+        made += 1
+        progress[0] = made
+    return learned[:made], fewer
+
+
+@compiled
+def _replace(places: Any, a: Any, b: Any, new: Any, slots: Any, lengths: Any, scratch: Any) -> Any:
+    """Put the new token where the pair stands.
+
+    Returns int32 (3, n), the places and what is left and right of each; the different neighbours on either side; weight
+    and number of the places right after which the pair stands again; and the weight of all. scratch gets, by neighbour,
+    the weight and number of places with it on the left, then on the right.
+    """
+    merged, lefts, rights = np.empty((3, len(places)), np.int32), places.copy(), places.copy()
+    count, left_count, right_count, end, again_weight, again = 0, 0, 0, np.int64(-1), np.int64(0), 0
+    total = np.int64(0)
+    for p in places:
+        place = np.int64(p)
+        if slots[place, 0] != a or slots[place + lengths[a], 0] != b:
+            continue
+        weight, last = np.int64(slots[place, 1]), place + lengths[new] - 1
+        left, right = np.int64(slots[place - 1, 0]), np.int64(slots[last + 1, 0])
+        slots[place + lengths[a], 0] = GONE
+        slots[place, 0] = slots[last, 0] = new
+        total += weight
+        if place == end:  # what was right of the last one is this one
+            merged[2, count - 1] = GONE
+            again_weight, again = again_weight + weight, again + 1
+        merged[0, count], merged[1, count], merged[2, count] = place, left, right
+        if left >= 0:
+            if scratch[left, 1] == 0:
+                lefts[left_count], left_count = left, left_count + 1
+            scratch[left, 0], scratch[left, 1] = scratch[left, 0] + weight, scratch[left, 1] + 1
+        if right >= 0:
+            if scratch[right, 3] == 0:
+                rights[right_count], right_count = right, right_count + 1
+            scratch[right, 2], scratch[right, 3] = scratch[right, 2] + weight, scratch[right, 3] + 1
+        count, end = count + 1, last + 1
+    return merged[:, :count], lefts[:left_count], rights[:right_count], again_weight, again, total
+
+
+@compiled
+def _recount(
+    pairs: Any, found: Any, a: Any, b: Any, new: Any, slots: Any, lengths: Any, scratch: Any, threshold: Any,
+    ties_first: Any, spelling: Any,
+) -> Any:  # fmt: skip
+    """Count the old neighbours down, and list the new ones where they are frequent enough."""
+    merged, lefts, rights, again_weight, again, _ = found
+    for left in lefts:
+        _count_down(pairs, left, a, scratch[left, 0])
+    for right in rights:
+        _count_down(pairs, b, right, scratch[right, 2])
+    scratch[a, 2] -= again_weight
+    scratch[a, 3] -= again
+    more = len(lefts) + len(rights)
+    pairs = _reserve(pairs, more, 2 * merged.shape[1], slots, lengths, threshold, ties_first, spelling)
+    first = pairs.used[0]
+    # From here on, the numbers of places become where the next place of each pair goes, or -1.
+    for left in lefts:
+        scratch[left, 1] = _add(pairs, left, new, scratch[left, 0], scratch[left, 1], threshold)
+    for right in rights:
+        scratch[right, 3] = _add(pairs, new, right, scratch[right, 2], scratch[right, 3], threshold)
+    _fill(merged, pairs.places, lengths, scratch)
+    for left in lefts:
+        scratch[left, 0] = scratch[left, 1] = 0
+    for right in rights:
+        scratch[right, 2] = scratch[right, 3] = 0
+    for pair in range(first, pairs.used[0]):
+        _push(pairs, pair, ties_first, spelling)
+    return pairs
+
+
+@compiled
+def _fill(merged: Any, places: Any, lengths: Any, scratch: Any) -> None:
+    for i in range(merged.shape[1]):
+        place, left, right = merged[0, i], np.int64(merged[1, i]), np.int64(merged[2, i])
+        if left >= 0 and scratch[left, 1] >= 0:
+            places[scratch[left, 1]] = place - lengths[left]
+            scratch[left, 1] += 1
+        if right >= 0 and scratch[right, 3] >= 0:
+            places[scratch[right, 3]] = place
+            scratch[right, 3] += 1
+
+
+@compiled
+def _count_down(pairs: Any, left: Any, right: Any, weight: Any) -> None:
+    pair = _find(pairs.table, pairs.halves, left, right)
+    if pair >= 0 and pairs.counts[pair] > 0:
+        pairs.counts[pair] -= weight
+
+
+@compiled
+def _add(pairs: Any, left: Any, right: Any, weight: Any, number: Any, threshold: Any) -> Any:
+    """List a pair if it is frequent enough; where its places go, or -1."""
+    if weight < threshold:
+        return np.int64(-1)
+    pair, start = pairs.used[0], pairs.used[1]
+    pairs.halves[pair, 0], pairs.halves[pair, 1], pairs.counts[pair] = left, right, weight
+    pairs.spans[pair, 0], pairs.spans[pair, 1] = start, number
+    pairs.used[0], pairs.used[1] = pair + 1, start + number
+    _insert(pairs.table, pairs.halves, pair)
+    return start
+
+
+@compiled
+def _slot(left: Any, right: Any, size: Any) -> Any:
+    key = np.uint64(left) << np.uint64(32) | np.uint64(right)
+    key = (key ^ key >> np.uint64(29)) * _MIX
+    return (key ^ key >> np.uint64(32)) & np.uint64(size - 1)
+
+
+@compiled
+def _insert(table: Any, halves: Any, pair: Any) -> None:
+    slot = _slot(halves[pair, 0], halves[pair, 1], len(table))
+    while table[slot]:
+        slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
+    table[slot] = pair + 1
+
+
+@compiled
+def _find(table: Any, halves: Any, left: Any, right: Any) -> Any:
+    """The number of a pair, or -1."""
+    slot = _slot(left, right, len(table))
+    while table[slot]:
+        pair = np.int64(table[slot]) - 1
+        if halves[pair, 0] == left and halves[pair, 1] == right:
+            return pair
+        slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
+    return np.int64(-1)
+
+
+@compiled
+def _reserve(
+    pairs: Any, more: Any, places: Any, slots: Any, lengths: Any, threshold: Any, ties_first: Any, spelling: Any
+) -> Any:
+    """Room for more pairs and places. Only when places run out, those that are dead are looked for."""
+    if pairs.used[0] + more <= len(pairs.counts) and pairs.used[1] + places <= len(pairs.places):
+        return pairs
+    if pairs.used[1] + places > len(pairs.places):
+        _throw_out(pairs, slots, lengths, threshold)
+    pairs = _with_room(pairs, pairs.used[0] + more, pairs.used[1] + places)
+    pairs.used[2] = 0
+    for pair in range(pairs.used[0]):
+        _insert(pairs.table, pairs.halves, pair)
+        _push(pairs, pair, ties_first, spelling)
+    return pairs
+
+
+@compiled
+def _throw_out(pairs: Any, slots: Any, lengths: Any, threshold: Any) -> None:
+    """Move the pairs and places that still stand together."""
+    halves, spans, listed, kept, filled = pairs.halves, pairs.spans, pairs.places, 0, 0
+    for pair in range(pairs.used[0]):  # in the order of their places, so that these can move down
+        if pairs.counts[pair] < threshold:
+            continue
+        start, size, before = spans[pair, 0], spans[pair, 1], filled
+        left, right = halves[pair, 0], halves[pair, 1]
+        for i in range(start, start + size):
+            place = np.int64(listed[i])
+            if slots[place, 0] == left and slots[place + lengths[left], 0] == right:
+                listed[filled] = place
+                filled += 1
+        halves[kept, 0], halves[kept, 1], pairs.counts[kept] = left, right, pairs.counts[pair]
+        spans[kept, 0], spans[kept, 1] = before, filled - before
+        kept += 1
+    pairs.used[0], pairs.used[1] = kept, filled
+
+
+@compiled
+def _with_room(pairs: Any, count: Any, places: Any) -> Any:
+    """The same pairs with room for so many in all, and a table and a heap that are still to be filled."""
+    halves, counts, spans, listed = pairs.halves, pairs.counts, pairs.spans, pairs.places
+    kept = pairs.used[0]
+    if count > len(counts) * 3 // 4:
+        halves, counts = np.empty((2 * count, 2), np.int32), np.empty(2 * count, np.int64)
+        spans = np.empty((2 * count, 2), np.int64)
+        halves[:kept], counts[:kept], spans[:kept] = pairs.halves[:kept], pairs.counts[:kept], pairs.spans[:kept]
+    if places > len(listed) * 3 // 4:
+        listed = np.empty(places * 3 // 2, np.int32)
+        listed[: pairs.used[1]] = pairs.places[: pairs.used[1]]
+    size = 1024
+    while size < 2 * len(counts):
+        size *= 2
+    return Pairs(
+        halves, counts, spans, listed, np.zeros(size, np.int32), np.empty((len(counts), 3), np.int64), pairs.used
+    )
+
+
+@compiled
+def _list_pairs(slots: Any, places: Any, lengths: Any, threshold: Any, ties_first: Any, spelling: Any) -> Any:
+    """All pairs that occur at least `threshold` times in what the slots hold now."""
+    halves, counts, numbers, table = _count_pairs(slots, lengths)
+    cursors, kept, filled = np.full(len(counts), -1, np.int64), 0, 0
+    for pair in range(len(counts)):
+        if counts[pair] >= threshold:
+            cursors[pair], kept, filled = filled, kept + 1, filled + numbers[pair]
+    pairs = Pairs(
+        np.empty((0, 2), np.int32), np.empty(0, np.int64), np.empty((0, 2), np.int64), places,
+        np.zeros(1, np.int32), np.empty((0, 3), np.int64), np.zeros(3, np.int64),
+    )  # fmt: skip
+    pairs = _with_room(pairs, kept + 8 * len(lengths), filled + 1024)
+    for pair in range(len(counts)):
+        _add(pairs, halves[pair, 0], halves[pair, 1], counts[pair], numbers[pair], threshold)
+    _fill_places(slots, lengths, table, halves, cursors, pairs.places)
+    for pair in range(pairs.used[0]):
+        _push(pairs, pair, ties_first, spelling)
+    return pairs
+
+
+@compiled
+def _fill_places(slots: Any, lengths: Any, table: Any, halves: Any, cursors: Any, places: Any) -> None:
+    place, last = np.int64(0), len(slots) - 1
+    while place < last:
+        token = np.int64(slots[place, 0])
+        following = place + lengths[token] if token >= 0 else place + 1
+        if token >= 0 and slots[following, 0] >= 0:
+            pair = _find(table, halves, token, slots[following, 0])
+            if cursors[pair] >= 0:
+                places[cursors[pair]] = place
+                cursors[pair] += 1
+        place = following
+
+
+@compiled
+def _count_pairs(slots: Any, lengths: Any) -> Any:
+    """Each pair, its weight, the number of its places, and the hash table of them."""
+    halves, table = np.empty((1024, 2), np.int32), np.zeros(2048, np.int32)
+    counts, numbers, found, place = np.zeros(1024, np.int64), np.zeros(1024, np.int64), 0, np.int64(0)
+    while place < len(slots):
+        found, place = _count_some(slots, lengths, place, halves, counts, numbers, table, found)
+        if found == len(counts):
+            halves = np.concatenate((halves, halves))
+            counts, numbers = np.concatenate((counts, counts * 0)), np.concatenate((numbers, numbers * 0))
+            table = np.zeros(2 * len(table), np.int32)
+            for i in range(found):
+                _insert(table, halves, i)
+    return halves[:found], counts[:found], numbers[:found], table
+
+
+@compiled
+def _count_some(
+    slots: Any, lengths: Any, place: Any, halves: Any, counts: Any, numbers: Any, table: Any, found: Any
+) -> Any:
+    """Count from the token at a place on until the arrays are full; the pairs found and the token to go on from."""
+    while found < len(counts):
+        token = np.int64(slots[place, 0])
+        following = place + lengths[token] if token >= 0 else place + 1
+        if following >= len(slots):
+            return found, np.int64(following)
+        right = np.int64(slots[following, 0])
+        if token >= 0 and right >= 0:
+            pair = _find(table, halves, token, right)
+            if pair < 0:
+                pair, found = np.int64(found), found + 1
+                halves[pair, 0], halves[pair, 1] = token, right
+                _insert(table, halves, pair)
+            counts[pair] += slots[place, 1]
+            numbers[pair] += 1
+        place = following
+    return found, np.int64(place)
+
+
+@compiled
+def _next_pair(pairs: Any, slots: Any, lengths: Any, ties_first: Any, spelling: Any, threshold: Any) -> Any:
+    """Take the pair to merge next from the heap; -1 when none is left."""
+    heap, used = pairs.heap, pairs.used
+    while used[2] > 0:
+        pair = heap[0, 2]
+        count = pairs.counts[pair]
+        if count >= threshold:
+            first = _first_place(pairs, pair, slots, lengths) if ties_first else np.int64(0)
+            if heap[0, 0] != count or heap[0, 1] != first:  # it got rarer, or was merged where it stood first
+                heap[0, 0], heap[0, 1] = count, first
+                _sift_down(pairs, spelling)
+                continue
+        used[2] -= 1
+        heap[0] = heap[used[2]]
+        _sift_down(pairs, spelling)
+        if count >= threshold:
+            return pair
+    return np.int64(-1)
+
+
+@compiled
+def _first_place(pairs: Any, pair: Any, slots: Any, lengths: Any) -> Any:
+    start, size = pairs.spans[pair]
+    left, right = pairs.halves[pair, 0], pairs.halves[pair, 1]
+    while size > 0:
+        place = np.int64(pairs.places[start])
+        if slots[place, 0] == left and slots[place + lengths[left], 0] == right:
+            break
+        start, size = start + 1, size - 1
+    pairs.spans[pair, 0], pairs.spans[pair, 1] = start, size
+    return np.int64(pairs.places[start])
+
+
+@compiled
+def _push(pairs: Any, pair: Any, ties_first: Any, spelling: Any) -> None:
+    heap, at = pairs.heap, pairs.used[2]
+    heap[at, 0], heap[at, 2] = pairs.counts[pair], pair
+    heap[at, 1] = pairs.places[pairs.spans[pair, 0]] if ties_first else 0
+    pairs.used[2] += 1
+    while at > 0 and _comes_first(pairs, at, (at - 1) // 2, spelling):
+        _swap(heap, at, (at - 1) // 2)
+        at = (at - 1) // 2
+
+
+@compiled
+def _sift_down(pairs: Any, spelling: Any) -> None:
+    at, used = 0, pairs.used[2]
+    while 2 * at + 1 < used:
+        child = 2 * at + 1
+        if child + 1 < used and _comes_first(pairs, child + 1, child, spelling):
+            child += 1
+        if not _comes_first(pairs, child, at, spelling):
+            break
+        _swap(pairs.heap, at, child)
+        at = child
+
+
+@compiled
+def _swap(heap: Any, i: Any, j: Any) -> None:
+    for column in range(3):
+        heap[i, column], heap[j, column] = heap[j, column], heap[i, column]
+
+
+@compiled
+def _comes_first(pairs: Any, i: Any, j: Any, spelling: Any) -> Any:
+    """Whether one entry of the heap is to be merged before another."""
+    heap = pairs.heap
+    if heap[i, 0] != heap[j, 0]:
+        return heap[i, 0] > heap[j, 0]
+    if heap[i, 1] != heap[j, 1]:
+        return heap[i, 1] < heap[j, 1]
+    one, other = heap[i, 2], heap[j, 2]
+    order = _compare(spelling, pairs.halves[one, 0], pairs.halves[other, 0])
+    return (order if order else _compare(spelling, pairs.halves[one, 1], pairs.halves[other, 1])) > 0
+
+
+@compiled
+def _compare(spelling: Any, one: Any, other: Any) -> Any:
+    """1, 0 or -1, as the bytes of one token are greater than those of another."""
+    if one == other:
+        return 0
+    letters, i, j = spelling.letters, spelling.starts[one], spelling.starts[other]
+    sizes = spelling.starts[one + 1] - i, spelling.starts[other + 1] - j
+    for k in range(min(sizes)):
+        if letters[i + k] != letters[j + k]:
+            return 1 if letters[i + k] > letters[j + k] else -1
+    return 1 if sizes[0] > sizes[1] else -1
+
+
+@compiled
+def _spell_bytes(tokens: Any) -> Any:
+    letters, starts, size = np.empty(1 << 16, np.uint8), np.zeros(tokens + 1, np.int64), 1024
+    while size < 2 * tokens:
+        size *= 2
+    table = np.zeros(size, np.int32)
+    for byte in range(256):
+        letters[byte], starts[byte + 1] = byte, byte + 1
+        table[_vacancy(letters, starts, table, byte)[0]] = byte + 1
+    return Spelling(letters, starts, table)
+
+
+@compiled
+def _join(spelling: Any, a: Any, b: Any, new: Any) -> Any:
+    """The spelling with a new token, and whether its bytes were none before; if they were, all is as it was."""
+    letters, starts, table = spelling
+    while starts[new] + starts[a + 1] - starts[a] + starts[b + 1] - starts[b] > len(letters):
+        letters = np.concatenate((letters, letters))
+    at = starts[new]
+    for token in (a, b):
+        for place in range(starts[token], starts[token + 1]):
+            letters[at] = letters[place]
+            at += 1
+    starts[new + 1] = at
+    slot, vacant = _vacancy(letters, starts, table, new)
+    if vacant:
+        table[slot] = new + 1
+    return Spelling(letters, starts, table), vacant
+
+
+@compiled
+def _vacancy(letters: Any, starts: Any, table: Any, token: Any) -> Any:
+    """Where a token's bytes are in the table or would be, and whether they are not there yet."""
+    size, key = starts[token + 1] - starts[token], np.uint64(0)
+    for place in range(starts[token], starts[token + 1]):
+        key = (key ^ np.uint64(letters[place])) * _MIX
+    slot = (key ^ key >> np.uint64(32)) & np.uint64(len(table) - 1)
+    while table[slot]:
+        other = np.int64(table[slot]) - 1
+        start, same = starts[other], starts[other + 1] - starts[other] == size
+        for i in range(size if same else 0):
+            same = same and letters[start + i] == letters[starts[token] + i]
+        if same:
+            return slot, False
+        slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
+    return slot, True

@@ -1,0 +1,307 @@
+"""Encoding: pre-tokens to ids, always merging the pair of the lowest rank, the leftmost of several.
+
+The plain reference is `tokenizer.merge`. A pre-token of up to 15 bytes is looked up in a cache first: two words of 64
+bits are its key, so a hit is certain and costs one comparison. Else the ranks of all neighbours lie in one array,
+whose minimum is found with vector instructions, or from LONG symbols on in a heap, so that time stays near linear.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fromzero.kernels.compiling import compiled
+from fromzero.kernels.count import slot_of_piece
+from fromzero.kernels.scan import BLOCK, scan
+from fromzero.kernels.words import KEY_BYTES, hash_of, key_of, slot_of
+
+SHORT, LONG = 20, 384  # symbols up to which scanning all ranks wins, and from which the heap wins, measured
+CACHED_IDS = 11  # most ids of a pre-token in the cache
+CACHE_BITS = 15
+MAX_IDS, MAX_RANK = 1 << 20, (1 << 24) - 1
+
+_NEVER = np.int64(2**31 - 1)  # rank of a pair that is no merge
+_LAST = np.int64(2**63 - 1)
+_EMPTY = np.uint64(2**64 - 1)
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_ONE, _HALF = np.uint64(1), np.uint64(32)
+_ID_BITS, _RANK_BITS = np.uint64(20), np.uint64(24)
+
+
+class Merges(NamedTuple):
+    """The merges of a tokenizer, made by `merge_table`."""
+
+    byte_ids: NDArray[np.int32]
+    """Byte -> id."""
+    byte_pairs: NDArray[np.int32]
+    """(65536,): the ranks of the pairs of two bytes; the first steps look nowhere else."""
+    pairs: NDArray[np.uint64]
+    """A hash table of pairs: 20 bits of the left id, 20 of the right one, 24 of the rank."""
+    results: NDArray[np.int32]
+    """Rank -> the id that replaces the pair."""
+
+
+class Whole(NamedTuple):
+    """Pre-tokens that become one token though no merges lead to it; `kernels.count` tells what entries are."""
+
+    letters: NDArray[np.uint8]
+    entries: NDArray[np.int64]
+    """With the id in place of a count."""
+    slots: NDArray[np.int32]
+
+
+class Cache(NamedTuple):
+    """What one thread remembers of pre-tokens; a newer one takes the place of an older one with the same slot."""
+
+    keys: NDArray[np.uint64]
+    """(slots, 2): up to 15 bytes and, in the last one, their number."""
+    ids: NDArray[np.int32]
+    """(slots, 12): the number of ids, then the ids."""
+
+
+def new_cache() -> Cache:
+    """An empty cache of 2 MiB."""
+    slots = 1 << CACHE_BITS
+    return Cache(np.zeros((slots, 2), np.uint64), np.zeros((slots, CACHED_IDS + 1), np.int32))
+
+
+@compiled
+def merge_table(byte_ids: Any, lefts: Any, rights: Any, ranks: Any, results: Any) -> Any:
+    """`Merges` from arrays: int32 ids of the 256 bytes; of each merge its halves (int32) and rank (int64); by rank the
+    result (int32). Ids are below MAX_IDS, ranks below MAX_RANK.
+    """
+    bits = 4
+    while 1 << bits < 2 * len(lefts):
+        bits += 1
+    pairs = np.full(1 << bits, _EMPTY, np.uint64)
+    for i in range(len(lefts)):
+        key = np.uint64(lefts[i]) << _ID_BITS | np.uint64(rights[i])
+        slot = (key * _MIX >> _HALF) & np.uint64(len(pairs) - 1)
+        while pairs[slot] != _EMPTY:
+            slot = (slot + _ONE) & np.uint64(len(pairs) - 1)
+        pairs[slot] = key << _RANK_BITS | np.uint64(ranks[i])
+    byte_pairs = np.empty(65536, np.int32)
+    for pair in range(65536):
+        byte_pairs[pair] = _rank(pairs, byte_ids[pair >> 8], byte_ids[pair & 255])
+    return Merges(byte_ids, byte_pairs, pairs, results)
+
+
+@compiled
+def _rank(pairs: Any, left: Any, right: Any) -> Any:
+    """The rank of a pair of ids; _NEVER if it is no merge."""
+    key = np.uint64(left) << _ID_BITS | np.uint64(right)
+    slot = (key * _MIX >> _HALF) & np.uint64(len(pairs) - 1)
+    while True:
+        entry = pairs[slot]
+        if entry >> _RANK_BITS == key:
+            return np.int64(entry & np.uint64(MAX_RANK))
+        if entry == _EMPTY:
+            return _NEVER
+        slot = (slot + _ONE) & np.uint64(len(pairs) - 1)
+
+
+@compiled
+def encode_documents(
+    data: Any,
+    ends: Any,
+    classes: Any,
+    table: Any,
+    width: Any,
+    merges: Any,
+    whole: Any,
+    cache: Any,
+    out: Any,
+    counts: Any,
+) -> Any:
+    """Ids of the documents that lie one after the other in `data`; their number, or -1 if the pattern gets nowhere.
+
+    data: uint8, padded by PADDING. ends: int64, where each document ends. out: int32 with a place for each byte,
+    filled. counts: int64, filled with the ids of each document.
+    """
+    cuts = np.empty(BLOCK, np.int64)
+    start, written = np.int64(0), np.int64(0)
+    for i in range(len(ends)):
+        before = written
+        while start < ends[i]:
+            found, resume = scan(data, start, ends[i], True, classes, table, width, cuts)
+            if resume < 0:
+                return np.int64(-1)
+            written = encode_pieces(data, start, cuts[:found], merges, whole, cache, out, written)
+            start = resume
+        counts[i] = written - before
+    return written
+
+
+@compiled
+def encode_pieces(data: Any, start: Any, cuts: Any, merges: Any, whole: Any, cache: Any, out: Any, written: Any) -> Any:
+    """Ids of the pre-tokens data[start:cuts[0]], data[cuts[0]:cuts[1]], ... into out[written:]; the new `written`."""
+    byte_ids, byte_pairs, pairs, results = merges
+    letters, entries, slots = whole
+    cache_keys, cache_ids = cache
+    ranks, symbols = np.empty(LONG, np.int64), np.empty(LONG, np.int32)
+    for end in cuts:
+        size = end - start
+        if size == 1:
+            out[written] = byte_ids[data[start]]
+            written, start = written + 1, end
+            continue
+        low, high, slot = np.uint64(0), np.uint64(0), np.uint64(0)
+        if size <= KEY_BYTES:
+            low, high = key_of(data, start, size)
+            slot = slot_of(low, high, CACHE_BITS)
+            if cache_keys[slot, 0] == low and cache_keys[slot, 1] == high:
+                count = cache_ids[slot, 0]
+                for i in range(count):
+                    out[written + i] = cache_ids[slot, 1 + i]
+                written, start = written + count, end
+                continue
+        after = written + 1
+        number = np.int64(0)
+        if len(entries):
+            number = np.int64(
+                slots[slot_of_piece(data, start, size, hash_of(data, start, size), letters, entries, slots)]
+            )
+        if number:
+            out[written] = entries[number - 1, 3]
+        elif size < LONG:
+            after = written + _merge_bytes(data, start, size, ranks, symbols, byte_ids, byte_pairs, pairs, results)
+            for i in range(after - written):
+                out[written + i] = symbols[i]
+        else:
+            long_ranks, long_symbols = np.empty(size, np.int64), np.empty(size, np.int32)
+            count = _merge_bytes(data, start, size, long_ranks, long_symbols, byte_ids, byte_pairs, pairs, results)
+            after = written + count
+            out[written:after] = long_symbols[:count]
+        if size <= KEY_BYTES and after - written <= CACHED_IDS:
+            cache_keys[slot, 0], cache_keys[slot, 1], cache_ids[slot, 0] = low, high, after - written
+            for i in range(after - written):
+                cache_ids[slot, 1 + i] = out[written + i]
+        written, start = after, end
+    return written
+
+
+@compiled
+def made_by_merging(data: Any, cuts: Any, ids: Any, merges: Any, whole: Any, cache: Any) -> Any:
+    """For each of some pre-tokens, whether merging makes it the one token that is given."""
+    made, out, start = np.empty(len(cuts), np.bool_), np.empty(len(data), np.int32), np.int64(0)
+    for i in range(len(cuts)):
+        count = encode_pieces(data, start, cuts[i : i + 1], merges, whole, cache, out, 0)
+        made[i], start = count == 1 and out[0] == ids[i], cuts[i]
+    return made
+
+
+@compiled
+def _merge_bytes(
+    data: Any, start: Any, size: Any, ranks: Any, symbols: Any, byte_ids: Any, byte_pairs: Any, pairs: Any, results: Any
+) -> Any:
+    for i in range(size):
+        symbols[i] = byte_ids[data[start + i]]
+    for i in range(size - 1):
+        ranks[i] = byte_pairs[np.int64(data[start + i]) << 8 | np.int64(data[start + i + 1])]
+    return _merge(size, ranks, symbols, pairs, results)
+
+
+@compiled
+def merge_symbols(symbols: Any, merges: Any) -> Any:
+    """Merge any symbols (int32) in place; the number of ids that are left."""
+    size = len(symbols)
+    ranks = np.empty(size, np.int64)
+    for i in range(size - 1):
+        ranks[i] = _rank(merges.pairs, symbols[i], symbols[i + 1])
+    return _merge(size, ranks, symbols, merges.pairs, merges.results)
+
+
+@compiled
+def _merge(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any) -> Any:
+    """Merge symbols[:size] in place; ranks: of each symbol with the next one. Returns how many are left."""
+    if size > SHORT:
+        return _merge_linked(size, ranks, symbols, pairs, results)
+    while True:
+        least, i = _NEVER, 0
+        for place in range(size - 1):
+            if ranks[place] < least:
+                least, i = ranks[place], place
+        if least == _NEVER:
+            return size
+        symbols[i] = results[least]
+        size -= 1
+        for place in range(i + 1, size):
+            symbols[place], ranks[place] = symbols[place + 1], ranks[place + 1]
+        if i + 1 < size:
+            ranks[i] = _rank(pairs, symbols[i], symbols[i + 1])
+        if i > 0:
+            ranks[i - 1] = _rank(pairs, symbols[i - 1], symbols[i])
+
+
+@compiled
+def _merge_linked(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any) -> Any:
+    """The same without moving what is behind: `after` and `before` link what is left of the symbols.
+
+    An order is rank * 2**32 + place: the least one is the leftmost of the lowest rank.
+    """
+    orders, after, before = ranks, np.empty(size, np.int32), np.empty(size, np.int32)
+    heap = np.empty(3 * size if size >= LONG else 0, np.int64)
+    filled = 0
+    for i in range(size):
+        after[i], before[i] = i + 1, i - 1
+        orders[i] = ranks[i] << 32 | i if i < size - 1 and ranks[i] != _NEVER else _LAST
+        if len(heap) and orders[i] != _LAST:
+            filled = _push(heap, filled, orders[i])
+    while True:
+        least = _LAST
+        if len(heap):
+            while filled and least == _LAST:  # an order that is not in its place any more is stale
+                least, filled = heap[0], _pop(heap, filled)
+                least = least if orders[least & 0xFFFFFFFF] == least else _LAST
+        else:
+            for i in range(size):  # vector instructions
+                least = min(least, orders[i])
+        if least == _LAST:
+            break
+        i = least & 0xFFFFFFFF
+        j, h = np.int64(after[i]), np.int64(before[i])
+        k = np.int64(after[j])
+        symbols[i], after[i], orders[i], orders[j] = results[least >> 32], k, _LAST, _LAST
+        if k < size:
+            before[k] = i
+            rank = _rank(pairs, symbols[i], symbols[k])
+            orders[i] = rank << 32 | i if rank != _NEVER else _LAST
+        if h >= 0:
+            rank = _rank(pairs, symbols[h], symbols[i])
+            orders[h] = rank << 32 | h if rank != _NEVER else _LAST
+        if len(heap):
+            if orders[i] != _LAST:
+                filled = _push(heap, filled, orders[i])
+            if h >= 0 and orders[h] != _LAST:
+                filled = _push(heap, filled, orders[h])
+    count, i = 0, np.int64(0)
+    while i < size:
+        symbols[count] = symbols[i]
+        count, i = count + 1, np.int64(after[i])
+    return count
+
+
+@compiled
+def _push(heap: Any, filled: Any, value: Any) -> Any:
+    at = filled
+    while at > 0 and heap[(at - 1) >> 1] > value:
+        heap[at] = heap[(at - 1) >> 1]
+        at = (at - 1) >> 1
+    heap[at] = value
+    return filled + 1
+
+
+@compiled
+def _pop(heap: Any, filled: Any) -> Any:
+    filled -= 1
+    value, at = heap[filled], 0
+    while 2 * at + 1 < filled:
+        child = 2 * at + 1
+        if child + 1 < filled and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= value:
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = value
+    return filled

@@ -1,0 +1,129 @@
+"""The merges of a tokenizer as the kernels want them, and encoding with them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fromzero.errors import UserError
+from fromzero.tokenizer.automaton import Automaton
+from fromzero.tokenizer.splitter import Splitter, as_array, no_progress
+
+
+class MergeTable:
+    """byte_ids: int32 (256,). pairs: int32 (merges, 2), in the order of ranks. results: int32 (merges,).
+
+    whole: byte string -> id, for pre-tokens that become a token without merging. Raises UserError for ids of 2**20 and
+    more, and for more than 2**24 - 2 merges.
+    """
+
+    def __init__(
+        self,
+        byte_ids: NDArray[np.int32],
+        pairs: NDArray[np.int32],
+        results: NDArray[np.int32],
+        whole: Mapping[bytes, int],
+    ) -> None:
+        from fromzero.kernels import first_use
+        from fromzero.kernels.count import with_room
+        from fromzero.kernels.merge import MAX_IDS, MAX_RANK, Whole, merge_table
+
+        if len(pairs) >= MAX_RANK or max(pairs.max(initial=0), results.max(initial=0), byte_ids.max()) >= MAX_IDS:
+            raise UserError(f"a byte-level BPE has ids below {MAX_IDS} and fewer than {MAX_RANK} merges here")
+        ranks = np.arange(len(pairs), dtype=np.int64)
+        self._caches: list[Any] = []
+        with first_use("the tokenizer"):
+            self._merges = merge_table(byte_ids, pairs[:, 0].copy(), pairs[:, 1].copy(), ranks, results)
+            entries, slots = with_room(np.empty((0, 4), np.int64), np.empty(0, np.int32), 0, 0)
+            self._whole = Whole(np.empty(0, np.uint8), entries[:0], slots)
+            if whole:
+                self._whole = self._exceptions(whole)
+
+    def merge(self, symbols: Sequence[int]) -> list[int]:
+        """Merge any symbols."""
+        from fromzero.kernels.merge import merge_symbols
+
+        ids = np.array(symbols, np.int32)
+        return ids[: merge_symbols(ids, self._merges)].tolist()
+
+    def encode(self, texts: Sequence[bytes], splitter: Splitter) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """The ids of some texts (valid UTF-8), one after the other, and where those of each end."""
+        from fromzero.kernels import first_use
+        from fromzero.kernels.merge import encode_documents
+
+        automaton = splitter.single
+        if automaton is None:
+            parts = [self._encode_cut(text, splitter.cuts(text)) for text in texts]
+            return np.concatenate([np.empty(0, np.int32), *parts]), np.cumsum([len(part) for part in parts])
+        data, counts = as_array(b"".join(texts)), np.zeros(len(texts), np.int64)
+        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        out, cache = np.empty(len(data), np.int32), self._take_cache()
+        with first_use("the tokenizer"):
+            written = encode_documents(
+                data, ends, automaton.classes, automaton.table, automaton.width, self._merges, self._whole, cache, out,
+                counts,
+            )  # fmt: skip
+        self._caches.append(cache)
+        if written < 0:
+            raise no_progress(splitter.patterns[0])
+        return out[:written].copy(), np.cumsum(counts)
+
+    def encode_open(self, data: bytes, automaton: Automaton) -> tuple[NDArray[np.int32], bytes]:
+        """The ids of a text that goes on, as far as what comes can't change them; and the rest of it."""
+        from fromzero.kernels.scan import BLOCK, scan
+
+        array, cuts, start, parts = as_array(data), np.empty(BLOCK, np.int64), 0, [np.empty(0, np.int32)]
+        while True:
+            count, resume = scan(
+                array, start, len(data), False, automaton.classes, automaton.table, automaton.width, cuts
+            )
+            if resume < 0:
+                raise UserError("the pre-token pattern looks too far ahead on this text; use a simpler one")
+            if not count:
+                return np.concatenate(parts), data[start:]
+            parts.append(self._encode_cut(data[start:resume], cuts[:count] - start))
+            start = resume
+
+    def _encode_cut(self, data: bytes, cuts: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The ids of a text that was cut already."""
+        from fromzero.kernels.merge import encode_pieces
+
+        out, cache = np.empty(len(data), np.int32), self._take_cache()
+        written = encode_pieces(as_array(data), 0, cuts, self._merges, self._whole, cache, out, 0)
+        self._caches.append(cache)
+        return out[:written].copy()
+
+    def _take_cache(self) -> Any:
+        """A cache that no other thread uses."""
+        from fromzero.kernels.merge import new_cache
+
+        try:
+            return self._caches.pop()
+        except IndexError:
+            return new_cache()
+
+    def _exceptions(self, whole: Mapping[bytes, int]) -> Any:
+        """Those of the tokens that merging does not make of their bytes."""
+        from fromzero.kernels.count import add_entries, count_pieces, with_room
+        from fromzero.kernels.merge import Whole, made_by_merging, new_cache
+
+        data, cuts = _joined(whole)
+        made = made_by_merging(
+            data, cuts, np.array([*whole.values()], np.int32), self._merges, self._whole, new_cache()
+        )
+        tokens = [token for token, found in zip(whole, made, strict=True) if not found]
+        if not tokens:
+            return self._whole
+        data, cuts = _joined(tokens)
+        entries, slots = with_room(np.empty((0, 4), np.int64), np.empty(0, np.int32), 0, len(tokens))
+        letters, _, entries, count, slots = add_entries(
+            data, count_pieces(data, cuts), np.empty(0, np.uint8), 0, entries, 0, slots
+        )
+        entries[:count, 3] = [whole[token] for token in tokens]
+        return Whole(letters, entries[:count], slots)
+
+
+def _joined(tokens: Iterable[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Tokens one after the other, and where each ends."""
+    return as_array(b"".join(tokens)), np.cumsum([len(token) for token in tokens], dtype=np.int64)

@@ -1,0 +1,166 @@
+"""Counting pre-tokens: what a trainer learns from, in memory that grows with the different ones, not with the text."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fromzero.kernels import count as kernel
+from fromzero.kernels import first_use
+from fromzero.tokenizer.splitter import Splitter, as_array, no_progress
+from fromzero.tokenizer.text import check_unicode
+
+BATCH_BYTES = 8 << 20  # text that a worker counts at a time
+MAX_BYTES = 400_000_000  # of different pre-tokens; learning takes about 16 times that
+
+
+class Words(NamedTuple):
+    """Pre-tokens as the learner wants them."""
+
+    letters: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    """(words + 1,): where each starts in `letters`, and where the last ends."""
+    counts: NDArray[np.int64]
+    total_bytes: int
+    """Of all pre-tokens as often as they occur, those that were left out included."""
+
+
+class Pretokens:
+    """A table of pre-tokens, how often each occurs, in the order of first appearance.
+
+    When the different ones have more than `max_bytes`, those that occurred once so far are dropped, and counted in
+    `dropped`: what is rare in the first gigabytes of a text decides none of its merges. (A count may then be too low,
+    by less than the number of times that this happened.)
+    """
+
+    def __init__(self, counts: Mapping[bytes, int] | None = None, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes, self.dropped, self.total_bytes = max_bytes, 0, 0
+        self._letters, self._used, self._count = np.empty(0, np.uint8), 0, 0
+        self._entries, self._slots = kernel.with_room(np.empty((0, 4), np.int64), np.empty(0, np.int32), 0, 0)
+        if counts:
+            data, ends = as_array(b"".join(counts)), np.cumsum([len(word) for word in counts], dtype=np.int64)
+            entries = kernel.count_pieces(data, ends)
+            entries[:, 3] = [*counts.values()]
+            self.add(data, entries)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def items(self) -> Iterator[tuple[bytes, int]]:
+        """Each pre-token and its count."""
+        letters = self._letters.tobytes()
+        for start, size, _, count in self._entries[: self._count].tolist():
+            yield letters[start : start + size], count
+
+    def add(self, data: NDArray[np.uint8], entries: NDArray[np.int64]) -> None:
+        """Add the entries of a text, as `kernels.count` makes them."""
+        self._letters, self._used, self._entries, self._count, self._slots = kernel.add_entries(
+            data, entries, self._letters, self._used, self._entries, self._count, self._slots
+        )
+        self.total_bytes += int((entries[:, 1] * entries[:, 3]).sum())
+        while self._used > self.max_bytes:
+            self._drop_rare()
+
+    def longer_than_one(self) -> Words:
+        """Those of two bytes and more: a single byte has no pair."""
+        entries = self._entries[: self._count]
+        long = entries[:, 1] > 1
+        letters = self._letters[: self._used][np.repeat(long, entries[:, 1])]
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(entries[long, 1])])
+        return Words(letters, starts, entries[long, 3].copy(), self.total_bytes)
+
+    def _drop_rare(self) -> None:
+        entries = self._entries[: self._count]
+        kept = entries[:, 3] > max(1, entries[:, 3].min())
+        letters, entries = self._letters[: self._used][np.repeat(kept, entries[:, 1])], entries[kept]
+        entries[:, 0] = np.cumsum(entries[:, 1]) - entries[:, 1]
+        self.dropped += self._count - len(entries)
+        self._letters, self._used, self._count = letters, len(letters), len(entries)
+        self._entries, self._slots = kernel.with_room(entries, self._slots, len(entries), 0)
+
+
+def count_pretokens(
+    texts: Iterable[str], splitter: Splitter, workers: int | None = None, max_bytes: int = MAX_BYTES
+) -> Pretokens:
+    """The pre-tokens of all texts, by threads, or by processes where the pattern needs the `regex` module.
+
+    workers: by default as many as there are cores; the result is the same for any number of them. Raises UserError for
+    a lone surrogate.
+    """
+    pretokens = Pretokens(max_bytes=max_bytes)
+    automaton, workers = splitter.single, workers or os.cpu_count() or 1
+    batches = _batches(texts)
+    if automaton is not None:
+        with first_use("the tokenizer's trainer"), ThreadPoolExecutor(workers) as pool:
+            _run(pool, workers, lambda batch: _count_compiled(batch, splitter), batches, pretokens)
+        return pretokens
+    first = next(batches)
+    pretokens.add(*_count_by_regex(first, splitter))
+    second = next(batches, None)
+    if second is not None:  # new processes are worth their start
+        with ProcessPoolExecutor(workers, get_context("spawn"), _remember, (splitter.patterns,)) as processes:
+            _run(processes, workers, _count_remembered, (b for group in ((second,), batches) for b in group), pretokens)
+    return pretokens
+
+
+def _run(
+    pool: Executor, workers: int, task: Callable[[list[bytes]], Any], batches: Iterable[list[bytes]], into: Pretokens
+) -> None:
+    """Add the results in the order of the batches, with only a few of these in memory."""
+    running: deque[Future[Any]] = deque()
+    for batch in batches:
+        running.append(pool.submit(task, batch))
+        if len(running) > workers:
+            into.add(*running.popleft().result())
+    while running:
+        into.add(*running.popleft().result())
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[bytes]]:
+    """At least one, which may be empty."""
+    batch: list[bytes] = []
+    size = 0
+    for text in texts:
+        check_unicode(text)
+        batch.append(text.encode())
+        size += len(batch[-1])
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def _count_compiled(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    automaton = splitter.single
+    assert automaton is not None
+    data, ends = as_array(b"".join(batch)), np.cumsum([len(text) for text in batch], dtype=np.int64)
+    entries, ahead = kernel.count_text(data, ends, automaton.classes, automaton.table, automaton.width)
+    if not ahead:
+        raise no_progress(splitter.patterns[0])
+    return data, entries
+
+
+def _count_by_regex(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    cuts = [splitter.cuts(text) for text in batch]
+    starts = np.cumsum([0, *(len(text) for text in batch)])
+    data = as_array(b"".join(batch))
+    ends = [start + cut for start, cut in zip(starts.tolist(), cuts, strict=False)]
+    return data, kernel.count_pieces(data, np.concatenate([np.empty(0, np.int64), *ends]))
+
+
+_splitter: Splitter | None = None  # of a worker process
+
+
+def _remember(patterns: tuple[str, ...]) -> None:
+    global _splitter
+    _splitter = Splitter(patterns)
+
+
+def _count_remembered(batch: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    assert _splitter is not None
+    return _count_by_regex(batch, _splitter)
