@@ -39,7 +39,7 @@ class Pairs(NamedTuple):
     table: NDArray[np.int32]
     """A hash table: number of a pair + 1, or 0."""
     heap: NDArray[np.int64]
-    """(n, 3): count, first place (0 if ties go to the greatest), number of the pair."""
+    """(n, 3): count, rank among ties (the least first: the first place, or how the bytes begin), number of the pair."""
     used: NDArray[np.int64]
     """How many pairs, places, and entries of the heap there are."""
 
@@ -151,9 +151,13 @@ def _recount(
     """Count the old neighbours down, and list the new ones where they are frequent enough."""
     merged, lefts, rights, again_weight, again, _ = found
     for left in lefts:
-        _count_down(pairs, left, a, scratch[left, 0])
+        pair = _find(pairs.table, pairs.halves, left, a)
+        if pair >= 0 and pairs.counts[pair] > 0:
+            pairs.counts[pair] -= scratch[left, 0]
     for right in rights:
-        _count_down(pairs, b, right, scratch[right, 2])
+        pair = _find(pairs.table, pairs.halves, b, right)
+        if pair >= 0 and pairs.counts[pair] > 0:
+            pairs.counts[pair] -= scratch[right, 2]
     scratch[a, 2] -= again_weight
     scratch[a, 3] -= again
     more = len(lefts) + len(rights)
@@ -161,9 +165,11 @@ def _recount(
     first = pairs.used[0]
     # From here on, the numbers of places become where the next place of each pair goes, or -1.
     for left in lefts:
-        scratch[left, 1] = _add(pairs, left, new, scratch[left, 0], scratch[left, 1], threshold)
+        frequent = scratch[left, 0] >= threshold
+        scratch[left, 1] = _add(pairs, left, new, scratch[left, 0], scratch[left, 1]) if frequent else -1
     for right in rights:
-        scratch[right, 3] = _add(pairs, new, right, scratch[right, 2], scratch[right, 3], threshold)
+        frequent = scratch[right, 2] >= threshold
+        scratch[right, 3] = _add(pairs, new, right, scratch[right, 2], scratch[right, 3]) if frequent else -1
     _fill(merged, pairs.places, lengths, scratch)
     for left in lefts:
         scratch[left, 0] = scratch[left, 1] = 0
@@ -187,17 +193,8 @@ def _fill(merged: Any, places: Any, lengths: Any, scratch: Any) -> None:
 
 
 @compiled
-def _count_down(pairs: Any, left: Any, right: Any, weight: Any) -> None:
-    pair = _find(pairs.table, pairs.halves, left, right)
-    if pair >= 0 and pairs.counts[pair] > 0:
-        pairs.counts[pair] -= weight
-
-
-@compiled
-def _add(pairs: Any, left: Any, right: Any, weight: Any, number: Any, threshold: Any) -> Any:
-    """List a pair if it is frequent enough; where its places go, or -1."""
-    if weight < threshold:
-        return np.int64(-1)
+def _add(pairs: Any, left: Any, right: Any, weight: Any, number: Any) -> Any:
+    """List a pair; where its places go."""
     pair, start = pairs.used[0], pairs.used[1]
     pairs.halves[pair, 0], pairs.halves[pair, 1], pairs.counts[pair] = left, right, weight
     pairs.spans[pair, 0], pairs.spans[pair, 1] = start, number
@@ -237,11 +234,12 @@ def _find(table: Any, halves: Any, left: Any, right: Any) -> Any:
 def _reserve(
     pairs: Any, more: Any, places: Any, slots: Any, lengths: Any, threshold: Any, ties_first: Any, spelling: Any
 ) -> Any:
-    """Room for more pairs and places. Only when places run out, those that are dead are looked for."""
+    """Room for more pairs and places. When places run out, dead pairs are thrown out, and if need be dead places."""
     if pairs.used[0] + more <= len(pairs.counts) and pairs.used[1] + places <= len(pairs.places):
         return pairs
-    if pairs.used[1] + places > len(pairs.places):
-        _throw_out(pairs, slots, lengths, threshold)
+    for check in (False, True):
+        if pairs.used[1] + places > len(pairs.places) * 3 // 4:
+            _throw_out(pairs, slots, lengths, threshold, check)
     pairs = _with_room(pairs, pairs.used[0] + more, pairs.used[1] + places)
     pairs.used[2] = 0
     for pair in range(pairs.used[0]):
@@ -251,8 +249,8 @@ def _reserve(
 
 
 @compiled
-def _throw_out(pairs: Any, slots: Any, lengths: Any, threshold: Any) -> None:
-    """Move the pairs and places that still stand together."""
+def _throw_out(pairs: Any, slots: Any, lengths: Any, threshold: Any, check: Any) -> None:
+    """Move the pairs that are still frequent together; check: only with the places where they still stand."""
     halves, spans, listed, kept, filled = pairs.halves, pairs.spans, pairs.places, 0, 0
     for pair in range(pairs.used[0]):  # in the order of their places, so that these can move down
         if pairs.counts[pair] < threshold:
@@ -261,7 +259,7 @@ def _throw_out(pairs: Any, slots: Any, lengths: Any, threshold: Any) -> None:
         left, right = halves[pair, 0], halves[pair, 1]
         for i in range(start, start + size):
             place = np.int64(listed[i])
-            if slots[place, 0] == left and slots[place + lengths[left], 0] == right:
+            if not check or (slots[place, 0] == left and slots[place + lengths[left], 0] == right):
                 listed[filled] = place
                 filled += 1
         halves[kept, 0], halves[kept, 1], pairs.counts[kept] = left, right, pairs.counts[pair]
@@ -304,7 +302,8 @@ def _list_pairs(slots: Any, places: Any, lengths: Any, threshold: Any, ties_firs
     )  # fmt: skip
     pairs = _with_room(pairs, kept + 8 * len(lengths), filled + 1024)
     for pair in range(len(counts)):
-        _add(pairs, halves[pair, 0], halves[pair, 1], counts[pair], numbers[pair], threshold)
+        if cursors[pair] >= 0:
+            _add(pairs, halves[pair, 0], halves[pair, 1], counts[pair], numbers[pair])
     _fill_places(slots, lengths, table, halves, cursors, pairs.places)
     for pair in range(pairs.used[0]):
         _push(pairs, pair, ties_first, spelling)
@@ -328,8 +327,9 @@ def _fill_places(slots: Any, lengths: Any, table: Any, halves: Any, cursors: Any
 @compiled
 def _count_pairs(slots: Any, lengths: Any) -> Any:
     """Each pair, its weight, the number of its places, and the hash table of them."""
-    halves, table = np.empty((1024, 2), np.int32), np.zeros(2048, np.int32)
-    counts, numbers, found, place = np.zeros(1024, np.int64), np.zeros(1024, np.int64), 0, np.int64(0)
+    size = 1 << 16  # room for all pairs of bytes, and a table in which they hardly ever meet
+    halves, table = np.empty((size, 2), np.int32), np.zeros(4 * size, np.int32)
+    counts, numbers, found, place = np.zeros(size, np.int64), np.zeros(size, np.int64), 0, np.int64(0)
     while place < len(slots):
         found, place = _count_some(slots, lengths, place, halves, counts, numbers, table, found)
         if found == len(counts):
@@ -372,7 +372,7 @@ def _next_pair(pairs: Any, slots: Any, lengths: Any, ties_first: Any, spelling: 
         pair = heap[0, 2]
         count = pairs.counts[pair]
         if count >= threshold:
-            first = _first_place(pairs, pair, slots, lengths) if ties_first else np.int64(0)
+            first = _first_place(pairs, pair, slots, lengths) if ties_first else heap[0, 1]
             if heap[0, 0] != count or heap[0, 1] != first:  # it got rarer, or was merged where it stood first
                 heap[0, 0], heap[0, 1] = count, first
                 _sift_down(pairs, spelling)
@@ -402,7 +402,7 @@ def _first_place(pairs: Any, pair: Any, slots: Any, lengths: Any) -> Any:
 def _push(pairs: Any, pair: Any, ties_first: Any, spelling: Any) -> None:
     heap, at = pairs.heap, pairs.used[2]
     heap[at, 0], heap[at, 2] = pairs.counts[pair], pair
-    heap[at, 1] = pairs.places[pairs.spans[pair, 0]] if ties_first else 0
+    heap[at, 1] = pairs.places[pairs.spans[pair, 0]] if ties_first else -_prefix(spelling, pairs.halves[pair, 0])
     pairs.used[2] += 1
     while at > 0 and _comes_first(pairs, at, (at - 1) // 2, spelling):
         _swap(heap, at, (at - 1) // 2)
@@ -439,6 +439,15 @@ def _comes_first(pairs: Any, i: Any, j: Any, spelling: Any) -> Any:
     one, other = heap[i, 2], heap[j, 2]
     order = _compare(spelling, pairs.halves[one, 0], pairs.halves[other, 0])
     return (order if order else _compare(spelling, pairs.halves[one, 1], pairs.halves[other, 1])) > 0
+
+
+@compiled
+def _prefix(spelling: Any, token: Any) -> Any:
+    """The first seven bytes as a number that is greater for greater bytes."""
+    prefix, start, end = np.int64(0), spelling.starts[token], spelling.starts[token + 1]
+    for i in range(7):
+        prefix = prefix << 8 | (spelling.letters[start + i] if start + i < end else 0)
+    return prefix
 
 
 @compiled

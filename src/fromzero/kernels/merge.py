@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fromzero.kernels.compiling import compiled
-from fromzero.kernels.count import slot_of_piece
+from fromzero.kernels.count import NUMBER, slot_of_piece
 from fromzero.kernels.scan import BLOCK, scan
 from fromzero.kernels.words import KEY_BYTES, hash_of, key_of, slot_of
 
@@ -47,7 +47,7 @@ class Whole(NamedTuple):
     letters: NDArray[np.uint8]
     entries: NDArray[np.int64]
     """With the id in place of a count."""
-    slots: NDArray[np.int32]
+    slots: NDArray[np.int64]
 
 
 class Cache(NamedTuple):
@@ -158,9 +158,8 @@ def encode_pieces(data: Any, start: Any, cuts: Any, merges: Any, whole: Any, cac
         after = written + 1
         number = np.int64(0)
         if len(entries):
-            number = np.int64(
-                slots[slot_of_piece(data, start, size, hash_of(data, start, size), letters, entries, slots)]
-            )
+            mixed = hash_of(data, start, size)
+            number = slots[slot_of_piece(data, start, size, mixed, letters, entries, slots)] & NUMBER
         if number:
             out[written] = entries[number - 1, 3]
         elif size < LONG:

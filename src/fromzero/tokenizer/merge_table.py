@@ -26,8 +26,8 @@ class MergeTable:
         whole: Mapping[bytes, int],
     ) -> None:
         from fromzero.kernels import first_use
-        from fromzero.kernels.count import with_room
         from fromzero.kernels.merge import MAX_IDS, MAX_RANK, Whole, merge_table
+        from fromzero.tokenizer.pretokens import Pretokens
 
         if len(pairs) >= MAX_RANK or max(pairs.max(initial=0), results.max(initial=0), byte_ids.max()) >= MAX_IDS:
             raise UserError(f"a byte-level BPE has ids below {MAX_IDS} and fewer than {MAX_RANK} merges here")
@@ -35,8 +35,8 @@ class MergeTable:
         self._caches: list[Any] = []
         with first_use("the tokenizer"):
             self._merges = merge_table(byte_ids, pairs[:, 0].copy(), pairs[:, 1].copy(), ranks, results)
-            entries, slots = with_room(np.empty((0, 4), np.int64), np.empty(0, np.int32), 0, 0)
-            self._whole = Whole(np.empty(0, np.uint8), entries[:0], slots)
+            none = Pretokens()
+            self._whole = Whole(none.letters, none.entries, none.slots)
             if whole:
                 self._whole = self._exceptions(whole)
 
@@ -105,8 +105,8 @@ class MergeTable:
 
     def _exceptions(self, whole: Mapping[bytes, int]) -> Any:
         """Those of the tokens that merging does not make of their bytes."""
-        from fromzero.kernels.count import add_entries, count_pieces, with_room
         from fromzero.kernels.merge import Whole, made_by_merging, new_cache
+        from fromzero.tokenizer.pretokens import Pretokens
 
         data, cuts = _joined(whole)
         made = made_by_merging(
@@ -115,13 +115,8 @@ class MergeTable:
         tokens = [token for token, found in zip(whole, made, strict=True) if not found]
         if not tokens:
             return self._whole
-        data, cuts = _joined(tokens)
-        entries, slots = with_room(np.empty((0, 4), np.int64), np.empty(0, np.int32), 0, len(tokens))
-        letters, _, entries, count, slots = add_entries(
-            data, count_pieces(data, cuts), np.empty(0, np.uint8), 0, entries, 0, slots
-        )
-        entries[:count, 3] = [whole[token] for token in tokens]
-        return Whole(letters, entries[:count], slots)
+        exceptions = Pretokens({token: whole[token] for token in tokens})
+        return Whole(exceptions.letters, exceptions.entries, exceptions.slots)
 
 
 def _joined(tokens: Iterable[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

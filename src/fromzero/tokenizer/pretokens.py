@@ -15,7 +15,7 @@ from fromzero.kernels import first_use
 from fromzero.tokenizer.splitter import Splitter, as_array, no_progress
 from fromzero.tokenizer.text import check_unicode
 
-BATCH_BYTES = 8 << 20  # text that a worker counts at a time
+BATCH_BYTES = 16 << 20  # text that a worker counts at a time
 MAX_BYTES = 400_000_000  # of different pre-tokens; learning takes about 16 times that
 
 
@@ -40,11 +40,10 @@ class Pretokens:
 
     def __init__(self, counts: Mapping[bytes, int] | None = None, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes, self.dropped, self.total_bytes = max_bytes, 0, 0
-        self._letters, self._used, self._count = np.empty(0, np.uint8), 0, 0
-        self._entries, self._slots = kernel.with_room(np.empty((0, 4), np.int64), np.empty(0, np.int32), 0, 0)
+        self.letters, self._used, self._count = np.empty(0, np.uint8), 0, 0
+        self._entries, self.slots = _table(0)
         if counts:
-            data, ends = as_array(b"".join(counts)), np.cumsum([len(word) for word in counts], dtype=np.int64)
-            entries = kernel.count_pieces(data, ends)
+            data, entries = _entries_of(list(counts))
             entries[:, 3] = [*counts.values()]
             self.add(data, entries)
 
@@ -53,35 +52,52 @@ class Pretokens:
 
     def items(self) -> Iterator[tuple[bytes, int]]:
         """Each pre-token and its count."""
-        letters = self._letters.tobytes()
-        for start, size, _, count in self._entries[: self._count].tolist():
+        letters = self.letters.tobytes()
+        for start, size, _, count in self.entries.tolist():
             yield letters[start : start + size], count
 
     def add(self, data: NDArray[np.uint8], entries: NDArray[np.int64]) -> None:
         """Add the entries of a text, as `kernels.count` makes them."""
-        self._letters, self._used, self._entries, self._count, self._slots = kernel.add_entries(
-            data, entries, self._letters, self._used, self._entries, self._count, self._slots
+        self._reserve(len(entries), int(entries[:, 1].sum()))
+        self._used, self._count = kernel.add_entries(
+            data, entries, self.letters, self._used, self._entries, self._count, self.slots
         )
         self.total_bytes += int((entries[:, 1] * entries[:, 3]).sum())
         while self._used > self.max_bytes:
             self._drop_rare()
 
+    @property
+    def entries(self) -> NDArray[np.int64]:
+        """As in `kernels.count`."""
+        return self._entries[: self._count]
+
     def longer_than_one(self) -> Words:
         """Those of two bytes and more: a single byte has no pair."""
-        entries = self._entries[: self._count]
+        entries = self.entries
         long = entries[:, 1] > 1
-        letters = self._letters[: self._used][np.repeat(long, entries[:, 1])]
+        letters = self.letters[: self._used][np.repeat(long, entries[:, 1])]
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(entries[long, 1])])
         return Words(letters, starts, entries[long, 3].copy(), self.total_bytes)
 
+    def _reserve(self, more: int, letters: int) -> None:
+        """Room for more entries and letters. NumPy asks for large pages of memory, which a kernel does not."""
+        if self._used + letters > len(self.letters):
+            kept, self.letters = self.letters, np.empty((self._used + letters) * 3 // 2, np.uint8)
+            self.letters[: self._used] = kept[: self._used]
+        if self._count + more > len(self._entries):
+            kept_entries, (self._entries, self.slots) = self.entries, _table((self._count + more) * 3 // 2)
+            self._entries[: self._count] = kept_entries
+            kernel.index(self._entries, self._count, self.slots)
+
     def _drop_rare(self) -> None:
-        entries = self._entries[: self._count]
+        entries = self.entries
         kept = entries[:, 3] > max(1, entries[:, 3].min())
-        letters, entries = self._letters[: self._used][np.repeat(kept, entries[:, 1])], entries[kept]
+        self.letters, entries = self.letters[: self._used][np.repeat(kept, entries[:, 1])], entries[kept]
         entries[:, 0] = np.cumsum(entries[:, 1]) - entries[:, 1]
         self.dropped += self._count - len(entries)
-        self._letters, self._used, self._count = letters, len(letters), len(entries)
-        self._entries, self._slots = kernel.with_room(entries, self._slots, len(entries), 0)
+        self._used, self._count = len(self.letters), len(entries)
+        self._entries, (_, self.slots) = entries, _table(len(entries))
+        kernel.index(entries, len(entries), self.slots)
 
 
 def count_pretokens(
@@ -139,10 +155,11 @@ def _count_compiled(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.
     automaton = splitter.single
     assert automaton is not None
     data, ends = as_array(b"".join(batch)), np.cumsum([len(text) for text in batch], dtype=np.int64)
-    entries, ahead = kernel.count_text(data, ends, automaton.classes, automaton.table, automaton.width)
+    entries, slots = _table(max(1 << 16, len(data) // 16))
+    entries, ahead = kernel.count_text(data, ends, automaton.classes, automaton.table, automaton.width, entries, slots)
     if not ahead:
         raise no_progress(splitter.patterns[0])
-    return data, entries
+    return data, entries.copy()
 
 
 def _count_by_regex(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -150,7 +167,19 @@ def _count_by_regex(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.
     starts = np.cumsum([0, *(len(text) for text in batch)])
     data = as_array(b"".join(batch))
     ends = [start + cut for start, cut in zip(starts.tolist(), cuts, strict=False)]
-    return data, kernel.count_pieces(data, np.concatenate([np.empty(0, np.int64), *ends]))
+    cut = np.concatenate([np.empty(0, np.int64), *ends])
+    return data, kernel.count_cut(data, cut, *_table(len(cut)))
+
+
+def _entries_of(words: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Entries of words that are all different, in their order."""
+    data, ends = as_array(b"".join(words)), np.cumsum([len(word) for word in words], dtype=np.int64)
+    return data, kernel.count_cut(data, ends, *_table(len(words)))
+
+
+def _table(entries: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Room for so many entries, and empty slots."""
+    return np.empty((entries, 4), np.int64), np.zeros(1 << max(4, (2 * entries).bit_length()), np.int64)
 
 
 _splitter: Splitter | None = None  # of a worker process
