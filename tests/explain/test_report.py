@@ -151,6 +151,17 @@ def test_a_model_worse_than_a_baseline_is_said_to_be(tmp_path):
     assert "needs 3.000 bits" in text
 
 
+def test_a_tokenizer_that_changes_text_has_no_bits_per_byte(tmp_path):
+    none = {"bits_per_byte": None, "bits_per_byte_stderr": None, "nats_per_character": None}
+    model = none | {"perplexity": 9.0, "perplexity_stderr": 1.0, "documents": 7, "tokens": 5, "bytes": 9}
+    scores = {"model": model | {"spelled": 3, "changed": 6}, "baselines": {"gzip": 2.0}}
+    build(tmp_path / "scores", "evaluation", {"model": "m"}, {}, lambda folder: scores)
+    text = to_markdown(report_on(read_run(tmp_path)))
+    assert "changes 6 of the 7 held-out documents" in text
+    assert "bits than gzip" not in text
+    assert "| unknown text, charged at 8 bits a byte | 33.3 % |" in text.replace("\u00a0", " ")
+
+
 def test_curves_hold_what_was_measured(run):
     charts = next(b for b in report_on(run).sections[3].blocks if isinstance(b, Charts)).charts
     loss, bits, rate, norm = (chart for chart in charts if isinstance(chart, LineChart))

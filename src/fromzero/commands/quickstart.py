@@ -64,8 +64,9 @@ def show(output: Path) -> None:
     answers = [(printable(e["question"]), _short(e["before"]), _short(e["after"])) for e in _examples(output)]
     table("Held-out questions", ("question", "before tuning", "after tuning"), answers)
     base, chat = (open_artifact(output / name, "model").summary for name in ("base", "chat"))
-    bits = base["validation_bits_per_byte"]
-    say(f"{base['parameters']:,} parameters, {base['tokens']:,} tokens, {bits:.3f} bits per byte on held-out text; "
+    bits = base.get("validation_bits_per_byte")
+    figure = f"loss {base['validation_loss']:.3f}" if bits is None else f"{bits:.3f} bits per byte"
+    say(f"{base['parameters']:,} parameters, {base['tokens']:,} tokens, {figure} on held-out text; "
         f"pretraining {human_seconds(base['seconds'])}, tuning {human_seconds(chat['seconds'])}")  # fmt: skip
     say(f"\nreport:       {output / 'report' / 'report.html'}")
     say(f"talk to it:   fromzero chat {output / 'chat'}")

@@ -2,8 +2,8 @@
 
 In: a corpus and a tokenizer, or conversations and a tokenizer. Out: token shards on disk, and batches of them.
 
-Read in this order: writing (the files), packing and conversations (the stages that write them), shards (reading them),
-permutation and position, windows (batches for pretraining), chats (batches for tuning).
+Read in this order: writing (the files), recovery (what ids don't hold), packing and conversations (the stages that
+write them), shards (reading them), permutation and position, windows (batches for pretraining), chats (for tuning).
 """
 
 from fromzero.dataset.chats import ConversationLoader

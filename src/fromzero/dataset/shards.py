@@ -41,6 +41,8 @@ class TokenShards:
         """Number of documents or conversations."""
         self.text_bytes = int(self._entry["bytes"])
         """UTF-8 bytes of the text that was encoded."""
+        self.lossless = bool(self._entry.get("lossless", True))
+        """Whether the ids of every held-out document decode to its text; not looked at for those to learn from."""
         self.fingerprint = str(self._entry["sha256"])
         """SHA-256 of all ids, and of the loss mask where there is one."""
         self._ids = self._open("shards", np.dtype(index["dtype"]).newbyteorder("<"))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fromzero.artifact import digest_file, digest_of, is_artifact, open_artifact, write_json
 from fromzero.errors import UserError
@@ -42,8 +43,9 @@ class TokenWriter:
         self.mask = _Shards(folder / f"{split}-{{:05d}}.mask.bin", shard_tokens) if masked else None
         self.boundaries = array("q", [0])
         self.bytes = self.loss_tokens = 0
+        self.lossless = True
 
-    def add(self, ids: Sequence[int], text_bytes: int, mask: Sequence[bool] | None = None) -> None:
+    def add(self, ids: Sequence[int] | NDArray[Any], text_bytes: int, mask: Sequence[bool] | None = None) -> None:
         """Add a document: its ids, the UTF-8 bytes of its text, and its loss mask where the split has one."""
         self.ids.write(np.array(ids, self.type))
         if self.mask is not None:
@@ -60,6 +62,7 @@ class TokenWriter:
             "documents": len(self.boundaries) - 1,
             "tokens": self.boundaries[-1],
             "bytes": self.bytes,
+            "lossless": self.lossless,
             "shard_tokens": self.shard_tokens,
             "shards": self.ids.close(),
             "sha256": self.ids.digest.hexdigest(),

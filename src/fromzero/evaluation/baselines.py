@@ -7,17 +7,20 @@ import gzip
 import lzma
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fromzero.errors import missing_extra
 
+Ids = Sequence[int] | NDArray[Any]
 # How far back each is made to find repeats: more training text than this is not shown to it.
 ZSTD_WINDOW_BYTES = 8 << 20  # of level 19
 PRIMING_BYTES = 32 << 20  # of xz, whose dictionary is made as large as what it is shown
 
 
-def unigram_bits_per_byte(train_counts: np.ndarray, held_out: Iterable[Sequence[int]], held_out_bytes: int) -> float:
+def unigram_bits_per_byte(train_counts: np.ndarray, held_out: Iterable[Ids], held_out_bytes: int) -> float:
     """Bits per byte of token frequencies: p(id) = (count + 1) / (total + V), counted on training text."""
     log_p = np.log2((train_counts + 1) / (train_counts.sum() + len(train_counts)))
     return float(-sum(log_p[np.asarray(ids)].sum() for ids in held_out if len(ids)) / held_out_bytes)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from fromzero.evaluation.perplexity import DocumentScore, score_documents, summa
 from fromzero.interop import load_model
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,12 @@ def _evaluate(config: EvaluationConfig, folder: Path) -> Mapping[str, Any]:
             scores.append(score)
             done += score.bytes
             report(done)
-    result: dict[str, Any] = {"model": dataclasses.asdict(summarize(scores))}
+    found = summarize(scores)
+    result: dict[str, Any] = {"model": dataclasses.asdict(found)}
     if config.baselines:
-        result["baselines"] = measure_baselines(config.corpus, tokenizer, texts)
+        result["baselines"] = measure_baselines(
+            config.corpus, tokenizer, texts, None if found.changed else found.spelled
+        )
     artifact.write_json(folder / "scores.json", result)
     return result
 
@@ -90,8 +93,11 @@ def held_out_texts(corpus: Path, max_bytes: int) -> list[str]:
     return texts
 
 
-def measure_baselines(corpus: Path, tokenizer: Tokenizer, texts: list[str]) -> dict[str, float]:
-    """Bits per byte of each baseline on these texts; those that learn see the end of the training split."""
+def measure_baselines(corpus: Path, tokenizer: Tokenizer, texts: list[str], spelled: int | None) -> dict[str, float]:
+    """Bits per byte of each baseline on these texts; those that learn see the end of the training split.
+
+    spelled: bytes that spell the unknown tokens of the texts; None leaves the unigram model out, which needs tokens.
+    """
     held_out = "\n\n".join(texts).encode()
     train_texts: deque[str] = deque()
     size = 0
@@ -100,18 +106,22 @@ def measure_baselines(corpus: Path, tokenizer: Tokenizer, texts: list[str]) -> d
         size += len(document.text.encode())
         while len(train_texts) > 1 and size > baselines.PRIMING_BYTES:
             size -= len(train_texts.popleft().encode())
-    counts = np.zeros(tokenizer.vocab_size)
-    for text in train_texts:
-        counts += np.bincount(tokenizer.encode_ordinary(text), minlength=tokenizer.vocab_size)
     train = "\n\n".join(train_texts).encode()
-    held_out_ids = [tokenizer.encode_ordinary(text) for text in texts]
-    text_bytes = sum(len(text.encode()) for text in texts)
     with ThreadPoolExecutor() as threads:  # compressors let go of the interpreter's lock
         zstd = threads.submit(baselines.zstd_bits_per_byte, train, held_out)
         xz = threads.submit(baselines.xz_bits_per_byte, train, held_out)
         return {
-            "unigram": baselines.unigram_bits_per_byte(counts, held_out_ids, text_bytes),
+            **({} if spelled is None else {"unigram": _unigram(tokenizer, train_texts, texts, spelled)}),
             "gzip": baselines.gzip_bits_per_byte(held_out),
             "zstd": zstd.result(),
             "xz": xz.result(),
         }
+
+
+def _unigram(tokenizer: Tokenizer, train_texts: Iterable[str], texts: list[str], spelled: int) -> float:
+    counts = np.zeros(tokenizer.vocab_size)
+    for text in train_texts:
+        counts += np.bincount(tokenizer.encode_array(text), minlength=tokenizer.vocab_size)
+    text_bytes = sum(len(text.encode()) for text in texts)
+    held_out = (tokenizer.encode_array(text) for text in texts)
+    return baselines.unigram_bits_per_byte(counts, held_out, text_bytes) + 8 * spelled / text_bytes

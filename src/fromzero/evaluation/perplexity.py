@@ -1,11 +1,15 @@
 """Perplexity and bits per byte of documents, with standard errors.
 
-    bits per byte = total nats / (ln 2 x total UTF-8 bytes)
+    bits per byte = (total nats / ln 2 + 8 x bytes to spell) / total UTF-8 bytes
 
 Every token of a document's text is scored once; special tokens stand for no text and count in neither sum. Bits per
-byte does not depend on the tokenizer, so it compares models; perplexity per token compares only models that share one.
+byte is the length of a code from which the text can be got back, so it compares models whatever their tokenizers: what
+an unknown token stands for is spelled behind it, and where a tokenizer changes text there is no figure (see
+`dataset.recovery`). Perplexity per token compares only models that share a tokenizer; to it an unknown token is one
+like any other.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fromzero.dataset.recovery import bytes_to_spell
 from fromzero.errors import UserError
 from fromzero.model import Transformer
 from fromzero.model.linear_loss import IGNORE
@@ -28,6 +33,8 @@ class DocumentScore:
     tokens: int
     bytes: int
     characters: int
+    spelled: int | None = 0
+    """Bytes that spell what unknown tokens stand for; None where the text can't be got back from its tokens."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,16 @@ class Perplexity:
     bytes: int
     characters: int
     nats: float
-    bits_per_byte: float
+    spelled: int
+    """Bytes to spell, in the documents that can be got back."""
+    changed: int
+    """Documents that can't be got back from their tokens; with any there is no rate by byte or character."""
+    bits_per_byte: float | None
     bits_per_byte_stderr: float | None
     """None for a single document, which says nothing about the spread."""
     perplexity: float
     perplexity_stderr: float | None
-    nats_per_character: float
+    nats_per_character: float | None
 
 
 def score_documents(
@@ -55,10 +66,12 @@ def score_documents(
     A text longer than the context is cut into windows of the context, each of which begins with the last token of the
     one before, so every token is scored exactly once. Several texts are scored together, in windows of like length.
     """
-    group: list[tuple[str, list[int]]] = []
+    group: list[tuple[DocumentScore, list[int]]] = []
     for text in texts:
         if ids := tokenizer.encode_ordinary(text):
-            group.append((text, [tokenizer.end_of_text, *ids]))
+            spelled = bytes_to_spell(tokenizer, ids, text)
+            unscored = DocumentScore(0.0, len(ids), len(text.encode()), len(text), spelled)
+            group.append((unscored, [tokenizer.end_of_text, *ids]))
         if sum(len(ids) for _, ids in group) >= 8 * batch_tokens:
             yield from _score_group(model, group, batch_tokens)
             group = []
@@ -66,7 +79,7 @@ def score_documents(
 
 
 def _score_group(
-    model: Transformer, group: Sequence[tuple[str, list[int]]], batch_tokens: int
+    model: Transformer, group: Sequence[tuple[DocumentScore, list[int]]], batch_tokens: int
 ) -> Iterator[DocumentScore]:
     context = model.config.context
     windows = [
@@ -81,8 +94,8 @@ def _score_group(
         batch = windows[first : first + rows]
         for (document, _), value in zip(batch, _window_nats(model, [ids for _, ids in batch]), strict=True):
             nats[document] += value
-    for (text, ids), value in zip(group, nats, strict=True):
-        yield DocumentScore(value, len(ids) - 1, len(text.encode()), len(text))
+    for (unscored, _), value in zip(group, nats, strict=True):
+        yield dataclasses.replace(unscored, nats=value)
 
 
 def _window_nats(model: Transformer, windows: Sequence[Sequence[int]]) -> list[float]:
@@ -109,20 +122,23 @@ def summarize(scores: Iterable[DocumentScore]) -> Perplexity:
     scores = list(scores)
     if not scores:
         raise UserError("there is no held-out document to evaluate on; build the corpus with a larger validation share")
-    nats = [s.nats for s in scores]
+    rate_token, error_token = _ratio([s.nats for s in scores], [s.tokens for s in scores])
+    changed = sum(s.spelled is None for s in scores)
+    nats = [s.nats + 8 * math.log(2) * (s.spelled or 0) for s in scores]
     rate_byte, error_byte = _ratio(nats, [s.bytes for s in scores])
-    rate_token, error_token = _ratio(nats, [s.tokens for s in scores])
     return Perplexity(
         documents=len(scores),
         tokens=sum(s.tokens for s in scores),
         bytes=sum(s.bytes for s in scores),
         characters=sum(s.characters for s in scores),
-        nats=math.fsum(nats),
-        bits_per_byte=rate_byte / math.log(2),
-        bits_per_byte_stderr=None if error_byte is None else error_byte / math.log(2),
+        nats=math.fsum(s.nats for s in scores),
+        spelled=sum(s.spelled or 0 for s in scores),
+        changed=changed,
+        bits_per_byte=None if changed else rate_byte / math.log(2),
+        bits_per_byte_stderr=None if changed or error_byte is None else error_byte / math.log(2),
         perplexity=math.exp(rate_token),
         perplexity_stderr=None if error_token is None else math.exp(rate_token) * error_token,  # the delta method
-        nats_per_character=math.fsum(nats) / sum(s.characters for s in scores),
+        nats_per_character=None if changed else math.fsum(nats) / sum(s.characters for s in scores),
     )
 
 

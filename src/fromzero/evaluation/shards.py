@@ -13,18 +13,27 @@ from fromzero.tokenizer import Tokenizer
 
 
 def byte_lengths(tokenizer: Tokenizer) -> torch.Tensor:
-    """UTF-8 bytes that each id stands for, (V,) int64; 0 for special tokens."""
-    lengths = torch.tensor([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)])
+    """UTF-8 bytes that each id stands for, (V,) int64; 0 for special tokens, and for ids without a token."""
+    lengths = torch.tensor([len(token or b"") for token in tokenizer.tokens])
     lengths[list(tokenizer.special_tokens.values())] = 0
     return lengths
 
 
+def _stands_for_text(tokenizer: Tokenizer) -> torch.Tensor:
+    """(V,) bool; the unknown token does, unless it is also what begins a document, as in GPT-2."""
+    unknown = {tokenizer.roles.get("unk_token")} - {tokenizer.end_of_text_token}
+    found = torch.ones(tokenizer.vocab_size, dtype=torch.bool)
+    found[[i for text, i in tokenizer.special_tokens.items() if text not in unknown]] = False
+    return found
+
+
 def shards_perplexity(
-    model: Transformer, shards: TokenShards, lengths: torch.Tensor, max_tokens: int, batch_tokens: int = 8192
+    model: Transformer, shards: TokenShards, tokenizer: Tokenizer, max_tokens: int, batch_tokens: int = 8192
 ) -> dict[str, float]:
     """Bits per byte and nats per token over up to `max_tokens` of the shards, in windows spread evenly over them.
 
-    Special tokens (0 bytes) are not counted. The same windows each time, so figures of one run compare.
+    Special tokens are not counted, but for the unknown one as a token. There are no bits per byte where the tokens lost
+    some of the text. The same windows each time, so figures of one run compare.
     """
     context = min(model.config.context, len(shards) - 1)
     if context < 1:
@@ -32,15 +41,18 @@ def shards_perplexity(
     windows = min((len(shards) - 1) // context, max(1, max_tokens // context))
     starts = np.linspace(0, len(shards) - 1 - context, windows).astype(np.int64)
     rows = max(1, batch_tokens // context)
+    lengths, stands_for_text = byte_lengths(tokenizer), _stands_for_text(tokenizer)
     device = model.token_embedding.weight.device
     nats = size = count = 0.0
     for first in range(0, windows, rows):
         batch = np.stack([shards[int(s) : int(s) + context + 1] for s in starts[first : first + rows]])
         ids = torch.from_numpy(batch.astype(np.int64))
-        lengths_BT = lengths[ids[:, 1:]]
-        counted = lengths_BT > 0
+        counted = stands_for_text[ids[:, 1:]]
         nats_BT = token_nats(model, ids[:, :-1].to(device), ids[:, 1:].to(device)).cpu()
         nats += float(nats_BT[counted].double().sum())
-        size += float(lengths_BT.sum())
+        size += float(lengths[ids[:, 1:]].sum())
+        if tokenizer.leading_space:  # the blank before a document's first word is not of its text
+            size -= float((counted & (ids[:, :-1] == shards.end_of_text)).sum())
         count += float(counted.sum())
-    return {"bits_per_byte": nats / (math.log(2) * size), "loss": nats / count}
+    bits = {"bits_per_byte": nats / (math.log(2) * size)} if shards.lossless else {}
+    return {**bits, "loss": nats / count}

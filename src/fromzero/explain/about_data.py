@@ -140,7 +140,7 @@ def tokenizer_section(run: Run, words: Words) -> Section | None:
         return None
     found = run.tokenizer.summary
     lead = words(
-        "tokenizer_lead", vocab=count(found["vocab_size"]), merges=count(found["merges"]), bytes=size(found["bytes"])
+        "tokenizer_lead", vocab=count(found["vocab_size"]), kind=found.get("kind", "bpe"), bytes=size(found["bytes"])
     )
     rates = _by_language(found["validation"])
     blocks: list[Block] = [Text(lead)]

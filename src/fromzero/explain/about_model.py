@@ -141,7 +141,7 @@ def scores_section(run: Run, words: Words) -> Section | None:
         return None
     model, baselines = run.scores.summary["model"], run.scores.summary.get("baselines", {})
     bits, error = model["bits_per_byte"], model["bits_per_byte_stderr"]
-    bars = [Bar(words("this_model"), bits, with_error(bits, error), error=error)]
+    bars = [] if bits is None else [Bar(words("this_model"), bits, with_error(bits, error), error=error)]
     bars += [
         Bar(name, value, figure(value), main=False) for name, value in sorted(baselines.items(), key=lambda b: b[1])
     ]
@@ -151,6 +151,7 @@ def scores_section(run: Run, words: Words) -> Section | None:
         (words("perplexity"), with_error(model["perplexity"], model["perplexity_stderr"], 2)),
         (words("nats_per_character"), figure(model["nats_per_character"])),
         (words("evaluated"), words("evaluated_on", **extent)),
+        *([(words("spelled"), share(model["spelled"], model["bytes"]))] if model.get("spelled") else []),
     )
     chart = BarChart(words("bpb_title"), tuple(bars))
     blocks = (Text(words("scores_lead")), Charts((chart,)), Table((words("figure"), words("value")), rows, "lr"))

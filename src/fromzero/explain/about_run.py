@@ -67,6 +67,8 @@ def _good(run: Run, words: Words) -> str | None:
     if not run.scores:
         return None
     model = run.scores.summary["model"]
+    if model["bits_per_byte"] is None:
+        return words("no_bits", changed=count(model["changed"]), documents=count(model["documents"]))
     bits = with_error(model["bits_per_byte"], model["bits_per_byte_stderr"])
     if best := best_baseline(run):
         return words("good", model=bits, name=best[0], baseline=figure(best[1]))
@@ -113,10 +115,9 @@ def _time_card(run: Run, words: Words) -> tuple[str, str, str] | None:
 
 
 def _score_cards(run: Run, words: Words) -> list[tuple[str, str, str] | None]:
-    if not run.scores:
+    if not run.scores or (bits := run.scores.summary["model"]["bits_per_byte"]) is None:
         return []
     model = run.scores.summary["model"]
-    bits = model["bits_per_byte"]
     error = "" if model["bits_per_byte_stderr"] is None else f"± {figure(model['bits_per_byte_stderr'])}"
     cards: list[tuple[str, str, str] | None] = [(figure(bits), words("card_bpb"), error)]
     if best := best_baseline(run):

@@ -39,8 +39,8 @@ def figure(value: float | None, digits: int = 3) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
-def with_error(value: float, error: float | None, digits: int = 3) -> str:
-    """A value and its standard error: '1.423 ± 0.012'."""
+def with_error(value: float | None, error: float | None, digits: int = 3) -> str:
+    """A value and its standard error: '1.423 ± 0.012'; a dash for what was not measured."""
     known = error is not None and math.isfinite(error)
     return NO_BREAK.join((figure(value, digits), "±", figure(error, digits))) if known else figure(value, digits)
 

@@ -22,6 +22,11 @@ TABLE: dict[str, tuple[str, str]] = {
         "On documents that it never saw, it needs {model} bits for each byte of text.",
         "对从未见过的文档，它平均每字节文本需要 {model} 比特。",
     ),
+    "no_bits": (
+        "Bits per byte were not measured: its tokenizer changes {changed} of the {documents} held-out documents, so "
+        "the tokens don't hold their text.",
+        "没有测量每字节比特数：分词器改变了 {documents} 篇留出文档中的 {changed} 篇，词元无法还原原文。",
+    ),
     "chat_good": (
         "After tuning, it answers {after} of {questions} held-out questions right; before, it was {before}.",
         "微调后，{questions} 个留出问题答对 {after} 个；微调前答对 {before} 个。",
@@ -87,9 +92,9 @@ TABLE: dict[str, tuple[str, str]] = {
     # tokenizer
     "tokenizer": ("Tokenizer", "分词器"),
     "tokenizer_lead": (
-        "Byte-level BPE of {vocab} tokens ({merges} learned merges), trained on the {bytes} to learn from. The more "
+        "{vocab} tokens of the kind {kind}, trained on the {bytes} to learn from. The more "
         "bytes one token stands for, the more text fits the context and the less a model has to compute.",
-        "字节级 BPE，共 {vocab} 个词元（学到 {merges} 次合并），用 {bytes} 训练文本训练。"
+        "{kind} 类分词器，共 {vocab} 个词元，用 {bytes} 训练文本训练。"
         "一个词元代表的字节越多，上下文能容纳的文本就越多，模型的计算量也越小。",
     ),
     "fertility": ("Bytes per token on held-out text", "留出文本上每词元的字节数"),
@@ -143,6 +148,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "this_model": ("this model", "本模型"),
     "perplexity": ("perplexity per token", "每词元困惑度"),
     "nats_per_character": ("nats per character", "每字符奈特数"),
+    "spelled": ("unknown text, charged at 8 bits a byte", "未知文本（按每字节 8 比特计）"),
     "evaluated": ("evaluated on", "评测文本"),
     "evaluated_on": ("{documents} documents, {tokens} tokens, {bytes}", "{documents} 篇文档，{tokens} 个词元，{bytes}"),
     "figure": ("figure", "指标"),

@@ -14,7 +14,7 @@ from fromzero.console import say
 from fromzero.dataset import TokenShards, WindowLoader
 from fromzero.device import keep_freed_memory, pick_device, pick_dtype
 from fromzero.errors import UserError
-from fromzero.evaluation.shards import byte_lengths, shards_perplexity
+from fromzero.evaluation import shards_perplexity
 from fromzero.inference import SamplingConfig, generate_text
 from fromzero.model import ModelConfig, Transformer
 from fromzero.tokenizer import Tokenizer, load_tokenizer
@@ -80,13 +80,12 @@ def _pretrain(config: PretrainConfig, folder: Path) -> Mapping[str, Any]:
 
 def _look(config: PretrainConfig, folder: Path, tokenizer: Tokenizer, held_out: TokenShards) -> Look:
     """What the trainer asks for now and then: held-out loss, and at some points samples."""
-    lengths = byte_lengths(tokenizer)
     length = min(12, config.model.context // 2)
     prompts = config.prompts or held_out_beginnings(held_out, tokenizer, length)
     samples = SampleLog(folder)
 
     def look(model: Transformer, step: int) -> dict[str, Any]:
-        figures = shards_perplexity(model, held_out, lengths, config.train.validation_tokens)
+        figures = shards_perplexity(model, held_out, tokenizer, config.train.validation_tokens)
         if is_sample_step(step, config.train, config.sample_points):
             samples.write(step, [(prompt, _continue(model, tokenizer, prompt)) for prompt in prompts])
         return {f"validation_{name}": value for name, value in figures.items()}
