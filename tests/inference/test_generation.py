@@ -12,6 +12,7 @@ from fromzero.errors import UserError
 from fromzero.inference import KVCache, SamplingConfig, generate_text, generate_tokens
 from fromzero.inference.sampling import drop_below_min_p, keep_top_k, keep_top_p, penalize_repetition, sample
 from fromzero.model import ModelConfig, Transformer
+from fromzero.tokenizer.unigram import Metaspace, UnigramTokenizer
 from tests.conftest import Chain
 
 ROTARY = ModelConfig(vocab_size=320, context=48, layers=3, width=32, heads=4, kv_heads=2, tied=False)
@@ -139,3 +140,14 @@ def test_bad_requests() -> None:
     for name, value in (("temperature", -1.0), ("top_p", 0.0), ("top_k", -1), ("max_tokens", 0), ("stop", ("",))):
         with pytest.raises(UserError, match=name):
             SamplingConfig(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("goes_on", "expected"), [(False, "ab<|unk|> ab"), (True, " ab<|unk|> ab")])
+def test_unknown_words_do_not_end_a_text_whose_first_blank_is_kept_where_it_goes_on(
+    goes_on: bool, expected: str
+) -> None:
+    pieces = [("\u2581ab", -1.0), ("a", -2.0)]
+    specials, roles = {"<|endoftext|>": 2, "<|unk|>": 3}, {"bos_token": "<|endoftext|>", "unk_token": "<|unk|>"}
+    tokenizer = UnigramTokenizer(pieces, "<|unk|>", specials, roles, metaspace=Metaspace())
+    said = generate_text(_Scripted([0, 3, 0, 2]), tokenizer, [2], SamplingConfig(temperature=0), goes_on=goes_on)
+    assert said.text() == expected

@@ -33,7 +33,7 @@ def run(config: GenerateConfig) -> None:
     tokenizer = load_tokenizer(config.model)
     write_stream(config.prompt)
     ids = [tokenizer.end_of_text, *tokenizer.encode_ordinary(config.prompt)]
-    for piece in generate_text(model, tokenizer, ids, config.sampling):
+    for piece in generate_text(model, tokenizer, ids, config.sampling, goes_on=bool(config.prompt)):
         write_stream(piece)
     write_stream("\n")
 

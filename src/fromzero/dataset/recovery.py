@@ -19,8 +19,7 @@ def bytes_to_spell(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> int |
 
     ids: what `encode_ordinary` gives for the text.
     """
-    unknown = tokenizer.special_tokens.get(tokenizer.roles.get("unk_token", ""), -1)
-    cuts = [-1, *(place for place, i in enumerate(ids) if i == unknown), len(ids)]
+    cuts = [-1, *(place for place, i in enumerate(ids) if i == tokenizer.unknown_id), len(ids)]
     known = [tokenizer.decode_bytes(ids[start + 1 : stop]) for start, stop in itertools.pairwise(cuts)]
     if tokenizer.leading_space:
         known[0] = known[0].removeprefix(b" ")

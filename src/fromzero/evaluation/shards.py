@@ -19,14 +19,6 @@ def byte_lengths(tokenizer: Tokenizer) -> torch.Tensor:
     return lengths
 
 
-def _stands_for_text(tokenizer: Tokenizer) -> torch.Tensor:
-    """(V,) bool; the unknown token does, unless it is also what begins a document, as in GPT-2."""
-    unknown = {tokenizer.roles.get("unk_token")} - {tokenizer.end_of_text_token}
-    found = torch.ones(tokenizer.vocab_size, dtype=torch.bool)
-    found[[i for text, i in tokenizer.special_tokens.items() if text not in unknown]] = False
-    return found
-
-
 def shards_perplexity(
     model: Transformer, shards: TokenShards, tokenizer: Tokenizer, max_tokens: int, batch_tokens: int = 8192
 ) -> dict[str, float]:
@@ -41,7 +33,8 @@ def shards_perplexity(
     windows = min((len(shards) - 1) // context, max(1, max_tokens // context))
     starts = np.linspace(0, len(shards) - 1 - context, windows).astype(np.int64)
     rows = max(1, batch_tokens // context)
-    lengths, stands_for_text = byte_lengths(tokenizer), _stands_for_text(tokenizer)
+    lengths, stands_for_text = byte_lengths(tokenizer), torch.ones(tokenizer.vocab_size, dtype=torch.bool)
+    stands_for_text[[i for i in tokenizer.special_tokens.values() if i != tokenizer.unknown_id]] = False
     device = model.token_embedding.weight.device
     nats = size = count = 0.0
     for first in range(0, windows, rows):

@@ -70,23 +70,29 @@ class Generation:
 
 
 def generate_text(
-    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], config: SamplingConfig
+    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], config: SamplingConfig, goes_on: bool = False
 ) -> Generation:
     """Generate text after the prompt, piece by piece, never half a character, ending before any stop text.
 
-    Every special token ends the answer: a model has no business writing the markers of a turn itself.
+    Every special token but the unknown one ends it: a model has no business writing the markers of a turn itself.
+    goes_on: it goes on from words of the prompt, so a blank that comes first is kept; else it is a text of its own.
     """
     generation = Generation(iter(()))
-    generation.pieces = _pieces(model, tokenizer, prompt, config, generation)
+    generation.pieces = _pieces(model, tokenizer, prompt, config, StreamDecoder(tokenizer, later=goes_on), generation)
     return generation
 
 
 def _pieces(
-    model: Transformer, tokenizer: Tokenizer, prompt: Sequence[int], config: SamplingConfig, result: Generation
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    config: SamplingConfig,
+    decoder: StreamDecoder,
+    result: Generation,
 ) -> Iterator[str]:
-    decoder = StreamDecoder(tokenizer)
+    stops = frozenset(i for i in tokenizer.special_tokens.values() if i != tokenizer.unknown_id)
     held = ""  # text that might be the beginning of a stop text
-    for token in generate_tokens(model, prompt, config, frozenset(tokenizer.special_tokens.values())):
+    for token in generate_tokens(model, prompt, config, stops):
         result.tokens += 1
         ready, held, stopped = _split_at_stop(held + decoder.feed([token]), config.stop)
         if ready:

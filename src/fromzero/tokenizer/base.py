@@ -78,6 +78,12 @@ class Tokenizer(abc.ABC):
             raise UserError("this tokenizer has no end of text token; train one with <|endoftext|> among its specials")
         return self.special_tokens[self.end_of_text_token]
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The id for text that the vocabulary lacks; None without one, or where it also begins documents (GPT-2)."""
+        text = self.roles.get("unk_token")
+        return None if text in (None, self.end_of_text_token) else self.special_tokens[text]
+
     @abc.abstractmethod
     def _encode(self, text: str) -> list[int]:
         """Ids of a normalised text without lone surrogates in which nothing is special."""

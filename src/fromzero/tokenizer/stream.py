@@ -7,12 +7,15 @@ from fromzero.tokenizer.base import Tokenizer
 
 
 class StreamDecoder:
-    """Feed ids, get text. The pieces and the flush joined equal `tokenizer.decode` of all ids."""
+    """Feed ids, get text. The pieces and the flush joined equal `tokenizer.decode` of all ids.
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = False) -> None:
+    later: other words stand before the first ids, so that a blank that begins them is kept.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = False, later: bool = False) -> None:
         self._tokenizer = tokenizer
         self._skipped = frozenset(tokenizer.special_tokens.values()) if skip_special_tokens else frozenset()
-        self._starting = tokenizer.leading_space
+        self._starting = tokenizer.leading_space and not later
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, ids: Iterable[int]) -> str:

@@ -105,7 +105,8 @@ def is_sample_step(step: int, train: TrainConfig, points: int) -> bool:
 def _continue(model: Transformer, tokenizer: Tokenizer, prompt: str) -> str:
     model.eval()
     ids = [tokenizer.end_of_text, *tokenizer.encode_ordinary(prompt)]
-    return generate_text(model, tokenizer, ids, SamplingConfig(max_tokens=64, seed=0, temperature=0.7)).text()
+    sampling = SamplingConfig(max_tokens=64, seed=0, temperature=0.7)
+    return generate_text(model, tokenizer, ids, sampling, goes_on=bool(prompt)).text()
 
 
 def held_out_beginnings(shards: TokenShards, tokenizer: Tokenizer, length: int, count: int = 3) -> Sequence[str]:
