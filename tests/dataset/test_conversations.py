@@ -11,8 +11,9 @@ from fromzero.artifact import Artifact
 from fromzero.dataset import TokenShards
 from fromzero.dataset.conversations import ConversationsConfig, pack_conversations
 from fromzero.errors import UserError
-from fromzero.tokenizer import Tokenizer
+from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.tokenizer.bpe import BPETokenizer, byte_vocabulary
+from fromzero.tokenizer.chat import CHATML
 
 
 def write(file: Path, *conversations: Any) -> Path:
@@ -53,6 +54,25 @@ def test_long_ones_are_cut_on_the_stated_side_and_counted(
     assert shards[:100].tolist() == ids[kept]
     assert shards.mask(0, 100).tolist() == mask[kept]
     assert (made.summary["truncated"], made.summary["without_loss"], shards.documents) == (2, 1, 2)
+
+
+def test_tools_are_told_to_the_template(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "sum", "parameters": {}}}
+    source = "{% if tools %}{{ tools | tojson }}\n{% endif %}" + CHATML
+    specials, roles = tokenizer.special_tokens, {"bos_token": "<|endoftext|>"}
+    BPETokenizer(byte_vocabulary([]), [], special_tokens={t: 256 + i for i, t in enumerate(specials)},
+                 roles=roles, chat_template=source).save(tmp_path / "tokenizer")  # fmt: skip
+    lines = [{"messages": conversation(0), "tools": tools} for tools in ([tool], [], None)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = ConversationsConfig(tmp_path / "train.jsonl", tmp_path / "tokenizer", tmp_path / "t", validation_share=0)
+    shards, tokenizer = TokenShards(pack_conversations(config).path), load_tokenizer(tmp_path / "tokenizer")
+    assert tokenizer.chat_template is not None
+    ids = [tokenizer.chat_template.encode_chat(tokenizer, conversation(0), tools=t)[0] for t in ([tool], None, None)]
+    assert tokenizer.decode(ids[0]).startswith('[{"type": "function"')
+    assert shards[:].tolist() == [i for row in ids for i in row]
+    (tmp_path / "train.jsonl").write_text(json.dumps({"messages": conversation(0), "tools": [{"name": 1}]}))
+    with pytest.raises(UserError, match=r"train\.jsonl line 1: tool 0 is not"):
+        pack_conversations(config)
 
 
 def test_a_share_is_held_out_by_contents(tokenizer_folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fromzero.errors import UserError
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.tokenizer.chat import check_messages
 
-VERSION = 1
+VERSION = 2
 VALIDATION_SHARE = 0.05
 MAX_LINE_BYTES = 16 << 20
 
@@ -25,8 +25,9 @@ class ConversationsConfig:
     """How to turn conversations into token shards with a loss mask."""
 
     input: Path
-    """A file with one JSON object a line, {"messages": [{"role": ..., "content": ...}, ...]}, further keys ignored;
-    or a folder with train.jsonl and, if there are held-out conversations, validation.jsonl."""
+    """A file with one JSON object a line, {"messages": [{"role": ..., "content": ...}, ...]}, and "tools", as
+    OpenAI describes functions, where the assistant may call some; further keys are ignored. Or a folder with
+    train.jsonl and, if there are held-out conversations, validation.jsonl."""
     tokenizer: Path
     """A folder with the tokenizer of the model to tune. It needs a chat template."""
     output: Path
@@ -50,7 +51,8 @@ class ConversationsConfig:
 class _Line(NamedTuple):
     """A conversation and where it is from."""
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
+    tools: Any
     split: str
     place: str
     bytes_read: int
@@ -102,7 +104,7 @@ def _pack(
     counts: Counter[str] = Counter(truncated=0, without_loss=0)
     for line in _lines(files, config.validation_share):
         try:
-            ids, mask = template.encode_chat(tokenizer, line.messages)
+            ids, mask = template.encode_chat(tokenizer, line.messages, tools=line.tools)
         except UserError as error:
             raise UserError(f"{line.place}: {error}") from error
         counts["truncated"] += len(ids) > config.context
@@ -139,12 +141,13 @@ def _lines(files: Mapping[str, Path], validation_share: float) -> Iterator[_Line
                 if len(raw) > MAX_LINE_BYTES:
                     raise UserError(f"{place} is longer than {MAX_LINE_BYTES} bytes; split the conversation")
                 if raw.strip():
-                    messages = _parse(raw, place)
+                    messages, tools = _parse(raw, place)
                     held_out = len(files) == 1 and is_held_out(messages, validation_share)
-                    yield _Line(messages, "validation" if held_out else split, place, done)
+                    yield _Line(messages, tools, "validation" if held_out else split, place, done)
 
 
-def _parse(raw: bytes, place: str) -> list[dict[str, str]]:
+def _parse(raw: bytes, place: str) -> tuple[list[dict[str, Any]], Any]:
+    """Messages and tools; an empty list of tools is none."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -152,11 +155,11 @@ def _parse(raw: bytes, place: str) -> list[dict[str, str]]:
     if not isinstance(value, dict) or "messages" not in value:
         raise UserError(f'{place} is not an object with "messages"; correct or remove it')
     try:
-        return check_messages(value["messages"])
+        return check_messages(value["messages"]), value.get("tools") or None
     except UserError as error:
         raise UserError(f"{place}: {error}") from error
 
 
-def is_held_out(messages: list[dict[str, str]], share: float = VALIDATION_SHARE) -> bool:
+def is_held_out(messages: list[dict[str, Any]], share: float = VALIDATION_SHARE) -> bool:
     """Whether a conversation of a lone file is held out: by its contents, so equal ones are always on the same side."""
     return int(digest_of(messages)[:16], 16) < share * 2**64
