@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fromzero.artifact import Artifact
+from fromzero.dataset.writing import copy_tokenizer, tokenizer_digest
 from fromzero.errors import UserError
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.tokenizer.bpe import BPETokenizer
@@ -83,6 +85,37 @@ def test_the_config_beside_a_file_is_used(tmp_path: Path) -> None:
     ours = load_tokenizer(tmp_path / "more")
     assert ours.chat_template is not None
     assert ours.chat_template.render([{"role": "user", "content": "a"}]) == "</s>"
+
+
+def test_templates_in_files_of_their_own(trained: Artifact, tmp_path: Path) -> None:
+    theirs = transformers.AutoTokenizer.from_pretrained(trained.path)
+    theirs.chat_template = {"default": "plain", "tool_use": "{{ tools | length }} tools", "rag": "documents"}
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert (tmp_path / "theirs" / "additional_chat_templates" / "tool_use.jinja").exists()
+    load_tokenizer(tmp_path / "theirs").save(tmp_path / "ours")
+    (tmp_path / "copy").mkdir()
+    copy_tokenizer(tmp_path / "theirs", tmp_path / "copy")
+    assert tokenizer_digest(tmp_path / "theirs") == tokenizer_digest(tmp_path / "copy")
+    chat, tools = [{"role": "user", "content": "a"}], [{"type": "function", "function": {"name": "sum"}}]
+    for name in ("theirs", "ours", "copy"):
+        ours = load_tokenizer(tmp_path / name).chat_template
+        assert ours is not None
+        assert (ours.render(chat), ours.render(chat, tools=tools)) == ("plain", "1 tools")
+        opened = transformers.AutoTokenizer.from_pretrained(tmp_path / name)
+        assert opened.chat_template == theirs.chat_template
+
+
+def test_truncation_and_padding_change_no_ids_of_a_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    theirs.enable_truncation(4)
+    theirs.enable_padding(length=300)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    text = "longer than four tokens"
+    assert load_tokenizer(tmp_path).encode(text) == tokenizer.encode(text)
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path).encode(text) == tokenizer.encode(text)
+    load_tokenizer(tmp_path).save(tmp_path)
+    assert tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids == tokenizer.encode(text)
 
 
 def test_what_is_no_tokenizer_is_told(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from fromzero.artifact import digest_file, digest_of, is_artifact, open_artifact, write_json
 from fromzero.errors import UserError
 from fromzero.tokenizer import Tokenizer
+from fromzero.tokenizer.huggingface import CONFIG_FILE, MORE_TEMPLATES, TEMPLATE_FILE, TOKENIZER_FILE
 
 INDEX = "tokens.json"
 SPLITS: tuple[Literal["train", "validation"], ...] = ("train", "validation")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+TOKENIZER_FILES = (TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE, MORE_TEMPLATES)
 
 
 def smallest_type(vocab_size: int) -> str:
@@ -128,11 +129,15 @@ def tokenizer_digest(folder: Path) -> str:
         open_artifact(folder)
     if not (folder / TOKENIZER_FILES[0]).is_file():
         raise UserError(f"{folder} holds no {TOKENIZER_FILES[0]}; name a folder with a tokenizer")
-    return digest_of({name: digest_file(folder / name) for name in TOKENIZER_FILES if (folder / name).exists()})
+    return digest_of({name: digest_file(folder / name) for name in _tokenizer_files(folder)})
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Put the tokenizer beside the tokens, so that a model trained from them knows how to read and write."""
-    for name in TOKENIZER_FILES:
-        if (source / name).exists():
-            shutil.copyfile(source / name, folder / name)
+    for name in _tokenizer_files(source):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+
+
+def _tokenizer_files(folder: Path) -> list[str]:
+    return [file.relative_to(folder).as_posix() for name in TOKENIZER_FILES for file in sorted(folder.glob(name))]

@@ -17,6 +17,7 @@ from fromzero.tokenizer.base import ROLES, Tokenizer
 from fromzero.tokenizer.foreign import read_json, read_text, reading
 
 TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -32,7 +33,7 @@ def read_tokenizer_json(file: Path, config: Mapping[str, Any]) -> Tokenizer:
     """Read a `tokenizer.json`: this package's, or another's. config: see `read_config`.
 
     Raises UserError when the file is missing, broken, too large, or says something that would give other ids here than
-    in the `tokenizers` library.
+    in the `tokenizers` library. Truncation and padding are left out, as transformers does until it is asked for them.
     """
     saved = read_json(file)
     with reading(file, "a tokenizer in Hugging Face's format"):
@@ -40,10 +41,12 @@ def read_tokenizer_json(file: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What `tokenizer_config.json` in a folder says, with the chat template if it is in a file of its own."""
+    """What `tokenizer_config.json` in a folder says, with the chat templates if they are in files of their own."""
     config = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
     if (folder / TEMPLATE_FILE).exists():  # where transformers 5 keeps it
-        config["chat_template"] = read_text(folder / TEMPLATE_FILE)
+        files = {"default": folder / TEMPLATE_FILE} | {file.stem: file for file in sorted(folder.glob(MORE_TEMPLATES))}
+        named = [{"name": name, "template": read_text(file)} for name, file in files.items()]
+        config["chat_template"] = named if len(named) > 1 else named[0]["template"]
     return config
 
 
@@ -109,9 +112,6 @@ def _config_json(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _read(saved: Mapping[str, Any], config: Mapping[str, Any]) -> Tokenizer:
-    for name in ("truncation", "padding"):
-        if saved.get(name):
-            raise UserError(f"it has a {name}, which fromzero can't represent exactly; use another tokenizer")
     added, vocabulary = saved["added_tokens"], saved["model"]["vocab"]
     ids = {token["content"]: token["id"] for token in added}
     if isinstance(vocabulary, dict):
