@@ -3,9 +3,15 @@
 In: a corpus artifact (to train on), or a tokenizer's file, whoever made it. Out: a `Tokenizer`, saved in Hugging Face's
 format.
 
-Read in this order: patterns (how text is cut into pre-tokens), merge (bytes of a pre-token to ids), bpe (the
-tokenizer), learn (which merges), train (the stage), huggingface (the file), stream (decoding as tokens arrive), chat
-and sandbox (conversations). For the files of others: load, then ranks (tiktoken), sentencepiece_file, gguf.
+Read in this order:
+- every kind: text, added, base (what all tokenizers offer); normalize (what is done to a text first)
+- byte-pair encoding: patterns, automaton, splitter (text to pre-tokens); merge, merge_table, bpe (pre-tokens to ids);
+  pretokens, learn, bpe_train (which merges)
+- the other kinds: characters, word, wordpiece and wordpiece_learn, unigram and unigram_learn
+- training: settings, kinds, train (the stage)
+- files: huggingface, bpe_file and unigram_file (ours); foreign, load, then ranks (tiktoken), sentencepiece_*, gguf*
+- conversations: messages, traced, sandbox, chat
+- in use: stream (decoding as tokens arrive), compare and compare_text (tokenizers side by side)
 """
 
 from fromzero.tokenizer.base import Tokenizer
