@@ -44,7 +44,16 @@ def random_merges(seed: int, count: int) -> tuple[dict[tuple[int, int], int], li
 
 def table(ranks: dict[tuple[int, int], int], results: list[int]) -> MergeTable:
     pairs, made = np.array(list(ranks), np.int32).reshape(-1, 2), np.array(results, np.int32)
-    return MergeTable(np.arange(256, dtype=np.int32), pairs, made, {})
+    return MergeTable(np.arange(256, dtype=np.int32), pairs, made)
+
+
+def matching(ranks: dict[tuple[int, int], int], results: list[int]) -> tuple[MergeTable, list[bytes]]:
+    """The same with the bytes of tokens, so that text can be matched; and these."""
+    tokens = [bytes([i]) for i in range(256)]
+    for left, right in ranks:
+        tokens.append(tokens[left] + tokens[right])
+    pairs, made = np.array(list(ranks), np.int32).reshape(-1, 2), np.array(results, np.int32)
+    return MergeTable(np.arange(256, dtype=np.int32), pairs, made, tokens), tokens
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -75,11 +84,40 @@ def test_a_million_characters_of_one_kind_are_encoded(period: str) -> None:
         assert ends.tolist() == [len(ids)]
 
 
+@pytest.mark.parametrize("seed", range(80))
+def test_matching_gives_what_merging_gives(seed: int) -> None:
+    choose = random.Random(seed)
+    ids, spelled, ranks = choose.choice([[97], [97, 98], [97, 98, 99]]), {i: bytes([i]) for i in range(256)}, {}
+    for _ in range(200):
+        pair = choose.choice(ids), choose.choice(ids)
+        joined = spelled[pair[0]] + spelled[pair[1]]
+        if joined not in spelled.values() and len(joined) < 40 and len(ranks) < 30:
+            ids.append(256 + len(ranks))
+            spelled[ids[-1]] = joined
+            ranks[pair] = len(ranks)
+    results, everything = [256 + i for i in range(len(ranks))], Splitter([r"[\s\S]+"])
+    compiled, _ = matching(ranks, results)
+    for length in (1, 5, 16, 17, 40, 200, LONG + 100):
+        symbols = choose.choices(range(97, 100), k=length)
+        expected = plain(list(symbols), ranks, results)
+        assert compiled.encode([bytes(symbols)], everything)[0].tolist() == expected
+
+
+def test_merges_before_their_halves_are_merged_and_not_matched() -> None:
+    ranks = {(97, 257): 0, (98, 99): 1}  # a+bc is ranked before b+c
+    table_of_all, _ = matching({(98, 99): 0, (97, 256): 1}, [256, 257])
+    assert table_of_all.encode([b"abcabc"], Splitter([r".+"]))[0].tolist() == [257, 257]
+    tokens = [*(bytes([i]) for i in range(256)), b"abc", b"bc"]
+    pairs = np.array(list(ranks), np.int32)
+    early = MergeTable(np.arange(256, dtype=np.int32), pairs, np.array([256, 257], np.int32), tokens)
+    assert early.encode([b"abcabc" * 10], Splitter([r".+"]))[0].tolist() == plain([*b"abcabc" * 10], ranks, [256, 257])
+
+
 def test_a_piece_is_whole_only_where_it_is_named() -> None:
+    tokens = [*(bytes([i]) for i in range(256)), b"ab", b"cd", b"long words are whole as well"]
     compiled = MergeTable(
-        np.arange(256, dtype=np.int32), np.array([[97, 98]], np.int32), np.array([256], np.int32),
-        {b"ab": 256, b"cd": 257, b"long words are whole as well": 258},
-    )  # fmt: skip
+        np.arange(256, dtype=np.int32), np.array([[97, 98]], np.int32), np.array([256], np.int32), tokens, whole=True
+    )
     words = Splitter([r"[^,]+"])
     text = b"ab,cd,acd,long words are whole as well,cd"
     expected = [256, 44, 257, 44, *b"acd", 44, 258, 44, 257]

@@ -5,7 +5,7 @@ by side. The first call on a machine compiles, and keeps the machine code beside
 folder where that can't be written).
 
 Read in this order: compiling, scan (text to pre-tokens), words and count (different pre-tokens), learn (which pairs to
-merge), merge (pre-tokens to ids), viterbi (the likeliest pieces).
+merge), merge_pairs and merge (pre-tokens to ids), match (the same without merging), viterbi (the likeliest pieces).
 """
 
 from fromzero.kernels.compiling import compiled, first_use

@@ -20,9 +20,21 @@ def compiled(function: Function) -> Function:
     return cast(Function, numba.njit(cache=True, nogil=True)(function))
 
 
+def inlined(function: Function) -> Function:
+    """The same for a short function in a hot loop: its code is put in the place of each call."""
+    return cast(Function, numba.njit(cache=True, nogil=True, inline="always")(function))
+
+
+_used: set[str] = set()
+
+
 @contextlib.contextmanager
 def first_use(what: str) -> Iterator[None]:
-    """Say that `what` is being compiled when the block takes so long that someone may wonder."""
+    """Say that `what` is being compiled when the first block for it takes so long that someone may wonder."""
+    if what in _used:
+        yield
+        return
+    _used.add(what)
     timer = threading.Timer(PATIENCE, say, [f"compiling {what}, once on this machine ..."])
     timer.daemon = True
     timer.start()

@@ -1,8 +1,9 @@
 """Encoding: pre-tokens to ids, always merging the pair of the lowest rank, the leftmost of several.
 
 The plain reference is `tokenizer.merge`. A pre-token of up to 15 bytes is looked up in a cache first: two words of 64
-bits are its key, so a hit is certain and costs one comparison. Else the ranks of all neighbours lie in one array,
-whose minimum is found with vector instructions, or from LONG symbols on in a heap, so that time stays near linear.
+bits are its key, so a hit is certain and costs one comparison. Else `kernels.match` finds the ids without merging where
+it can. Where it can't, the ranks of all neighbours lie in one array, whose minimum is found with vector instructions,
+or from LONG symbols on in a heap, so that time stays near linear.
 """
 
 from typing import Any, NamedTuple
@@ -12,20 +13,16 @@ from numpy.typing import NDArray
 
 from fromzero.kernels.compiling import compiled
 from fromzero.kernels.count import NUMBER, slot_of_piece
+from fromzero.kernels.match import PAIR_BITS, match
+from fromzero.kernels.merge_pairs import NEVER, pair_table, rank_of
 from fromzero.kernels.scan import BLOCK, scan
 from fromzero.kernels.words import KEY_BYTES, hash_of, key_of, slot_of
 
 SHORT, LONG = 20, 384  # symbols up to which scanning all ranks wins, and from which the heap wins, measured
 CACHED_IDS = 11  # most ids of a pre-token in the cache
 CACHE_BITS = 15
-MAX_IDS, MAX_RANK = 1 << 20, (1 << 24) - 1
 
-_NEVER = np.int64(2**31 - 1)  # rank of a pair that is no merge
 _LAST = np.int64(2**63 - 1)
-_EMPTY = np.uint64(2**64 - 1)
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-_ONE, _HALF = np.uint64(1), np.uint64(32)
-_ID_BITS, _RANK_BITS = np.uint64(20), np.uint64(24)
 
 
 class Merges(NamedTuple):
@@ -57,47 +54,23 @@ class Cache(NamedTuple):
     """(slots, 2): up to 15 bytes and, in the last one, their number."""
     ids: NDArray[np.int32]
     """(slots, 12): the number of ids, then the ids."""
+    known: NDArray[np.uint64]
+    """Pairs that `kernels.match` has looked at."""
 
 
 def new_cache() -> Cache:
-    """An empty cache of 2 MiB."""
-    slots = 1 << CACHE_BITS
-    return Cache(np.zeros((slots, 2), np.uint64), np.zeros((slots, CACHED_IDS + 1), np.int32))
+    """An empty cache of 2.3 MB."""
+    slots, known = 1 << CACHE_BITS, np.full(1 << PAIR_BITS, 2**64 - 1, np.uint64)
+    return Cache(np.zeros((slots, 2), np.uint64), np.zeros((slots, CACHED_IDS + 1), np.int32), known)
 
 
 @compiled
-def merge_table(byte_ids: Any, lefts: Any, rights: Any, ranks: Any, results: Any) -> Any:
-    """`Merges` from arrays: int32 ids of the 256 bytes; of each merge its halves (int32) and rank (int64); by rank the
-    result (int32). Ids are below MAX_IDS, ranks below MAX_RANK.
-    """
-    bits = 4
-    while 1 << bits < 2 * len(lefts):
-        bits += 1
-    pairs = np.full(1 << bits, _EMPTY, np.uint64)
-    for i in range(len(lefts)):
-        key = np.uint64(lefts[i]) << _ID_BITS | np.uint64(rights[i])
-        slot = (key * _MIX >> _HALF) & np.uint64(len(pairs) - 1)
-        while pairs[slot] != _EMPTY:
-            slot = (slot + _ONE) & np.uint64(len(pairs) - 1)
-        pairs[slot] = key << _RANK_BITS | np.uint64(ranks[i])
-    byte_pairs = np.empty(65536, np.int32)
+def merge_table(byte_ids: Any, lefts: Any, rights: Any, results: Any) -> Any:
+    """`Merges` from arrays: int32 ids of the 256 bytes; of each merge, by rank, its halves and its result (int32)."""
+    pairs, byte_pairs = pair_table(lefts, rights), np.empty(65536, np.int32)
     for pair in range(65536):
-        byte_pairs[pair] = _rank(pairs, byte_ids[pair >> 8], byte_ids[pair & 255])
+        byte_pairs[pair] = rank_of(pairs, byte_ids[pair >> 8], byte_ids[pair & 255])
     return Merges(byte_ids, byte_pairs, pairs, results)
-
-
-@compiled
-def _rank(pairs: Any, left: Any, right: Any) -> Any:
-    """The rank of a pair of ids; _NEVER if it is no merge."""
-    key = np.uint64(left) << _ID_BITS | np.uint64(right)
-    slot = (key * _MIX >> _HALF) & np.uint64(len(pairs) - 1)
-    while True:
-        entry = pairs[slot]
-        if entry >> _RANK_BITS == key:
-            return np.int64(entry & np.uint64(MAX_RANK))
-        if entry == _EMPTY:
-            return _NEVER
-        slot = (slot + _ONE) & np.uint64(len(pairs) - 1)
 
 
 @compiled
@@ -108,6 +81,7 @@ def encode_documents(
     table: Any,
     width: Any,
     merges: Any,
+    matcher: Any,
     whole: Any,
     cache: Any,
     out: Any,
@@ -126,18 +100,22 @@ def encode_documents(
             found, resume = scan(data, start, ends[i], True, classes, table, width, cuts)
             if resume < 0:
                 return np.int64(-1)
-            written = encode_pieces(data, start, cuts[:found], merges, whole, cache, out, written)
+            written = encode_pieces(data, start, cuts[:found], merges, matcher, whole, cache, out, written)
             start = resume
         counts[i] = written - before
     return written
 
 
 @compiled
-def encode_pieces(data: Any, start: Any, cuts: Any, merges: Any, whole: Any, cache: Any, out: Any, written: Any) -> Any:
+def encode_pieces(
+    data: Any, start: Any, cuts: Any, merges: Any, matcher: Any, whole: Any, cache: Any, out: Any, written: Any
+) -> Any:
     """Ids of the pre-tokens data[start:cuts[0]], data[cuts[0]:cuts[1]], ... into out[written:]; the new `written`."""
     byte_ids, byte_pairs, pairs, results = merges
     letters, entries, slots = whole
-    cache_keys, cache_ids = cache
+    times, halves, sizes, borders, shorter, first, edges = matcher
+    cache_keys, cache_ids, known = cache
+    failed = np.empty(LONG, np.bool_)
     ranks, symbols = np.empty(LONG, np.int64), np.empty(LONG, np.int32)
     for end in cuts:
         size = end - start
@@ -162,6 +140,12 @@ def encode_pieces(data: Any, start: Any, cuts: Any, merges: Any, whole: Any, cac
             number = slots[slot_of_piece(data, start, size, mixed, letters, entries, slots)] & NUMBER
         if number:
             out[written] = entries[number - 1, 3]
+        elif len(first):
+            room = failed if size < LONG else np.empty(size + 1, np.bool_)
+            after = match(
+                data, start, end, byte_ids, pairs, times, halves, sizes, borders, shorter, first, edges, known, room,
+                out, written,
+            )  # fmt: skip
         elif size < LONG:
             after = written + _merge_bytes(data, start, size, ranks, symbols, byte_ids, byte_pairs, pairs, results)
             for i in range(after - written):
@@ -177,16 +161,6 @@ def encode_pieces(data: Any, start: Any, cuts: Any, merges: Any, whole: Any, cac
                 cache_ids[slot, 1 + i] = out[written + i]
         written, start = after, end
     return written
-
-
-@compiled
-def made_by_merging(data: Any, cuts: Any, ids: Any, merges: Any, whole: Any, cache: Any) -> Any:
-    """For each of some pre-tokens, whether merging makes it the one token that is given."""
-    made, out, start = np.empty(len(cuts), np.bool_), np.empty(len(data), np.int32), np.int64(0)
-    for i in range(len(cuts)):
-        count = encode_pieces(data, start, cuts[i : i + 1], merges, whole, cache, out, 0)
-        made[i], start = count == 1 and out[0] == ids[i], cuts[i]
-    return made
 
 
 @compiled
@@ -206,7 +180,7 @@ def merge_symbols(symbols: Any, merges: Any) -> Any:
     size = len(symbols)
     ranks = np.empty(size, np.int64)
     for i in range(size - 1):
-        ranks[i] = _rank(merges.pairs, symbols[i], symbols[i + 1])
+        ranks[i] = rank_of(merges.pairs, symbols[i], symbols[i + 1])
     return _merge(size, ranks, symbols, merges.pairs, merges.results)
 
 
@@ -216,20 +190,20 @@ def _merge(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any) -> Any
     if size > SHORT:
         return _merge_linked(size, ranks, symbols, pairs, results)
     while True:
-        least, i = _NEVER, 0
+        least, i = NEVER, 0
         for place in range(size - 1):
             if ranks[place] < least:
                 least, i = ranks[place], place
-        if least == _NEVER:
+        if least == NEVER:
             return size
         symbols[i] = results[least]
         size -= 1
         for place in range(i + 1, size):
             symbols[place], ranks[place] = symbols[place + 1], ranks[place + 1]
         if i + 1 < size:
-            ranks[i] = _rank(pairs, symbols[i], symbols[i + 1])
+            ranks[i] = rank_of(pairs, symbols[i], symbols[i + 1])
         if i > 0:
-            ranks[i - 1] = _rank(pairs, symbols[i - 1], symbols[i])
+            ranks[i - 1] = rank_of(pairs, symbols[i - 1], symbols[i])
 
 
 @compiled
@@ -243,7 +217,7 @@ def _merge_linked(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any)
     filled = 0
     for i in range(size):
         after[i], before[i] = i + 1, i - 1
-        orders[i] = ranks[i] << 32 | i if i < size - 1 and ranks[i] != _NEVER else _LAST
+        orders[i] = ranks[i] << 32 | i if i < size - 1 and ranks[i] != NEVER else _LAST
         if len(heap) and orders[i] != _LAST:
             filled = _push(heap, filled, orders[i])
     while True:
@@ -263,11 +237,11 @@ def _merge_linked(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any)
         symbols[i], after[i], orders[i], orders[j] = results[least >> 32], k, _LAST, _LAST
         if k < size:
             before[k] = i
-            rank = _rank(pairs, symbols[i], symbols[k])
-            orders[i] = rank << 32 | i if rank != _NEVER else _LAST
+            rank = rank_of(pairs, symbols[i], symbols[k])
+            orders[i] = rank << 32 | i if rank != NEVER else _LAST
         if h >= 0:
-            rank = _rank(pairs, symbols[h], symbols[i])
-            orders[h] = rank << 32 | h if rank != _NEVER else _LAST
+            rank = rank_of(pairs, symbols[h], symbols[i])
+            orders[h] = rank << 32 | h if rank != NEVER else _LAST
         if len(heap):
             if orders[i] != _LAST:
                 filled = _push(heap, filled, orders[i])

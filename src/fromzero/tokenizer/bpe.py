@@ -172,8 +172,12 @@ class BPETokenizer(Tokenizer):
     @functools.cached_property
     def _table(self) -> MergeTable:
         pairs = np.array(self.merges, np.int32).reshape(-1, 2)
-        whole = {token: i for token, i in self.vocabulary.items() if len(token) > 1} if self.whole else {}
-        return MergeTable(np.array(self._byte_ids, np.int32), pairs, np.array(self._results, np.int32), whole)
+        tokens = [b""] * self.vocab_size
+        for token, i in self.vocabulary.items():
+            tokens[i] = token
+        return MergeTable(
+            np.array(self._byte_ids, np.int32), pairs, np.array(self._results, np.int32), tokens, self.whole
+        )
 
 
 def byte_vocabulary(merges: Sequence[tuple[int, int]]) -> dict[bytes, int]:

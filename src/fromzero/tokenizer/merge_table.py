@@ -1,6 +1,6 @@
 """The merges of a tokenizer as the kernels want them, and encoding with them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from fromzero.tokenizer.splitter import Splitter, as_array, no_progress
 class MergeTable:
     """byte_ids: int32 (256,). pairs: int32 (merges, 2), in the order of ranks. results: int32 (merges,).
 
-    whole: byte string -> id, for pre-tokens that become a token without merging. Raises UserError for ids of 2**20 and
-    more, and for more than 2**24 - 2 merges.
+    tokens: by id, the bytes of all tokens that merging may make; without them there is only `merge`. whole: a pre-token
+    that is one of them becomes it without merging. Raises UserError for ids of 2**20 and more, and for more than
+    2**24 - 2 merges.
     """
 
     def __init__(
@@ -23,22 +24,30 @@ class MergeTable:
         byte_ids: NDArray[np.int32],
         pairs: NDArray[np.int32],
         results: NDArray[np.int32],
-        whole: Mapping[bytes, int],
+        tokens: Sequence[bytes] = (),
+        whole: bool = False,
     ) -> None:
         from fromzero.kernels import first_use
-        from fromzero.kernels.merge import MAX_IDS, MAX_RANK, Whole, merge_table
+        from fromzero.kernels.match import MAX_TOKEN, UNMADE, Matcher, derive
+        from fromzero.kernels.merge import Whole, merge_table
+        from fromzero.kernels.merge_pairs import MAX_IDS, MAX_RANK
         from fromzero.tokenizer.pretokens import Pretokens
 
         if len(pairs) >= MAX_RANK or max(pairs.max(initial=0), results.max(initial=0), byte_ids.max()) >= MAX_IDS:
             raise UserError(f"a byte-level BPE has ids below {MAX_IDS} and fewer than {MAX_RANK} merges here")
-        ranks = np.arange(len(pairs), dtype=np.int64)
         self._caches: list[Any] = []
+        lefts, rights = np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
+        sizes = np.array([len(token) if len(token) <= MAX_TOKEN else 0 for token in tokens], np.int64)
+        letters = np.frombuffer(b"".join(token for token in tokens if len(token) <= MAX_TOKEN) + bytes(1), np.uint8)
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
         with first_use("the tokenizer"):
-            self._merges = merge_table(byte_ids, pairs[:, 0].copy(), pairs[:, 1].copy(), ranks, results)
-            none = Pretokens()
-            self._whole = Whole(none.letters, none.entries, none.slots)
-            if whole:
-                self._whole = self._exceptions(whole)
+            self._merges = merge_table(byte_ids, lefts, rights, results)
+            self._matcher = derive(letters, starts, byte_ids, self._merges.pairs, results, lefts, rights)
+        times = self._matcher.times
+        if any(len(token) > MAX_TOKEN for token in tokens):
+            self._matcher = Matcher(*(array[:0] for array in self._matcher))
+        exceptions = Pretokens({token: i for i, token in enumerate(tokens) if times[i] == UNMADE and token and whole})
+        self._whole = Whole(exceptions.letters, exceptions.entries, exceptions.slots)
 
     def merge(self, symbols: Sequence[int]) -> list[int]:
         """Merge any symbols."""
@@ -61,8 +70,8 @@ class MergeTable:
         out, cache = np.empty(len(data), np.int32), self._take_cache()
         with first_use("the tokenizer"):
             written = encode_documents(
-                data, ends, automaton.classes, automaton.table, automaton.width, self._merges, self._whole, cache, out,
-                counts,
+                data, ends, automaton.classes, automaton.table, automaton.width, self._merges, self._matcher,
+                self._whole, cache, out, counts,
             )  # fmt: skip
         self._caches.append(cache)
         if written < 0:
@@ -90,7 +99,7 @@ class MergeTable:
         from fromzero.kernels.merge import encode_pieces
 
         out, cache = np.empty(len(data), np.int32), self._take_cache()
-        written = encode_pieces(as_array(data), 0, cuts, self._merges, self._whole, cache, out, 0)
+        written = encode_pieces(as_array(data), 0, cuts, self._merges, self._matcher, self._whole, cache, out, 0)
         self._caches.append(cache)
         return out[:written].copy()
 
@@ -102,23 +111,3 @@ class MergeTable:
             return self._caches.pop()
         except IndexError:
             return new_cache()
-
-    def _exceptions(self, whole: Mapping[bytes, int]) -> Any:
-        """Those of the tokens that merging does not make of their bytes."""
-        from fromzero.kernels.merge import Whole, made_by_merging, new_cache
-        from fromzero.tokenizer.pretokens import Pretokens
-
-        data, cuts = _joined(whole)
-        made = made_by_merging(
-            data, cuts, np.array([*whole.values()], np.int32), self._merges, self._whole, new_cache()
-        )
-        tokens = [token for token, found in zip(whole, made, strict=True) if not found]
-        if not tokens:
-            return self._whole
-        exceptions = Pretokens({token: whole[token] for token in tokens})
-        return Whole(exceptions.letters, exceptions.entries, exceptions.slots)
-
-
-def _joined(tokens: Iterable[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Tokens one after the other, and where each ends."""
-    return as_array(b"".join(tokens)), np.cumsum([len(token) for token in tokens], dtype=np.int64)
