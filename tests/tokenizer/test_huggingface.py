@@ -146,7 +146,10 @@ def change(source: Path, target: Path, edit: Callable[[dict[str, Any]], Any]) ->
         (lambda t: t["added_tokens"][0].update(id=0), "same id"),
         (lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"), "isolating"),
         (lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(pattern={"Regex": "("}), "not a regular expression"),
-        (lambda t: t["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "Punctuation"}), "a Punctuation pre-tokenizer"),
+        (
+            lambda t: t["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "Punctuation"}),
+            "a Punctuation pre-tokenizer",
+        ),
         (lambda t: t["model"]["vocab"].update({"好": 512}), "not spelled in bytes"),
         (lambda t: t["model"]["vocab"].update({"aaaaaaaa": 9999}), "no token with id 512"),
         (lambda t: t["model"]["vocab"].pop("a"), "no token with id 97|not in its vocabulary"),

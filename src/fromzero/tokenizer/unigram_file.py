@@ -82,7 +82,7 @@ def read_metaspace(saved: Mapping[str, Any] | None) -> Metaspace | None:
     if len(steps) != 1 + words or step["type"] != "Metaspace" or step["replacement"] != SPACE:
         raise UserError("it has a pre-tokenizer other than Metaspace, which fromzero can't represent exactly")
     prepend: Any = step.get("prepend_scheme") or ("always" if step.get("add_prefix_space", True) else "never")
-    metaspace = Metaspace(prepend, step.get("split", True), words)
+    metaspace = Metaspace(prepend, bool(step.get("split", True)), words)
     if prepend not in ("always", "first", "never") or (words and metaspace != Metaspace(words=True)):
         raise UserError(f"it has a Metaspace with prepend_scheme={prepend!r} that fromzero can't represent exactly")
     return metaspace
