@@ -1,5 +1,6 @@
 """Every document is in the shards once, after <|endoftext|>, and the counts are those of the shards."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fromzero.dataset import PackConfig, TokenShards, pack
 from fromzero.dataset.writing import smallest_type
 from fromzero.errors import UserError
 from fromzero.tokenizer import Tokenizer, load_tokenizer
+from fromzero.tokenizer.bpe_file import bytes_of
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -118,7 +120,21 @@ def test_damage_is_told(packed: Artifact, tmp_path: Path) -> None:
 
 
 def test_missing_inputs_are_told(corpus: Artifact, tokenizer_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
-        pack(PackConfig(corpus.path, tmp_path, tmp_path / "out"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty.*tokenizer"):
+        pack(PackConfig(corpus.path, tmp_path / "empty", tmp_path / "out"))
     with pytest.raises(UserError, match="no such folder"):
         pack(PackConfig(tmp_path / "none", tokenizer_folder, tmp_path / "out"))
+
+
+def test_a_tokenizer_in_another_format_is_saved_with_the_tokens(corpus: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "gpt2").mkdir()
+    spelled = [*bytes_of(), "or", "<|endoftext|>"]
+    (tmp_path / "gpt2" / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(spelled)}))
+    (tmp_path / "gpt2" / "merges.txt").write_text("#version: 0.2\no r\n")
+    config = PackConfig(corpus.path, tmp_path / "gpt2", tmp_path / "tokens")
+    packed = pack(config)
+    saved, foreign = load_tokenizer(packed.path), load_tokenizer(tmp_path / "gpt2")
+    assert saved.encode("word, or 你好") == foreign.encode("word, or 你好")
+    assert TokenShards(packed.path).end_of_text == 257
+    assert pack(config).digest == packed.digest  # up to date

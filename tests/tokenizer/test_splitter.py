@@ -34,6 +34,7 @@ OTHERS = [
     r"(?:a|b*c)+d|a",
     r"x{0,2}y|[]x-]+",
     r"\u4e00+|[\u4e00-\u9fff]|\x41",
+    r"[\U00050000-\U00051234]+|\U0010ABCD|[^\s]",
 ]
 UNCOMPILED = [r"(?<=a)b|.", r"\ba|.", r"(?>a+)b|.", r"a++a|.", r"a$|.", r"(?=ab)a|.", r"\X", r"(?:a*)+b|."]
 TEXTS = [*CURIOUS, *fuzzed()]
@@ -58,9 +59,27 @@ def test_a_compiled_pattern_cuts_like_the_regex_module(pattern: str) -> None:
     def check(text: str) -> None:
         assert cut(splitter, text) == splitter.pieces(text)
 
+    cut(splitter, "compiled before the clock of a first example starts")
     check()
     for text in TEXTS:
         assert cut(splitter, text) == splitter.pieces(text)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_characters_of_planes_that_are_tried_by_samples_are_classed_right(name: str) -> None:
+    from fromzero.tokenizer import automaton
+
+    sampled, found = compile_automaton(PATTERNS[name]), None
+    assert sampled is not None
+    everything = automaton._everything(True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(automaton, "_everything", lambda all_of_them: everything)
+        automaton._character_classes.cache_clear()
+        found = compile_automaton(PATTERNS[name])
+    automaton._character_classes.cache_clear()
+    assert found is not None
+    np.testing.assert_array_equal(sampled.classes, found.classes)
+    np.testing.assert_array_equal(sampled.table, found.table)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

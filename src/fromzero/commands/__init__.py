@@ -27,7 +27,7 @@ VERBS = {
     "quickstart": "the whole way on the documents of this machine or your own: corpus, tokenizer, model, chat, report",
     "run": "a chain of stages from a YAML recipe; what is up to date is skipped",
     "corpus build": "documents -> clean, deduplicated text",
-    "tokenizer train": "corpus -> byte-level BPE tokenizer",
+    "tokenizer train": "corpus -> tokenizer of bytes, characters, words or pieces (BPE, WordPiece, Unigram)",
     "tokenizer encode": "text -> token ids, to look at",
     "tokenizer compare": "tokenizers side by side on the same text: tables, and a page with the text as each cuts it",
     "pack": "corpus + tokenizer -> token shards",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fromzero.artifact import digest_file, digest_of, is_artifact, open_artifact, write_json
 from fromzero.errors import UserError
-from fromzero.tokenizer import Tokenizer
+from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.tokenizer.huggingface import CONFIG_FILE, MORE_TEMPLATES, TEMPLATE_FILE, TOKENIZER_FILE
 
 INDEX = "tokens.json"
@@ -124,16 +124,24 @@ def write_index(
 
 
 def tokenizer_digest(folder: Path) -> str:
-    """SHA-256 over the tokenizer files of a folder: a tokenizer or model artifact, which is checked, or another's."""
+    """SHA-256 over the tokenizer files of a folder: a tokenizer or model artifact, which is checked, or another's.
+
+    folder may also be anything that `load_tokenizer` opens, which raises UserError for what is no tokenizer.
+    """
     if is_artifact(folder):
         open_artifact(folder)
-    if not (folder / TOKENIZER_FILES[0]).is_file():
-        raise UserError(f"{folder} holds no {TOKENIZER_FILES[0]}; name a folder with a tokenizer")
-    return digest_of({name: digest_file(folder / name) for name in _tokenizer_files(folder)})
+    if (folder / TOKENIZER_FILES[0]).is_file():
+        return digest_of({name: digest_file(folder / name) for name in _tokenizer_files(folder)})
+    load_tokenizer(folder)
+    files = [folder] if folder.is_file() else [file for file in sorted(folder.iterdir()) if file.is_file()]
+    return digest_of({file.name: digest_file(file) for file in files})
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Put the tokenizer beside the tokens, so that a model trained from them knows how to read and write."""
+    if not (source / TOKENIZER_FILES[0]).is_file():
+        load_tokenizer(source).save(folder)
+        return
     for name in _tokenizer_files(source):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(source / name, folder / name)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fromzero.kernels.scan import CUTS, MATCHES, SHIFT, STOPS
 
 CODE_POINTS = 0x110000
+_UNIFORM = 0x40000  # from here on only the beginning of plane 14 has characters of its own (Unicode 17)
 MAX_NODES, MAX_STATES = 4000, 2000  # larger patterns are left to the `regex` module
 
 _ATOM = re.compile(
@@ -150,11 +151,26 @@ class _Reader:
         return found
 
 
+@functools.cache
+def _everything(all_of_them: bool) -> tuple[NDArray[np.int64], str]:
+    """Code points, ascending, with the end of all behind them; and the characters.
+
+    Unless all are asked for, a plane of which Unicode has assigned nothing, or all for private use, is tried by its
+    first and its last characters.
+    """
+    points = np.arange(CODE_POINTS)
+    if not all_of_them:
+        low = points & 0xFFFF
+        points = points[(points < _UNIFORM) | (points >> 12 == 0xE0) | (low == 0) | (low == 0x1000) | (low >= 0xFFFD)]
+    return np.append(points, CODE_POINTS), points.astype(np.uint32).tobytes().decode("utf-32-le", "surrogatepass")
+
+
 @functools.lru_cache(maxsize=16)
 def _character_classes(atoms: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Code point -> class, and which classes each atom holds: bool (atoms, classes)."""
-    everything = np.arange(CODE_POINTS, dtype=np.uint32).tobytes().decode("utf-32-le", "surrogatepass")
+    points, everything = _everything(any(ord(c) >= _UNIFORM or c == "U" for atom in atoms for c in atom))
     spans = [np.array([m.span() for m in regex.finditer(f"(?:{atom})+", everything)] or [(0, 0)]) for atom in atoms]
+    spans = [points[span] for span in spans]
     edges = np.unique(np.concatenate([[0, CODE_POINTS], *(span.ravel() for span in spans)]))
     starts = edges[:-1]  # of stretches in which all characters are alike
     inside = [np.searchsorted(s[:, 0], starts, "right") > np.searchsorted(s[:, 1], starts, "right") for s in spans]

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from fromzero.artifact import Artifact, build, open_artifact
 from fromzero.console import progress
-from fromzero.corpus import read_corpus
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Tokenizer
 from fromzero.tokenizer.bpe_train import train_bpe
@@ -73,6 +72,8 @@ class _Texts:
         self.corpus, self.bytes = corpus, 0
 
     def __iter__(self) -> Iterator[str]:
+        from fromzero.corpus import read_corpus
+
         characters = self.corpus.summary.get("characters", {}).get("train", 0)
         done = self.bytes = 0
         with progress("Reading text", characters, "characters") as report:
@@ -89,6 +90,8 @@ def _measure(
     tokenizer: Tokenizer, corpus: Path, split_name: Literal["train", "validation"], every: int = 1
 ) -> dict[str, Any]:
     """Bytes per token, together and by language, on each `every`-th document up to SAMPLE_BYTES of text."""
+    from fromzero.corpus import read_corpus
+
     languages: dict[str, Counter[str]] = {}
     total: Counter[str] = Counter()
     documents = itertools.islice(read_corpus(corpus, split_name), 0, None, every)
