@@ -171,27 +171,29 @@ def bench_encoding(arguments: argparse.Namespace) -> None:
 
 
 def bench_start(arguments: argparse.Namespace) -> None:
-    """Seconds from starting Python to the first ids."""
+    """Seconds from starting Python to the first ids: of a line, which is encoded plainly, and of a page."""
     code = (
         "import sys, time; start = time.perf_counter(); from fromzero.tokenizer import load_tokenizer; "
-        "load_tokenizer(sys.argv[1]).encode('The quick brown fox, 从零开始'); print(time.perf_counter() - start)"
+        "load_tokenizer(sys.argv[1]).encode('The quick brown fox, 从零开始. ' * int(sys.argv[2])); "
+        "print(time.perf_counter() - start)"
     )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, str(WORKER), "save", folder], env=child_environment(), check=True)
-        for title, cache, rounds in (("compiled before", None, 7), ("for the first time ever", folder, 1)):
-            changes = {"NUMBA_CACHE_DIR": str(Path(cache) / "cache")} if cache else {}
-            seconds = []
-            for _ in range(rounds + (cache is None)):
-                command = [sys.executable, "-c", code, folder]
-                done = subprocess.run(
-                    command, env=child_environment(changes), capture_output=True, text=True, check=True
-                )
-                seconds.append(float(done.stdout))
-                said = done.stderr.strip()
-            rows.append([title, f"{statistics.median(seconds[-rounds:]):.2f}", said or "nothing"])
+        for text, repeats in (("a line", 1), ("a page", 200)):
+            for kernels, cache, rounds in (("compiled before", None, 7), ("never compiled", folder, 1)):
+                changes = {"NUMBA_CACHE_DIR": f"{cache}/{repeats}"} if cache else {}
+                seconds, said = [], ""
+                for _ in range(rounds + (cache is None)):
+                    command = [sys.executable, "-c", code, folder, str(repeats)]
+                    done = subprocess.run(
+                        command, env=child_environment(changes), capture_output=True, text=True, check=True
+                    )
+                    seconds.append(float(done.stdout))
+                    said = done.stderr.strip()
+                rows.append([f"{text}, {kernels}", f"{statistics.median(seconds[-rounds:]):.2f}", said or "nothing"])
     body = "Importing `fromzero.tokenizer`, opening a tokenizer and encoding a first text, in a new process.\n\n"
-    body += markdown_table(["kernels", "seconds", "the user sees"], rows)
+    body += markdown_table(["text and kernels", "seconds", "the user sees"], rows)
     publish("tokenizer-start", "Starting to encode", body, machine_lines(**_versions()), arguments.save)
 
 

@@ -1,7 +1,10 @@
 """Any text comes back as it was, special tokens are special only when asked, and bad input is told."""
 
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -137,3 +140,15 @@ def test_parts_that_do_not_fit_are_refused(arguments: dict, message: str) -> Non
 def test_a_merge_can_not_come_twice() -> None:
     with pytest.raises(UserError, match="was there before"):
         BPETokenizer(byte_vocabulary([(97, 98)]), [(97, 98), (97, 98)])
+
+
+def test_a_short_text_is_encoded_before_numba_is_loaded(tokenizer: BPETokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path)
+    code = (
+        "import sys; from fromzero.tokenizer import load_tokenizer; tokenizer = load_tokenizer(sys.argv[1]); "
+        "print(tokenizer.encode('The quick 从零'), 'numba' in sys.modules); "
+        "print(len(tokenizer.encode('The quick 从零 ' * 100)), 'numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    short, long = tokenizer.encode_plainly("The quick 从零"), tokenizer.encode_plainly("The quick 从零 " * 100)
+    assert done.stdout.splitlines() == [f"{short} False", f"{len(long)} True"]

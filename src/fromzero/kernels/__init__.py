@@ -1,13 +1,9 @@
 """Kernels: the hot loops, compiled by Numba, each with a plain reference in the room that uses it.
 
 They take and return NumPy arrays only, hold no state, and release the interpreter's lock, so that threads run them side
-by side. The first call on a machine compiles, and keeps the machine code beside the source (or in the user's cache
-folder where that can't be written).
+by side. Numba takes half a second to start, so a kernel is imported where it is called. The first call on a machine
+compiles, and keeps the machine code beside the source (or in the user's cache folder where that can't be written).
 
 Read in this order: compiling, scan (text to pre-tokens), words and count (different pre-tokens), learn (which pairs to
 merge), merge_pairs and merge (pre-tokens to ids), match (the same without merging), viterbi (the likeliest pieces).
 """
-
-from fromzero.kernels.compiling import compiled, first_use
-
-__all__ = ["compiled", "first_use"]

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from fromzero.kernels.compiling import compiled
+from fromzero.kernels.flags import CUTS, MATCHES, SHIFT, STOPS
 
-# An entry of the table: flags, and the place of the next state's row above them.
-CUTS, MATCHES, STOPS, SHIFT = 1, 2, 4, 3
 BLOCK = 1 << 14  # cuts found before they are used: they stay in the fastest cache
 WASTE = 64  # bytes read in vain for each byte of text before a pattern is given up as one that never gets ahead
 

@@ -20,7 +20,7 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
-from fromzero.kernels.scan import CUTS, MATCHES, SHIFT, STOPS
+from fromzero.kernels.flags import CUTS, MATCHES, SHIFT, STOPS
 
 CODE_POINTS = 0x110000
 _UNIFORM = 0x40000  # from here on only the beginning of plane 14 has characters of its own (Unicode 17)

@@ -21,6 +21,7 @@ from fromzero.tokenizer.text import check_unicode
 
 T = TypeVar("T")
 GROUP_BYTES = 1 << 20  # text that a thread takes at a time
+SHORT, FEW = 500, 5000  # characters of one text, and of all so far, that are encoded before the kernels are started
 
 
 class BPETokenizer(Tokenizer):
@@ -66,6 +67,7 @@ class BPETokenizer(Tokenizer):
         self._byte_ids = [self.vocabulary.get(bytes([byte]), unknown) for byte in range(256)]
         self._ranks, self._results = _ranks(self.merges, self.vocabulary, self.tokens)
         self.splitter = Splitter(self.patterns)
+        self._characters = 0  # encoded without kernels
 
     @property
     def pattern(self) -> str:
@@ -137,6 +139,9 @@ class BPETokenizer(Tokenizer):
 
     def _encode(self, text: str) -> list[int]:
         if self.unknown is not None:
+            return self.encode_plainly(text)
+        if len(text) <= SHORT and self._characters < FEW and "_table" not in self.__dict__:
+            self._characters += len(text)
             return self.encode_plainly(text)
         return self._table.encode([text.encode()], self.splitter)[0].tolist()
 

@@ -27,7 +27,7 @@ class MergeTable:
         tokens: Sequence[bytes] = (),
         whole: bool = False,
     ) -> None:
-        from fromzero.kernels import first_use
+        from fromzero.kernels.compiling import first_use
         from fromzero.kernels.match import MAX_TOKEN, UNMADE, Matcher, derive
         from fromzero.kernels.merge import Whole, merge_table
         from fromzero.kernels.merge_pairs import MAX_IDS, MAX_RANK
@@ -58,7 +58,7 @@ class MergeTable:
 
     def encode(self, texts: Sequence[bytes], splitter: Splitter) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The ids of some texts (valid UTF-8), one after the other, and where those of each end."""
-        from fromzero.kernels import first_use
+        from fromzero.kernels.compiling import first_use
         from fromzero.kernels.merge import encode_documents
 
         automaton = splitter.single

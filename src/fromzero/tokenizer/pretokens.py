@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fromzero.kernels import count as kernel
-from fromzero.kernels import first_use
+from fromzero.kernels.compiling import first_use
 from fromzero.tokenizer.splitter import Splitter, as_array, no_progress
 from fromzero.tokenizer.text import check_unicode
 

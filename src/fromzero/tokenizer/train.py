@@ -1,5 +1,6 @@
 """The stage that makes a tokenizer from the training documents of a corpus."""
 
+import importlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,20 +11,19 @@ from fromzero.artifact import Artifact, build, open_artifact
 from fromzero.console import progress
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Tokenizer
-from fromzero.tokenizer.bpe_train import train_bpe
 from fromzero.tokenizer.huggingface import save_tokenizer
-from fromzero.tokenizer.kinds import train_bytes, train_characters, train_unigram, train_wordpiece, train_words
 from fromzero.tokenizer.settings import TokenizerConfig, Trained
 
 SAMPLE_BYTES = 1_000_000  # text of each split on which bytes per token and language are measured
 VERSION = 1
-TRAINERS: dict[str, Callable[[TokenizerConfig, Iterable[str]], Trained]] = {
-    "bpe": train_bpe,
-    "byte": train_bytes,
-    "char": train_characters,
-    "word": train_words,
-    "wordpiece": train_wordpiece,
-    "unigram": train_unigram,
+# Kind -> module and function, which is imported when needed.
+TRAINERS = {
+    "bpe": "bpe_train:train_bpe",
+    "byte": "kinds:train_bytes",
+    "char": "kinds:train_characters",
+    "word": "kinds:train_words",
+    "wordpiece": "kinds:train_wordpiece",
+    "unigram": "kinds:train_unigram",
 }
 
 
@@ -38,7 +38,7 @@ def train_tokenizer(config: TokenizerConfig) -> Artifact:
 
     def make(folder: Path) -> Mapping[str, Any]:
         texts = _Texts(corpus)
-        tokenizer, pretokens, tokens = TRAINERS[config.kind](config, texts)
+        tokenizer, pretokens, tokens = _trainer(config.kind)(config, texts)
         save_tokenizer(tokenizer, folder)
         size = texts.bytes
         return {
@@ -63,6 +63,14 @@ def train_tokenizer(config: TokenizerConfig) -> Artifact:
         version=VERSION,
         ignore=("corpus", "output"),
     )
+
+
+def _trainer(kind: str) -> Callable[[TokenizerConfig, Iterable[str]], Trained]:
+    module, function = TRAINERS[kind].split(":")
+    trainer: Callable[[TokenizerConfig, Iterable[str]], Trained] = getattr(
+        importlib.import_module(f"fromzero.tokenizer.{module}"), function
+    )
+    return trainer
 
 
 class _Texts:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 
 from fromzero.errors import UserError
-from fromzero.kernels.viterbi import best_path, build_trie
 from fromzero.tokenizer.base import Tokenizer, token_table
 from fromzero.tokenizer.normalize import WHITE_SPACE, Normalizer
 from fromzero.tokenizer.text import check_unicode
@@ -94,6 +93,8 @@ class UnigramTokenizer(Tokenizer):
         hidden = {*self.special_tokens.values(), *self._bytes}
         found = [i for i in range(len(self.pieces)) if i not in hidden]
         lengths = np.array([len(self.pieces[i][0]) for i in found], np.int64)
+        from fromzero.kernels.viterbi import build_trie
+
         self._trie = build_trie(
             _codes("".join(self.pieces[i][0] for i in found)), np.cumsum(lengths) - lengths, lengths
         )
@@ -109,6 +110,8 @@ class UnigramTokenizer(Tokenizer):
         return self._cut_marked(self.metaspace(text, first=False) if self.metaspace else text)
 
     def _cut_marked(self, text: str) -> list[int]:
+        from fromzero.kernels.viterbi import best_path
+
         found, stops = best_path(_codes(text), self._trie, self._scores, self._unknown_score, self._barrier)
         ids: list[int] = self._ids[found].tolist()
         if not self._bytes or not (found < 0).any():
