@@ -4,6 +4,7 @@ They take and return NumPy arrays only, hold no state, and release the interpret
 by side. Numba takes half a second to start, so a kernel is imported where it is called. The first call on a machine
 compiles, and keeps the machine code beside the source (or in the user's cache folder where that can't be written).
 
-Read in this order: compiling, scan (text to pre-tokens), words and count (different pre-tokens), learn (which pairs to
-merge), merge_pairs and merge (pre-tokens to ids), match (the same without merging), viterbi (the likeliest pieces).
+Read in this order: compiling, flags and scan (text to pre-tokens), words and count (different pre-tokens), spelling and
+learn (which pairs to merge), merge_pairs and merge (pre-tokens to ids), match (the same without merging), viterbi (the
+likeliest pieces).
 """

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fromzero.kernels.compiling import compiled
+from fromzero.kernels.spelling import compare, join, prefix, spell_bytes
 
 BOUNDARY, GONE = -2, -1  # between two pre-tokens; first slot of a token that became the right half of another
 LEAST = 2  # a pair that occurs once is never merged
@@ -42,16 +43,6 @@ class Pairs(NamedTuple):
     """(n, 3): count, rank among ties (the least first: the first place, or how the bytes begin), number of the pair."""
     used: NDArray[np.int64]
     """How many pairs, places, and entries of the heap there are."""
-
-
-class Spelling(NamedTuple):
-    """The bytes of the tokens made so far."""
-
-    letters: NDArray[np.uint8]
-    starts: NDArray[np.int64]
-    """(tokens + 1,)"""
-    table: NDArray[np.int32]
-    """A hash table of byte strings: token + 1, or 0."""
 
 
 @compiled
@@ -81,7 +72,7 @@ def learn(slots: Any, places: Any, merges: Any, ties_first: Any, progress: Any) 
     """
     lengths, scratch = np.ones(256 + merges, np.int64), np.zeros((256 + merges, 4), np.int64)
     learned, made, fewer = np.empty((merges, 2), np.int32), 0, np.int64(0)
-    spelling = _spell_bytes(256 + merges)
+    spelling = spell_bytes(256 + merges)
     threshold = max(LEAST, slots[:, 1].sum() // max(1, merges * RESERVE))
     pairs = _list_pairs(slots, places, lengths, threshold, ties_first, spelling)
     while made < merges and not progress[1]:
@@ -94,7 +85,7 @@ def learn(slots: Any, places: Any, merges: Any, ties_first: Any, progress: Any) 
             continue
         a, b, new = np.int64(pairs.halves[pair, 0]), np.int64(pairs.halves[pair, 1]), 256 + made
         pairs.counts[pair] = 0
-        spelling, unknown = _join(spelling, a, b, new)
+        spelling, unknown = join(spelling, a, b, new)
         if not unknown:
             continue  # another pair has made these bytes
         lengths[new], learned[made, 0], learned[made, 1] = lengths[a] + lengths[b], a, b
@@ -402,7 +393,7 @@ def _first_place(pairs: Any, pair: Any, slots: Any, lengths: Any) -> Any:
 def _push(pairs: Any, pair: Any, ties_first: Any, spelling: Any) -> None:
     heap, at = pairs.heap, pairs.used[2]
     heap[at, 0], heap[at, 2] = pairs.counts[pair], pair
-    heap[at, 1] = pairs.places[pairs.spans[pair, 0]] if ties_first else -_prefix(spelling, pairs.halves[pair, 0])
+    heap[at, 1] = pairs.places[pairs.spans[pair, 0]] if ties_first else -prefix(spelling, pairs.halves[pair, 0])
     pairs.used[2] += 1
     while at > 0 and _comes_first(pairs, at, (at - 1) // 2, spelling):
         _swap(heap, at, (at - 1) // 2)
@@ -437,75 +428,5 @@ def _comes_first(pairs: Any, i: Any, j: Any, spelling: Any) -> Any:
     if heap[i, 1] != heap[j, 1]:
         return heap[i, 1] < heap[j, 1]
     one, other = heap[i, 2], heap[j, 2]
-    order = _compare(spelling, pairs.halves[one, 0], pairs.halves[other, 0])
-    return (order if order else _compare(spelling, pairs.halves[one, 1], pairs.halves[other, 1])) > 0
-
-
-@compiled
-def _prefix(spelling: Any, token: Any) -> Any:
-    """The first seven bytes as a number that is greater for greater bytes."""
-    prefix, start, end = np.int64(0), spelling.starts[token], spelling.starts[token + 1]
-    for i in range(7):
-        prefix = prefix << 8 | (spelling.letters[start + i] if start + i < end else 0)
-    return prefix
-
-
-@compiled
-def _compare(spelling: Any, one: Any, other: Any) -> Any:
-    """1, 0 or -1, as the bytes of one token are greater than those of another."""
-    if one == other:
-        return 0
-    letters, i, j = spelling.letters, spelling.starts[one], spelling.starts[other]
-    sizes = spelling.starts[one + 1] - i, spelling.starts[other + 1] - j
-    for k in range(min(sizes)):
-        if letters[i + k] != letters[j + k]:
-            return 1 if letters[i + k] > letters[j + k] else -1
-    return 1 if sizes[0] > sizes[1] else -1
-
-
-@compiled
-def _spell_bytes(tokens: Any) -> Any:
-    letters, starts, size = np.empty(1 << 16, np.uint8), np.zeros(tokens + 1, np.int64), 1024
-    while size < 2 * tokens:
-        size *= 2
-    table = np.zeros(size, np.int32)
-    for byte in range(256):
-        letters[byte], starts[byte + 1] = byte, byte + 1
-        table[_vacancy(letters, starts, table, byte)[0]] = byte + 1
-    return Spelling(letters, starts, table)
-
-
-@compiled
-def _join(spelling: Any, a: Any, b: Any, new: Any) -> Any:
-    """The spelling with a new token, and whether its bytes were none before; if they were, all is as it was."""
-    letters, starts, table = spelling
-    while starts[new] + starts[a + 1] - starts[a] + starts[b + 1] - starts[b] > len(letters):
-        letters = np.concatenate((letters, letters))
-    at = starts[new]
-    for token in (a, b):
-        for place in range(starts[token], starts[token + 1]):
-            letters[at] = letters[place]
-            at += 1
-    starts[new + 1] = at
-    slot, vacant = _vacancy(letters, starts, table, new)
-    if vacant:
-        table[slot] = new + 1
-    return Spelling(letters, starts, table), vacant
-
-
-@compiled
-def _vacancy(letters: Any, starts: Any, table: Any, token: Any) -> Any:
-    """Where a token's bytes are in the table or would be, and whether they are not there yet."""
-    size, key = starts[token + 1] - starts[token], np.uint64(0)
-    for place in range(starts[token], starts[token + 1]):
-        key = (key ^ np.uint64(letters[place])) * _MIX
-    slot = (key ^ key >> np.uint64(32)) & np.uint64(len(table) - 1)
-    while table[slot]:
-        other = np.int64(table[slot]) - 1
-        start, same = starts[other], starts[other + 1] - starts[other] == size
-        for i in range(size if same else 0):
-            same = same and letters[start + i] == letters[starts[token] + i]
-        if same:
-            return slot, False
-        slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
-    return slot, True
+    order = compare(spelling, pairs.halves[one, 0], pairs.halves[other, 0])
+    return (order if order else compare(spelling, pairs.halves[one, 1], pairs.halves[other, 1])) > 0

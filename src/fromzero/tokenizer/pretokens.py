@@ -16,7 +16,7 @@ from fromzero.tokenizer.splitter import Splitter, as_array, no_progress
 from fromzero.tokenizer.text import check_unicode
 
 BATCH_BYTES = 16 << 20  # text that a worker counts at a time
-MAX_BYTES = 400_000_000  # of different pre-tokens; learning takes about 16 times that
+MAX_BYTES = 400_000_000  # of different pre-tokens; learning takes many times that
 
 
 class Words(NamedTuple):
