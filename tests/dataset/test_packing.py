@@ -13,6 +13,7 @@ from fromzero.dataset import PackConfig, TokenShards, pack
 from fromzero.dataset.writing import smallest_type
 from fromzero.errors import UserError
 from fromzero.tokenizer import Tokenizer, load_tokenizer
+from fromzero.tokenizer.bpe import BPETokenizer, byte_vocabulary
 from fromzero.tokenizer.bpe_file import bytes_of
 
 
@@ -125,6 +126,17 @@ def test_missing_inputs_are_told(corpus: Artifact, tokenizer_folder: Path, tmp_p
         pack(PackConfig(corpus.path, tmp_path / "empty", tmp_path / "out"))
     with pytest.raises(UserError, match="no such folder"):
         pack(PackConfig(tmp_path / "none", tokenizer_folder, tmp_path / "out"))
+
+
+def test_a_tokenizer_without_beginning_and_end_is_told(corpus: Artifact, tmp_path: Path) -> None:
+    config = PackConfig(corpus.path, tmp_path / "plain", tmp_path / "tokens")
+    BPETokenizer(byte_vocabulary([]), [], special_tokens={"[CLS]": 256}).save(config.tokenizer)
+    with pytest.raises(UserError, match=r'neither a bos_token nor an eos_token.*\(\[CLS\]\) as "bos_token" in the'):
+        pack(config)
+    settings = json.loads((config.tokenizer / "tokenizer_config.json").read_text())
+    (config.tokenizer / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": "[CLS]"}))
+    pack(config)
+    assert TokenShards(config.output).end_of_text == 256
 
 
 def test_a_tokenizer_in_another_format_is_saved_with_the_tokens(corpus: Artifact, tmp_path: Path) -> None:

@@ -119,10 +119,34 @@ def test_random_conversations_keep_their_mask(tokenizer: Tokenizer, template: Ch
         assert tokenizer.decode(ids) == template.render(messages)
 
 
+def test_chatml_writes_tools_and_calls_as_hermes_does(tokenizer: Tokenizer, template: ChatTemplate) -> None:
+    tools = [{"type": "function", "function": {"name": "time"}}]
+    calls = [{"function": {"name": "time", "arguments": arguments}} for arguments in ('{"zone": "UTC"}', {"zone": 1})]
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "tool_calls": [*calls, {"name": "date"}]},
+        {"role": "tool", "content": "12:00"},
+        {"role": "assistant", "content": "Noon.", "tool_calls": calls[:1]},
+    ]
+    ids, mask = template.encode_chat(tokenizer, messages, tools=tools)
+    text = template.render(messages, tools=tools)
+    assert tokenizer.decode(ids) == text
+    assert text.startswith("<|im_start|>system\nBe brief.\n\n# Tools")
+    assert text.count("<|im_start|>system") == 1
+    assert '<tools>\n{"type": "function", "function": {"name": "time"}}\n</tools>' in text
+    assert "<|im_start|>tool\n<tool_response>\n12:00\n</tool_response><|im_end|>\n" in text
+    first = '<tool_call>\n{"name": "time", "arguments": {"zone": "UTC"}}\n</tool_call>'
+    second, third = first.replace('"UTC"', "1"), '<tool_call>\n{"name": "date", "arguments": {}}\n</tool_call>'
+    said = f"{first}\n{second}\n{third}<|im_end|>Noon.\n{first}<|im_end|>"
+    assert tokenizer.decode([i for i, marked in zip(ids, mask, strict=True) if marked]) == said
+    assert template.render(messages[1:2], tools=tools).startswith("<|im_start|>system\n# Tools")
+
+
 def test_template_without_generation_block_marks_nothing(tokenizer: Tokenizer) -> None:
     template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
-    assert not template.marks_generation
-    assert ChatTemplate(CHATML).marks_generation
+    assert not template.marks_generation()
+    assert ChatTemplate(CHATML).marks_generation()
     assert template.encode_chat(tokenizer, [{"role": "assistant", "content": "x"}])[1] == [False]
 
 
@@ -178,6 +202,10 @@ def test_bad_tools_are_told_by_index(template: ChatTemplate, tools: Any, message
 def test_named_templates_are_chosen_by_whether_there_are_tools() -> None:
     named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "{{ tools[0].name }}"}]
     both = ChatTemplate([*named, {"name": "rag", "template": "{% not read"}])
+    assert not both.marks_generation(True)
+    marked = ChatTemplate([named[0], {"name": "tool_use", "template": CHATML}])
+    assert marked.marks_generation(True)
+    assert not marked.marks_generation()
     assert both.source[:2] == named
     assert both.render([{"role": "user", "content": "a"}]) == "plain"
     assert both.render([{"role": "user", "content": "a"}], tools=[{"name": "f"}]) == "f"

@@ -162,7 +162,7 @@ def test_ids_equal_those_of_transformers_that_keeps_contents_text(name: str, the
     assert compared >= 10
 
 
-@pytest.mark.parametrize("name", [name for name in TEMPLATES if ours(name).marks_generation])
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if ours(name).marks_generation()])
 def test_masks_equal_those_of_transformers(name: str, theirs: Any, tokenizer: Tokenizer) -> None:
     answers = [ANSWER, {**THOUGHT, "content": "<thought>\n\nYes"}, {**REASONED, "reasoning_content": "\nHm"}]
     for answer, prompt in itertools.product([*answers, CALL | {"content": "Wait"}], (False, True)):

@@ -10,9 +10,16 @@ from typing import Any, Literal, NamedTuple
 from fromzero.artifact import Artifact, build, digest_file, digest_of
 from fromzero.console import progress
 from fromzero.dataset.packing import summarise
-from fromzero.dataset.writing import SPLITS, TokenWriter, copy_tokenizer, tokenizer_digest, write_index
+from fromzero.dataset.writing import (
+    SPLITS,
+    TokenWriter,
+    copy_tokenizer,
+    load_for_packing,
+    tokenizer_digest,
+    write_index,
+)
 from fromzero.errors import UserError
-from fromzero.tokenizer import Tokenizer, load_tokenizer
+from fromzero.tokenizer import Tokenizer
 from fromzero.tokenizer.chat import check_messages
 
 VERSION = 2
@@ -69,7 +76,7 @@ def pack_conversations(config: ConversationsConfig) -> Artifact:
     digest = tokenizer_digest(config.tokenizer)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        tokenizer = load_tokenizer(config.tokenizer)
+        tokenizer = load_for_packing(config.tokenizer)
         size = tokenizer.vocab_size
         writers: dict[str, TokenWriter] = {
             split: TokenWriter(folder, split, size, config.shard_tokens, masked=True) for split in SPLITS
@@ -96,13 +103,13 @@ def _pack(
     report: Callable[[float], None],
 ) -> dict[str, int]:
     template = tokenizer.chat_template
-    if template is None or not template.marks_generation:
-        raise UserError(
-            f"{config.tokenizer} has no chat template with a {{% generation %}} block, so it is not known which tokens "
-            "carry loss; add one to its tokenizer_config.json"
-        )
     counts: Counter[str] = Counter(truncated=0, without_loss=0)
     for line in _lines(files, config.validation_share):
+        if template is None or not template.marks_generation(line.tools is not None):
+            raise UserError(
+                f"{config.tokenizer} has no chat template with a {{% generation %}} block for {line.place}, so it is "
+                "not known which tokens carry loss; add one to its tokenizer_config.json"
+            )
         try:
             ids, mask = template.encode_chat(tokenizer, line.messages, tools=line.tools)
         except UserError as error:

@@ -11,8 +11,15 @@ from fromzero.artifact import Artifact, build, open_artifact
 from fromzero.console import progress
 from fromzero.corpus import read_corpus
 from fromzero.dataset.recovery import bytes_to_spell
-from fromzero.dataset.writing import SPLITS, TokenWriter, copy_tokenizer, tokenizer_digest, write_index
-from fromzero.tokenizer import Tokenizer, load_tokenizer
+from fromzero.dataset.writing import (
+    SPLITS,
+    TokenWriter,
+    copy_tokenizer,
+    load_for_packing,
+    tokenizer_digest,
+    write_index,
+)
+from fromzero.tokenizer import Tokenizer
 
 VERSION = 2
 BATCH_CHARACTERS = 1 << 23  # encoded at once, so that each thread has some of them
@@ -43,7 +50,7 @@ def pack(config: PackConfig) -> Artifact:
     digest = tokenizer_digest(config.tokenizer)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        tokenizer = load_tokenizer(config.tokenizer)
+        tokenizer = load_for_packing(config.tokenizer)
         characters = corpus.summary.get("characters", {})
         with progress("Packing", sum(characters.values()), "characters") as report:
             done = 0

@@ -137,6 +137,18 @@ def tokenizer_digest(folder: Path) -> str:
     return digest_of({file.name: digest_file(file) for file in files})
 
 
+def load_for_packing(path: Path) -> Tokenizer:
+    """The tokenizer, which has to name a special token that begins documents. Raises UserError when it does not."""
+    tokenizer = load_tokenizer(path)
+    if tokenizer.end_of_text_token is None:
+        some = ", ".join(list(tokenizer.special_tokens)[:4]) or "none"
+        raise UserError(
+            f"{path} names neither a bos_token nor an eos_token, one of which begins every document; name one of its "
+            f'special tokens ({some}) as "bos_token" in the tokenizer_config.json beside its tokenizer.json'
+        )
+    return tokenizer
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Put the tokenizer beside the tokens, so that a model trained from them knows how to read and write."""
     if not (source / TOKENIZER_FILES[0]).is_file():

@@ -13,13 +13,37 @@ from fromzero.tokenizer.traced import ASSISTANT, GENERATED, TEMPLATE, Traced, al
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
-# ChatML (OpenAI 2023). The token that ends the assistant's turn is inside the generation block: to stop is something
-# that the model has to learn. The line end after it is not.
+# ChatML (OpenAI 2023), with tools as Hermes and Qwen have them: described in the system's turn, called by JSON between
+# tags. The token that ends the assistant's turn is inside the generation block: to stop is something that the model has
+# to learn. The line end after it is not.
 CHATML = """\
+{%- if tools -%}
+{{- '<|im_start|>system\\n' -}}
+{%- if messages[0]['role'] == 'system' -%}
+{{- messages[0]['content'] + '\\n\\n' -}}
+{%- set messages = messages[1:] -%}
+{%- endif -%}
+{{- '# Tools\\n\\nYou can call these functions:\\n<tools>' -}}
+{%- for tool in tools -%}{{- '\\n' + tool | tojson -}}{%- endfor -%}
+{{- '\\n</tools>\\n\\nTo call one, write:\\n<tool_call>\\n' -}}
+{{- '{"name": NAME, "arguments": {...}}\\n</tool_call><|im_end|>\\n' -}}
+{%- endif -%}
 {%- for message in messages -%}
 {{- '<|im_start|>' + message['role'] + '\\n' -}}
 {%- if message['role'] == 'assistant' -%}
-{%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}
+{%- generation -%}
+{{- message['content'] or '' -}}
+{%- for call in message['tool_calls'] or () -%}
+{%- set function = call['function'] or call -%}
+{%- set arguments = function['arguments'] or {} -%}
+{{- '\\n' if message['content'] or not loop.first else '' -}}
+{{- '<tool_call>\\n{"name": ' + function['name'] | tojson + ', "arguments": ' -}}
+{{- (arguments if arguments is string else arguments | tojson) + '}\\n</tool_call>' -}}
+{%- endfor -%}
+{{- '<|im_end|>' -}}
+{%- endgeneration -%}
+{%- elif message['role'] == 'tool' -%}
+{{- '<tool_response>\\n' + message['content'] + '\\n</tool_response><|im_end|>' -}}
 {%- else -%}
 {{- message['content'] + '<|im_end|>' -}}
 {%- endif -%}
@@ -78,10 +102,11 @@ class ChatTemplate:
         self.variables = {name: traced(text, TEMPLATE) for name, text in (variables or {}).items()}
         self._templates = {name: compile_template(text, now) for name, text in _by_name(source).items()}
 
-    @property
-    def marks_generation(self) -> bool:
-        """Whether the template says which part is the assistant's; without it there is nothing to train on."""
-        return re.search(r"\{%[-+]?\s*generation\b", _by_name(self.source).get("default", "")) is not None
+    def marks_generation(self, with_tools: bool = False) -> bool:
+        """Whether the template of such conversations says what the assistant's part is, so that there is loss on it."""
+        templates = _by_name(self.source)
+        source = templates.get("tool_use" if with_tools else "default", templates["default"])
+        return re.search(r"\{%[-+]?\s*generation\b", source) is not None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **options: Any) -> str:
         """The conversation as text, equal to transformers' `apply_chat_template(..., tokenize=False)`.

@@ -15,7 +15,7 @@ from fromzero.tokenizer.huggingface import save_tokenizer
 from fromzero.tokenizer.settings import TokenizerConfig, Trained
 
 SAMPLE_BYTES = 1_000_000  # text of each split on which bytes per token and language are measured
-VERSION = 1
+VERSION = 2
 # Kind -> module and function, which is imported when needed.
 TRAINERS = {
     "bpe": "bpe_train:train_bpe",
