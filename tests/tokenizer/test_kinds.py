@@ -1,6 +1,7 @@
 """Training each kind: its ids, its summary, its errors, and that other libraries open it."""
 
 import contextlib
+import dataclasses
 import json
 import random
 import shutil
@@ -110,6 +111,37 @@ def test_a_corpus_that_is_too_small_says_what_it_supports(kind: Any, make_corpus
     assert train_tokenizer(config).summary["vocab_size"] == largest
 
 
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "char"])
+def test_a_vocabulary_that_is_too_small_says_what_is_needed(kind: Any, corpus: Artifact, tmp_path: Path) -> None:
+    specials = ("<|endoftext|>",) if kind == "char" else None
+    too_small = {"wordpiece": 40, "unigram": 280, "char": 20}[kind]
+    config = TokenizerConfig(corpus.path, tmp_path, too_small, special_tokens=specials, kind=kind)
+    with pytest.raises(UserError, match=rf"vocab_size {too_small} .*set vocab_size to \d+ or more") as caught:
+        train_tokenizer(config)
+    least = int(str(caught.value).split("set vocab_size to ")[1].split()[0])
+    with pytest.raises(UserError, match=f"to {least} or more"):
+        train_tokenizer(dataclasses.replace(config, vocab_size=least - 1))
+    assert train_tokenizer(dataclasses.replace(config, vocab_size=least)).summary["vocab_size"] == least
+
+
+@pytest.mark.parametrize(("kind", "size"), [("wordpiece", 200), ("unigram", 390), ("word", 100)])
+def test_memory_is_bounded_by_dropping_what_is_rare(
+    kind: Any,
+    size: int,
+    monkeypatch: pytest.MonkeyPatch,
+    corpus: Artifact,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = TokenizerConfig(corpus.path, tmp_path / "all", size, kind=kind)
+    everything = train_tokenizer(config).summary
+    monkeypatch.setattr("fromzero.tokenizer.kinds.MAX_BYTES", 900)
+    found = train_tokenizer(dataclasses.replace(config, output=tmp_path / "some")).summary
+    assert "rare units were dropped" in capsys.readouterr().err
+    assert found["pretokens"] < everything["pretokens"]
+    assert 0.5 * everything["tokens"] < found["tokens"] < 2 * everything["tokens"]
+
+
 @pytest.mark.parametrize("kind", SIZES)
 def test_an_empty_corpus_is_told(kind: Any, make_corpus: MakeCorpus, tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "c", [("en", "")], [("en", "x")])
@@ -135,9 +167,9 @@ def test_characters_without_room_need_an_unknown_token(corpus: Artifact, tmp_pat
         ({"kind": "unigram", "special_tokens": ("<|endoftext|>",)}, r"lacks <\|unk\|>, which the kind needs"),
         ({"kind": "char", "special_tokens": ("<|unk|>",)}, r"lacks <\|endoftext\|>, which begins every document"),
         ({"kind": "char", "special_tokens": ("<|endoftext|>", "")}, "empty text"),
-        ({"kind": "byte", "vocab_size": 256}, "256 bytes and 8 special tokens need 264"),
-        ({"kind": "unigram", "vocab_size": 256}, "256 bytes and 9 special tokens need 265"),
-        ({"kind": "char", "vocab_size": 3}, "0 bytes and 9 special tokens need 9"),
+        ({"kind": "byte", "vocab_size": 256}, "256 bytes and 8 special tokens take 264; set it to 264 or more"),
+        ({"kind": "unigram", "vocab_size": 256}, "take 265; set it to 266 or more"),
+        ({"kind": "char", "vocab_size": 3}, "0 bytes and 9 special tokens take 9; set it to 10 or more"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -1,20 +1,23 @@
 """Training the kinds of tokenizers other than BPE: from texts to a tokenizer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from fromzero.console import progress
+from fromzero.console import progress, say
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Tokenizer
 from fromzero.tokenizer.characters import ByteTokenizer
 from fromzero.tokenizer.normalize import bert, prepend
-from fromzero.tokenizer.patterns import compile_pattern, split
-from fromzero.tokenizer.settings import TokenizerConfig, Trained, count
-from fromzero.tokenizer.unigram import BYTES, SPACE, Metaspace, UnigramTokenizer, marked_words
+from fromzero.tokenizer.pretokens import count_pretokens
+from fromzero.tokenizer.settings import TokenizerConfig, Trained
+from fromzero.tokenizer.splitter import Splitter
+from fromzero.tokenizer.unigram import BYTES, MARKED_WORDS, SPACE, Metaspace, UnigramTokenizer
 from fromzero.tokenizer.unigram_learn import learn_pieces
-from fromzero.tokenizer.word import UNKNOWN, CharacterTokenizer, WordTokenizer, most_frequent
-from fromzero.tokenizer.wordpiece import WordPieceTokenizer, cut_words
+from fromzero.tokenizer.word import EACH_CHARACTER, UNKNOWN, CharacterTokenizer, WordTokenizer, most_frequent
+from fromzero.tokenizer.wordpiece import WORDS, WordPieceTokenizer, cut_words
 from fromzero.tokenizer.wordpiece_learn import learn_wordpieces
+
+MAX_BYTES = 50_000_000  # of different words; learning from them takes some hundred times that
 
 
 def train_bytes(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
@@ -24,79 +27,78 @@ def train_bytes(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
     return Trained(tokenizer, 256, size)
 
 
-def train_characters(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
-    """Ids: the most frequent characters, the most frequent first, then the special tokens."""
-    counts = count(texts, lambda text: text)
-    vocabulary, common = _most_frequent(config, counts)
-    return Trained(CharacterTokenizer(vocabulary, **common), len(counts), counts.total())
-
-
 def train_words(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
-    """Ids: the most frequent words, the most frequent first, then the special tokens."""
-    compiled = compile_pattern(config.expression)
-    counts = count(texts, lambda text: split(compiled, text))
-    vocabulary, common = _most_frequent(config, counts)
-    return Trained(WordTokenizer(vocabulary, config.expression, **common), len(counts), counts.total())
+    """Ids: the most frequent words (or characters), the most frequent first, then the special tokens."""
+    words = _Words(config, texts, EACH_CHARACTER if config.kind == "char" else config.expression)
+    vocabulary = {word: i for i, word in enumerate(most_frequent(words.counts, config.room))}
+    specials = config.special_ids(len(vocabulary))
+    unknown = UNKNOWN if UNKNOWN in specials else None
+    if unknown is None and len(vocabulary) < len(words.all):
+        raise UserError(
+            f"vocab_size {config.vocab_size} has no room for all {len(words.all)} different units of the corpus, and "
+            f"special_tokens lacks {UNKNOWN} for the rest; add it, or set vocab_size to "
+            f"{config.vocab_size - config.room + len(words.all)} or more"
+        )
+    common: Any = {"special_tokens": specials, "roles": config.roles, "chat_template": config.chat_template}
+    if config.kind == "char":
+        return words.trained(CharacterTokenizer(vocabulary, unknown, **common))
+    return words.trained(WordTokenizer(vocabulary, config.expression, unknown, **common))
 
 
 def train_wordpiece(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
     """Ids: the special tokens, [UNK] and so on, then characters in order, then merges in order."""
     normalizer = bert(lowercase=config.lowercase is not False)
-    counts = count(texts, lambda text: cut_words(normalizer(text)))
+    words = _Words(config, map(normalizer, texts), WORDS)
+    words.counts = {word: n for word, n in words.counts.items() if cut_words(word)}  # not the blanks between words
     with progress("Learning word pieces", config.room, "tokens") as report:
-        pieces = learn_wordpieces(_without(config, counts), config.room, report=report)
-    if len(pieces) < config.room:
-        raise config.too_small(len(pieces))
+        pieces = learn_wordpieces(words.counts, config.room, report=report)
+    config.check_learned(len(pieces))
     specials = config.special_ids(0)
     vocabulary = {piece: len(specials) + i for i, piece in enumerate(pieces)}
     around = [[token] if token in specials else [] for token in ("[CLS]", "[SEP]")]
-    tokenizer = WordPieceTokenizer(
-        vocabulary, "[UNK]", specials, config.roles, config.chat_template, *around, normalizer=normalizer
+    return words.trained(
+        WordPieceTokenizer(
+            vocabulary, "[UNK]", specials, config.roles, config.chat_template, *around, normalizer=normalizer
+        )
     )
-    return Trained(tokenizer, len(counts), _tokens(tokenizer, counts))
 
 
 def train_unigram(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
     """Ids: the bytes (with byte_fallback), the pieces, the most likely first, then the special tokens."""
-    counts = count(texts, marked_words)
+    words = _Words(config, (SPACE + text.replace(" ", SPACE) for text in texts if text), MARKED_WORDS)
     falls_back = config.byte_fallback is not False
     with progress("Learning pieces", 100, "percent") as report:
-        learned = learn_pieces(_without(config, counts), config.room, report=report)
-    if len(learned) < config.room:
-        raise config.too_small(len(learned))
+        learned = learn_pieces(words.counts, config.room, report=report)
+    config.check_learned(len(learned))
     pieces = [*(BYTES if falls_back else []), *learned]
-    tokenizer = UnigramTokenizer(
-        pieces,
-        UNKNOWN,
-        config.special_ids(len(pieces)),
-        config.roles,
-        config.chat_template,
-        normalizer=prepend(SPACE),
-        metaspace=Metaspace("never"),
-        byte_fallback=falls_back,
-    )
-    return Trained(tokenizer, len(counts), _tokens(tokenizer, counts))
-
-
-def _most_frequent(config: TokenizerConfig, counts: Mapping[str, int]) -> tuple[dict[str, int], dict[str, Any]]:
-    """The vocabulary, and what else a tokenizer of whole words or characters takes."""
-    vocabulary = {word: i for i, word in enumerate(most_frequent(_without(config, counts), config.room))}
-    specials = config.special_ids(len(vocabulary))
-    unknown = UNKNOWN if UNKNOWN in specials else None
-    if unknown is None and len(vocabulary) < len(counts):
-        raise UserError(
-            f"vocab_size {config.vocab_size} has no room for all {len(counts)} different units of the corpus, and "
-            f"special_tokens lacks {UNKNOWN} for the rest; add it, or raise vocab_size"
+    return words.trained(
+        UnigramTokenizer(
+            pieces,
+            UNKNOWN,
+            config.special_ids(len(pieces)),
+            config.roles,
+            config.chat_template,
+            normalizer=prepend(SPACE),
+            metaspace=Metaspace("never"),
+            byte_fallback=falls_back,
         )
-    roles = {"special_tokens": specials, "roles": config.roles, "chat_template": config.chat_template}
-    return vocabulary, {"unknown": unknown, **roles}
+    )
 
 
-def _without(config: TokenizerConfig, counts: Mapping[str, int]) -> dict[str, int]:
-    """The units that are not spelled like a special token."""
-    return {unit: n for unit, n in counts.items() if unit not in config.all_special_tokens}
+class _Words:
+    """How often each unit occurs in the texts."""
 
+    def __init__(self, config: TokenizerConfig, texts: Iterable[str], pattern: str) -> None:
+        pretokens = count_pretokens(texts, Splitter([pattern]), max_bytes=MAX_BYTES)
+        if pretokens.dropped:
+            say(f"{pretokens.dropped} rare units were dropped to bound memory; they decide hardly any token")
+        self.bytes = pretokens.total_bytes
+        self.all = {unit.decode(): n for unit, n in pretokens.items()}
+        self.counts = {unit: n for unit, n in self.all.items() if unit not in config.all_special_tokens}
+        """Without those that are spelled like a special token."""
 
-def _tokens(tokenizer: Tokenizer, counts: Mapping[str, int]) -> int:
-    """Tokens of texts whose units are encoded each on its own."""
-    return sum(n * len(tokenizer._encode(unit)) for unit, n in counts.items())
+    def trained(self, tokenizer: Tokenizer) -> Trained:
+        """What training gives. Texts fall into the tokens of their units; those that were dropped count by their bytes."""
+        tokens = sum(n * len(tokenizer._encode(unit)) for unit, n in self.all.items())
+        counted = sum(n * len(unit.encode()) for unit, n in self.all.items())
+        return Trained(tokenizer, len(self.all), round(tokens * self.bytes / counted))

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -85,11 +84,13 @@ class TokenizerConfig:
             raise UserError("special_tokens has an empty text; remove it")
         if self.reserved_tokens < 0:
             raise UserError(f"reserved_tokens is {self.reserved_tokens}; it should be 0 or more")
-        if self.room < 0:
-            bytes_ = self.vocab_size - self.room - len(self.all_special_tokens)
+        specials = len(self.all_special_tokens)
+        bytes_ = self.vocab_size - self.room - specials
+        least = bytes_ + specials + (self.kind not in ("bpe", "byte"))
+        if self.vocab_size < least:
             raise UserError(
-                f"vocab_size {self.vocab_size} is too small: {bytes_} bytes and {len(self.all_special_tokens)} special "
-                f"tokens need {self.vocab_size - self.room}; raise it"
+                f"vocab_size {self.vocab_size} is too small: {bytes_} bytes and {specials} special tokens "
+                f"take {bytes_ + specials}; set it to {least} or more"
             )
         compile_pattern(self.expression)
 
@@ -127,6 +128,16 @@ class TokenizerConfig:
         """The special tokens' ids, when they begin at this one."""
         return {token: first + i for i, token in enumerate(self.all_special_tokens)}
 
+    def check_learned(self, learned: int) -> None:
+        """Raise UserError unless as many tokens were learned as there is room for; characters don't heed the room."""
+        if learned > self.room:
+            raise UserError(
+                f"vocab_size {self.vocab_size} is too small for {self.corpus}, whose characters need a token each: set "
+                f"vocab_size to {self.vocab_size - self.room + learned} or more"
+            )
+        if learned < self.room:
+            raise self.too_small(learned)
+
     def too_small(self, learned: int) -> UserError:
         """The error for a corpus that has no more than this many tokens to learn."""
         return UserError(
@@ -143,11 +154,3 @@ class Trained(NamedTuple):
     """Different units that were learned from: pre-tokens, words or characters."""
     tokens: int
     """Tokens into which the training texts fall."""
-
-
-def count(texts: Iterable[str], cut: Callable[[str], Iterable[str]]) -> Counter[str]:
-    """How often each unit occurs in the texts, in the order of first appearance."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(cut(text))
-    return counts

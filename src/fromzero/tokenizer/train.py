@@ -20,7 +20,7 @@ VERSION = 2
 TRAINERS = {
     "bpe": "bpe_train:train_bpe",
     "byte": "kinds:train_bytes",
-    "char": "kinds:train_characters",
+    "char": "kinds:train_words",
     "word": "kinds:train_words",
     "wordpiece": "kinds:train_wordpiece",
     "unigram": "kinds:train_unigram",

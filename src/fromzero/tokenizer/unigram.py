@@ -25,7 +25,8 @@ UNKNOWN_PENALTY = 10.0  # below the least likely piece, as in SentencePiece
 BYTES = [(f"<0x{byte:02X}>", 0.0) for byte in range(256)]
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
-_PARTS = re.compile(f"{SPACE}?[^{SPACE}]+|{SPACE}")
+MARKED_WORDS = f"{SPACE}?[^{SPACE}]+|{SPACE}"
+_PARTS = re.compile(MARKED_WORDS)
 _WORDS = re.compile(f"[^{WHITE_SPACE}]+")
 
 
@@ -175,11 +176,6 @@ def segment(
 def _draw(edges: Sequence[tuple[float, int]], shares: Sequence[float], generator: np.random.Generator) -> int:
     limits = np.cumsum(shares)
     return edges[min(int(np.searchsorted(limits, generator.random() * limits[-1], "right")), len(edges) - 1)][1]
-
-
-def marked_words(text: str) -> list[str]:
-    """The words of a text, each with its U+2581, as a tokenizer that is trained here cuts them."""
-    return _PARTS.findall(SPACE + text.replace(" ", SPACE)) if text else []
 
 
 def _codes(text: str) -> Any:

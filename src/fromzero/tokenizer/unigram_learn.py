@@ -14,7 +14,6 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
-from fromzero.errors import UserError
 from fromzero.kernels.viterbi import best_counts, build_trie, expected_counts, losses
 from fromzero.tokenizer.unigram import SPACE
 
@@ -63,8 +62,7 @@ def learn_pieces(
     """Pieces with their log probabilities, the most likely first: `size` of them, or fewer when no more are in use.
 
     counts: word, with SPACE for the blank before it -> how often it occurs. coverage: share of all characters that
-    have to be pieces themselves. report: told the percentage done. Raises UserError when there is nothing to learn
-    from, or those characters alone are more than `size`.
+    have to be pieces themselves, and are all there is when they are more than `size`. report: told the percentage done.
     """
     units = Counter[str]()
     for word, count in counts.items():
@@ -72,7 +70,7 @@ def learn_pieces(
             units[unit] += count
     alphabet = frequent_characters(units, coverage)
     if not alphabet or len(alphabet) > size:
-        raise UserError(f"{len(alphabet)} characters need a piece each, but there is room for {size} pieces")
+        return [(character, 0.0) for character in alphabet]
     text = _lay_out(units, alphabet)
     pieces = _seeds(text)
     seeds, goal = len(pieces.scores), SPARE * size

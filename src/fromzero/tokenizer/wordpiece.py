@@ -29,7 +29,8 @@ ROLES = {  # as the special tokens of a published BERT are called
 CACHE_SIZE = 1 << 17  # words; then it is emptied, so that memory stays bounded
 
 _SIGNS = r"!-/:-@\[-`{-~\p{P}"  # what is neither letter nor digit in ASCII, and all punctuation beyond
-_WORDS = regex.compile(rf"[{_SIGNS}]|[^{WHITE_SPACE}{_SIGNS}]+")
+WORDS = rf"[{_SIGNS}]|[^{WHITE_SPACE}{_SIGNS}]+"
+_WORDS = regex.compile(WORDS)
 
 
 class WordPieceTokenizer(Tokenizer):

@@ -9,7 +9,6 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 
-from fromzero.errors import UserError
 from fromzero.tokenizer.unigram_learn import COVERAGE, frequent_characters
 from fromzero.tokenizer.wordpiece import CONTINUES
 
@@ -22,17 +21,15 @@ def learn_wordpieces(
     coverage: float = COVERAGE,
     report: Callable[[float], None] = lambda done: None,
 ) -> list[str]:
-    """At most `size` tokens: characters at the beginning of a word and, after `##`, within one; then merges in order.
+    """`size` tokens: characters at the beginning of a word and, after `##`, within one; then merges in order.
 
     counts: word -> how often it occurs. coverage: share of all characters that are tokens; words with one of the rest
-    are not learned from. report: told the number of tokens. Of equally frequent pairs the least is merged. Raises
-    UserError when there is no room for the characters.
+    are not learned from. report: told the number of tokens. Of equally frequent pairs the least is merged.
+    There are more tokens when the characters are more, and fewer when no pair occurs twice.
     """
     characters = frozenset(frequent_characters(counts, coverage))
     learner = _Learner({word: count for word, count in counts.items() if characters.issuperset(word)})
     tokens = sorted({token for word in learner.words for token in word})
-    if not tokens or len(tokens) > size:
-        raise UserError(f"{len(tokens)} characters need a token each, but there is room for {size} tokens")
     known = set(tokens)
     while len(tokens) < size and (pair := learner.most_frequent()):
         learner.merge(pair)
