@@ -124,7 +124,7 @@ def test_a_vocabulary_that_is_too_small_says_what_is_needed(kind: Any, corpus: A
     assert train_tokenizer(dataclasses.replace(config, vocab_size=least)).summary["vocab_size"] == least
 
 
-@pytest.mark.parametrize(("kind", "size"), [("wordpiece", 200), ("unigram", 390), ("word", 100)])
+@pytest.mark.parametrize(("kind", "size"), [("wordpiece", 160), ("unigram", 390), ("word", 100)])
 def test_memory_is_bounded_by_dropping_what_is_rare(
     kind: Any,
     size: int,
@@ -135,11 +135,11 @@ def test_memory_is_bounded_by_dropping_what_is_rare(
 ) -> None:
     config = TokenizerConfig(corpus.path, tmp_path / "all", size, kind=kind)
     everything = train_tokenizer(config).summary
-    monkeypatch.setattr("fromzero.tokenizer.kinds.MAX_BYTES", 900)
+    monkeypatch.setattr("fromzero.tokenizer.kinds.MAX_BYTES", 300)
     found = train_tokenizer(dataclasses.replace(config, output=tmp_path / "some")).summary
     assert "rare units were dropped" in capsys.readouterr().err
     assert found["pretokens"] < everything["pretokens"]
-    assert 0.5 * everything["tokens"] < found["tokens"] < 2 * everything["tokens"]
+    assert 0.4 * everything["tokens"] < found["tokens"] < 2.5 * everything["tokens"]
 
 
 @pytest.mark.parametrize("kind", SIZES)

@@ -11,13 +11,15 @@ from fromzero.tokenizer.normalize import bert, prepend
 from fromzero.tokenizer.pretokens import count_pretokens
 from fromzero.tokenizer.settings import TokenizerConfig, Trained
 from fromzero.tokenizer.splitter import Splitter
-from fromzero.tokenizer.unigram import BYTES, MARKED_WORDS, SPACE, Metaspace, UnigramTokenizer
-from fromzero.tokenizer.unigram_learn import learn_pieces
+from fromzero.tokenizer.unigram import BYTES, SPACE, Metaspace, UnigramTokenizer
+from fromzero.tokenizer.unigram_learn import UNITS, learn_pieces
 from fromzero.tokenizer.word import EACH_CHARACTER, UNKNOWN, CharacterTokenizer, WordTokenizer, most_frequent
 from fromzero.tokenizer.wordpiece import WORDS, WordPieceTokenizer, cut_words
 from fromzero.tokenizer.wordpiece_learn import learn_wordpieces
 
-MAX_BYTES = 50_000_000  # of different words; learning from them takes some hundred times that
+MAX_BYTES = (
+    30_000_000  # of different words; as Python's objects they take a hundred times that, in Unigram's arrays less
+)
 
 
 def train_bytes(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
@@ -65,7 +67,7 @@ def train_wordpiece(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
 
 def train_unigram(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
     """Ids: the bytes (with byte_fallback), the pieces, the most likely first, then the special tokens."""
-    words = _Words(config, (SPACE + text.replace(" ", SPACE) for text in texts if text), MARKED_WORDS)
+    words = _Words(config, (SPACE + text.replace(" ", SPACE) for text in texts if text), UNITS, times=4)
     falls_back = config.byte_fallback is not False
     with progress("Learning pieces", 100, "percent") as report:
         learned = learn_pieces(words.counts, config.room, report=report)
@@ -88,8 +90,8 @@ def train_unigram(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
 class _Words:
     """How often each unit occurs in the texts."""
 
-    def __init__(self, config: TokenizerConfig, texts: Iterable[str], pattern: str) -> None:
-        pretokens = count_pretokens(texts, Splitter([pattern]), max_bytes=MAX_BYTES)
+    def __init__(self, config: TokenizerConfig, texts: Iterable[str], pattern: str, times: int = 1) -> None:
+        pretokens = count_pretokens(texts, Splitter([pattern]), max_bytes=times * MAX_BYTES)
         if pretokens.dropped:
             say(f"{pretokens.dropped} rare units were dropped to bound memory; they decide hardly any token")
         self.bytes = pretokens.total_bytes
@@ -98,7 +100,7 @@ class _Words:
         """Without those that are spelled like a special token."""
 
     def trained(self, tokenizer: Tokenizer) -> Trained:
-        """What training gives. Texts fall into the tokens of their units; those that were dropped count by their bytes."""
+        """What training gives. Texts fall into the tokens of their units; dropped ones count by their bytes."""
         tokens = sum(n * len(tokenizer._encode(unit)) for unit, n in self.all.items())
         counted = sum(n * len(unit.encode()) for unit, n in self.all.items())
         return Trained(tokenizer, len(self.all), round(tokens * self.bytes / counted))

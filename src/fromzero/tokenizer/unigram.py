@@ -25,8 +25,7 @@ UNKNOWN_PENALTY = 10.0  # below the least likely piece, as in SentencePiece
 BYTES = [(f"<0x{byte:02X}>", 0.0) for byte in range(256)]
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
-MARKED_WORDS = f"{SPACE}?[^{SPACE}]+|{SPACE}"
-_PARTS = re.compile(MARKED_WORDS)
+_PARTS = re.compile(f"{SPACE}?[^{SPACE}]+|{SPACE}")
 _WORDS = re.compile(f"[^{WHITE_SPACE}]+")
 
 

@@ -28,7 +28,8 @@ MIN_COUNT = 0.5  # expected; a piece below it goes at once
 # A piece lies in one of these runs: Chinese and Japanese, letters of other scripts, or digits and signs. Only at its
 # beginning may it have a blank.
 _KANA = r"[\p{Han}\p{Hiragana}\p{Katakana}\u30FC]"
-_UNITS = regex.compile(rf"{SPACE}?(?:{_KANA}+|(?:(?!{_KANA})[\p{{L}}\p{{M}}])+|[^\p{{L}}\p{{M}}{SPACE}]+)|{SPACE}")
+UNITS = rf"{SPACE}?(?:{_KANA}+|(?:(?!{_KANA})[\p{{L}}\p{{M}}])+|[^\p{{L}}\p{{M}}{SPACE}]+)|{SPACE}"
+_UNITS = regex.compile(UNITS)
 
 
 @dataclass(frozen=True)
