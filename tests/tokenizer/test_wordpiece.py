@@ -53,8 +53,8 @@ def test_the_longest_match_is_taken_from_the_left() -> None:
     def tokens(text: str) -> list[str]:
         return [tokenizer.token_bytes(i).decode() for i in tokenizer.encode(text, add_special_tokens=True)]
 
-    assert tokens("Unaffable, RUNS!") == ["[CLS]", " un", "aff", "able", " ,", " runs", " !", "[SEP]"]
-    assert tokens("123412 没") == ["[CLS]", " 12", "34", "12", "[UNK]", "[SEP]"]
+    assert tokens("Unaffable, RUNS!") == [" [CLS]", " un", "aff", "able", " ,", " runs", " !", " [SEP]"]
+    assert tokens("123412 没") == [" [CLS]", " 12", "34", "12", " [UNK]", " [SEP]"]
     assert tokenizer.decode(tokenizer.encode("Unaffable runs")) == "unaffable runs"
 
 
@@ -69,7 +69,7 @@ def test_the_longest_match_is_taken_from_the_left() -> None:
     ],
 )
 def test_other_libraries_agree(settings: dict[str, Any], tmp_path: Path) -> None:
-    assert_opens_alike(make(**settings), tmp_path, TEXTS, decodes=False)
+    assert_opens_alike(make(**settings), tmp_path, TEXTS)
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
@@ -93,6 +93,8 @@ def test_a_broken_vocab_txt_is_told(tmp_path: Path) -> None:
     file.write_bytes(b"[UNK]\n\xff\n")
     with pytest.raises(UserError, match="not UTF-8"):
         load_vocab_txt(file)
+    with pytest.raises(UserError, match="can't say that '<s>' is a special token"):
+        save_vocab_txt(WordPieceTokenizer({}, special_tokens={"[UNK]": 0, "<s>": 1}), file)
     with pytest.raises(UserError, match="holds a line end"):
         save_vocab_txt(WordPieceTokenizer({"a\nb": 0}, special_tokens={"[UNK]": 1}), file)
 

@@ -17,9 +17,7 @@ from fromzero.tokenizer.word import EACH_CHARACTER, UNKNOWN, CharacterTokenizer,
 from fromzero.tokenizer.wordpiece import WORDS, WordPieceTokenizer, cut_words
 from fromzero.tokenizer.wordpiece_learn import learn_wordpieces
 
-MAX_BYTES = (
-    30_000_000  # of different words; as Python's objects they take a hundred times that, in Unigram's arrays less
-)
+MAX_BYTES = 30_000_000  # of different words, which take a hundred times that as Python's objects
 
 
 def train_bytes(config: TokenizerConfig, texts: Iterable[str]) -> Trained:

@@ -67,8 +67,13 @@ class WordPieceTokenizer(Tokenizer):
             ((token.encode(), i) for token, i in specials.items()),
         )
         super().__init__(table, specials, roles, chat_template, prefix, suffix, True, normalizer=normalizer)
+        self._ordinary = frozenset(self.vocabulary.values())
         self._longest = max(map(len, self.vocabulary), default=0)
         self._cache: dict[str, list[int]] = {}
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token, a blank before a special one as before each that begins a word."""
+        return (b"" if token in self._ordinary else b" ") + super().token_bytes(token)
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -129,7 +134,9 @@ def load_vocab_txt(
 
 
 def save_vocab_txt(tokenizer: WordPieceTokenizer, path: Path) -> None:
-    """Write BERT's own format. Raises UserError for a token that holds a line end."""
+    """Write BERT's own format. Raises UserError for a token with a line end, and for a special one of another name."""
+    if more := [token for token in tokenizer.special_tokens if token not in ROLES.values()]:
+        raise UserError(f"vocab.txt can't say that {more[0]!r} is a special token; save it as tokenizer.json")
     ids = tokenizer.vocabulary | tokenizer.special_tokens
     tokens = sorted(ids, key=lambda token: ids[token])
     if broken := [token for token in tokens if "\n" in token or "\r" in token]:
