@@ -84,23 +84,25 @@ def test_a_million_characters_of_one_kind_are_encoded(period: str) -> None:
         assert ends.tolist() == [len(ids)]
 
 
-@pytest.mark.parametrize("seed", range(80))
-def test_matching_gives_what_merging_gives(seed: int) -> None:
+@pytest.mark.parametrize("letters", ["a", "ab", "abc", "中", "中丰", "中丰仲", "é中a", "👍中é", " 中.", "ァ中a👍é"])
+@pytest.mark.parametrize("seed", range(12))
+def test_matching_gives_what_merging_gives(seed: int, letters: str) -> None:
     choose = random.Random(seed)
-    ids, spelled, ranks = choose.choice([[97], [97, 98], [97, 98, 99]]), {i: bytes([i]) for i in range(256)}, {}
-    for _ in range(200):
-        pair = choose.choice(ids), choose.choice(ids)
-        joined = spelled[pair[0]] + spelled[pair[1]]
-        if joined not in spelled.values() and len(joined) < 40 and len(ranks) < 30:
-            ids.append(256 + len(ranks))
-            spelled[ids[-1]] = joined
+    spelled, ranks = {i: bytes([i]) for i in range(256)}, {}
+    example = list("".join(choose.choices(letters, k=200)).encode())
+    for _ in range(choose.choice([5, 30, 80])):
+        i = choose.randrange(len(example) - 1)
+        pair, joined = (example[i], example[i + 1]), spelled[example[i]] + spelled[example[i + 1]]
+        if joined not in spelled.values() and len(joined) < 40:
+            spelled[256 + len(ranks)] = joined
             ranks[pair] = len(ranks)
+            example = plain(example, {pair: 0}, [255 + len(ranks)])
     results, everything = [256 + i for i in range(len(ranks))], Splitter([r"[\s\S]+"])
     compiled, _ = matching(ranks, results)
-    for length in (1, 5, 16, 17, 40, 200, LONG + 100):
-        symbols = choose.choices(range(97, 100), k=length)
-        expected = plain(list(symbols), ranks, results)
-        assert compiled.encode([bytes(symbols)], everything)[0].tolist() == expected
+    for length in (1, 2, 3, 5, 16, 17, 40, 200, LONG + 100):
+        text = "".join(choose.choices(letters, k=length)).encode()
+        expected = plain(list(text), ranks, results)
+        assert compiled.encode([text], everything)[0].tolist() == expected
 
 
 def test_merges_before_their_halves_are_merged_and_not_matched() -> None:

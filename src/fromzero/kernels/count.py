@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fromzero.kernels.compiling import compiled
+from fromzero.kernels.compiling import compiled, lean
 from fromzero.kernels.scan import BLOCK, scan
 from fromzero.kernels.words import KEY_BYTES, hash_of, key_of, same, slot_of
 
@@ -48,7 +48,7 @@ def count_cut(data: Any, cuts: Any, entries: Any, slots: Any) -> Any:
     return entries[: count_pieces(data, 0, cuts, entries, slots, keys, numbers, 0)]
 
 
-@compiled
+@lean
 def count_pieces(
     data: Any, start: Any, cuts: Any, entries: Any, slots: Any, keys: Any, numbers: Any, count: Any
 ) -> Any:
@@ -77,7 +77,7 @@ def count_pieces(
     return count
 
 
-@compiled
+@lean
 def add_entries(data: Any, more: Any, letters: Any, used: Any, entries: Any, count: Any, slots: Any) -> Any:
     """Add entries with bytes in `data` to a table that keeps the bytes itself, in letters[:used]; there is room.
 
@@ -96,7 +96,7 @@ def add_entries(data: Any, more: Any, letters: Any, used: Any, entries: Any, cou
     return used, count
 
 
-@compiled
+@lean
 def slot_of_piece(data: Any, start: Any, size: Any, mixed: Any, letters: Any, entries: Any, slots: Any) -> Any:
     """The slot that has a pre-token, or the empty one where it belongs. The bytes of entries are in `letters`."""
     slot = mixed & (len(slots) - 1)
@@ -109,7 +109,7 @@ def slot_of_piece(data: Any, start: Any, size: Any, mixed: Any, letters: Any, en
     return slot
 
 
-@compiled
+@lean
 def index(entries: Any, count: Any, slots: Any) -> None:
     """Put entries into empty slots."""
     for i in range(count):

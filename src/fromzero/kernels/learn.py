@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fromzero.kernels.compiling import compiled
+from fromzero.kernels.compiling import compiled, inlined, lean
 from fromzero.kernels.spelling import compare, join, prefix, spell_bytes
 
 BOUNDARY, GONE = -2, -1  # between two pre-tokens; first slot of a token that became the right half of another
@@ -45,7 +45,7 @@ class Pairs(NamedTuple):
     """How many pairs, places, and entries of the heap there are."""
 
 
-@compiled
+@lean
 def lay_out(letters: Any, starts: Any, counts: Any, slots: Any) -> None:
     """Write pre-tokens into slots, int32 (n, 2): boundary, bytes, boundary, ..., boundary; beside each its count.
 
@@ -171,7 +171,7 @@ def _recount(
     return pairs
 
 
-@compiled
+@lean
 def _fill(merged: Any, places: Any, lengths: Any, scratch: Any) -> None:
     for i in range(merged.shape[1]):
         place, left, right = merged[0, i], np.int64(merged[1, i]), np.int64(merged[2, i])
@@ -183,7 +183,7 @@ def _fill(merged: Any, places: Any, lengths: Any, scratch: Any) -> None:
             scratch[right, 3] += 1
 
 
-@compiled
+@lean
 def _add(pairs: Any, left: Any, right: Any, weight: Any, number: Any) -> Any:
     """List a pair; where its places go."""
     pair, start = pairs.used[0], pairs.used[1]
@@ -194,14 +194,14 @@ def _add(pairs: Any, left: Any, right: Any, weight: Any, number: Any) -> Any:
     return start
 
 
-@compiled
+@inlined
 def _slot(left: Any, right: Any, size: Any) -> Any:
     key = np.uint64(left) << np.uint64(32) | np.uint64(right)
     key = (key ^ key >> np.uint64(29)) * _MIX
     return (key ^ key >> np.uint64(32)) & np.uint64(size - 1)
 
 
-@compiled
+@lean
 def _insert(table: Any, halves: Any, pair: Any) -> None:
     slot = _slot(halves[pair, 0], halves[pair, 1], len(table))
     while table[slot]:
@@ -209,7 +209,7 @@ def _insert(table: Any, halves: Any, pair: Any) -> None:
     table[slot] = pair + 1
 
 
-@compiled
+@lean
 def _find(table: Any, halves: Any, left: Any, right: Any) -> Any:
     """The number of a pair, or -1."""
     slot = _slot(left, right, len(table))
@@ -239,7 +239,7 @@ def _reserve(
     return pairs
 
 
-@compiled
+@lean
 def _throw_out(pairs: Any, slots: Any, lengths: Any, threshold: Any, check: Any) -> None:
     """Move the pairs that are still frequent together; check: only with the places where they still stand."""
     halves, spans, listed, kept, filled = pairs.halves, pairs.spans, pairs.places, 0, 0
@@ -301,7 +301,7 @@ def _list_pairs(slots: Any, places: Any, lengths: Any, threshold: Any, ties_firs
     return pairs
 
 
-@compiled
+@lean
 def _fill_places(slots: Any, lengths: Any, table: Any, halves: Any, cursors: Any, places: Any) -> None:
     place, last = np.int64(0), len(slots) - 1
     while place < last:
@@ -332,7 +332,7 @@ def _count_pairs(slots: Any, lengths: Any) -> Any:
     return halves[:found], counts[:found], numbers[:found], table
 
 
-@compiled
+@lean
 def _count_some(
     slots: Any, lengths: Any, place: Any, halves: Any, counts: Any, numbers: Any, table: Any, found: Any
 ) -> Any:
@@ -355,7 +355,7 @@ def _count_some(
     return found, np.int64(place)
 
 
-@compiled
+@lean
 def _next_pair(pairs: Any, slots: Any, lengths: Any, ties_first: Any, spelling: Any, threshold: Any) -> Any:
     """Take the pair to merge next from the heap; -1 when none is left."""
     heap, used = pairs.heap, pairs.used
@@ -369,14 +369,14 @@ def _next_pair(pairs: Any, slots: Any, lengths: Any, ties_first: Any, spelling: 
                 _sift_down(pairs, spelling)
                 continue
         used[2] -= 1
-        heap[0] = heap[used[2]]
+        _swap(heap, 0, used[2])
         _sift_down(pairs, spelling)
         if count >= threshold:
             return pair
     return np.int64(-1)
 
 
-@compiled
+@lean
 def _first_place(pairs: Any, pair: Any, slots: Any, lengths: Any) -> Any:
     start, size = pairs.spans[pair]
     left, right = pairs.halves[pair, 0], pairs.halves[pair, 1]
@@ -389,7 +389,7 @@ def _first_place(pairs: Any, pair: Any, slots: Any, lengths: Any) -> Any:
     return np.int64(pairs.places[start])
 
 
-@compiled
+@lean
 def _push(pairs: Any, pair: Any, ties_first: Any, spelling: Any) -> None:
     heap, at = pairs.heap, pairs.used[2]
     heap[at, 0], heap[at, 2] = pairs.counts[pair], pair
@@ -400,7 +400,7 @@ def _push(pairs: Any, pair: Any, ties_first: Any, spelling: Any) -> None:
         at = (at - 1) // 2
 
 
-@compiled
+@lean
 def _sift_down(pairs: Any, spelling: Any) -> None:
     at, used = 0, pairs.used[2]
     while 2 * at + 1 < used:
@@ -413,13 +413,13 @@ def _sift_down(pairs: Any, spelling: Any) -> None:
         at = child
 
 
-@compiled
+@inlined
 def _swap(heap: Any, i: Any, j: Any) -> None:
     for column in range(3):
         heap[i, column], heap[j, column] = heap[j, column], heap[i, column]
 
 
-@compiled
+@inlined
 def _comes_first(pairs: Any, i: Any, j: Any, spelling: Any) -> Any:
     """Whether one entry of the heap is to be merged before another."""
     heap = pairs.heap

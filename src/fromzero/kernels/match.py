@@ -14,43 +14,43 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fromzero.kernels.compiling import compiled, inlined
+from fromzero.kernels.compiling import compiled, inlined, lean
 from fromzero.kernels.merge_pairs import NEVER, rank_of
+from fromzero.kernels.tree import MAX_LETTERS, Tree, longest, tree
 
 BYTE, UNMADE = -1, -2  # instead of the rank that makes a token: it is a byte; no merges make it
 MAX_TOKEN = 512  # bytes; with longer ones nothing is derived
-PAIR_BITS = 15
+PAIR_BITS = 16
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
-_EMPTY = np.uint64(2**64 - 1)
-_ONE, _HALF, _EIGHT = np.uint64(1), np.uint64(32), np.uint64(8)
-_NODE_BITS = np.uint64(28)
+_ONE, _HALF, _LOW = np.uint64(1), np.uint64(32), np.uint64(2**32 - 1)
 
 
-class Matcher(NamedTuple):
-    """How tokens are made and found; made by `derive`. Without `first` there is nothing to match with."""
+class Making(NamedTuple):
+    """How tokens are made, by id."""
 
     times: NDArray[np.int32]
-    """Id -> rank of the merge that makes it, or BYTE, or UNMADE."""
+    """The rank of the merge that makes it, or BYTE, or UNMADE."""
     halves: NDArray[np.int32]
     """(ids, 2): what that merge joins."""
     sizes: NDArray[np.int32]
-    """Id -> bytes."""
-    borders: NDArray[np.uint32]
-    """Id -> what `_borders` says of the token's two ends."""
+    """Bytes."""
     shorter: NDArray[np.int32]
-    """Id -> the longest token that it begins with, or -1."""
-    first: NDArray[np.int32]
-    """(65536,): the node of the tree of tokens after two bytes, or -1. A node that is a token has its id."""
-    edges: NDArray[np.uint64]
-    """A hash table: node * 2**36 + byte * 2**28 + the node that follows."""
+    """The longest token that it begins with, or -1."""
+    ends: NDArray[np.uint64]
+    """Of 32 classes of characters: the class of its last one; from bit 32 on, those of characters that some merge of it
+    or of a part at its end goes on with."""
+    beginnings: NDArray[np.uint64]
+    """The classes of characters before it that some merge of it or of a part at its beginning has; from bit 32 on, the
+    class of its first one."""
 
 
 @compiled
 def derive(letters: Any, starts: Any, byte_ids: Any, pairs: Any, results: Any, lefts: Any, rights: Any) -> Any:
-    """The `Matcher` of tokens: by id, letters[starts[id]:starts[id + 1]], none of them longer than MAX_TOKEN.
+    """`Making` and `Tree` of tokens: by id, letters[starts[id]:starts[id + 1]], none of them longer than MAX_TOKEN.
 
-    pairs, results, byte_ids: as in `Merges`. lefts, rights: the halves of all merges by rank.
+    pairs, results, byte_ids: as in `Merges`. lefts, rights: the halves of all merges by rank. The tree is without
+    `first` where there is nothing to match with.
     """
     count = len(starts) - 1
     times, halves = np.full(count, UNMADE, np.int32), np.full((count, 2), -1, np.int32)
@@ -61,18 +61,19 @@ def derive(letters: Any, starts: Any, byte_ids: Any, pairs: Any, results: Any, l
             times[token] = BYTE
         elif sizes[token] > 1:
             _derive_one(token, letters, starts[token], sizes[token], byte_ids, pairs, results, symbols, times, halves)
-    nothing = np.empty(0, np.int32)
-    for rank in range(len(lefts) if count else 0):
-        if times[lefts[rank]] >= rank or times[rights[rank]] >= rank:
-            return Matcher(times, halves, sizes, np.empty(0, np.uint32), nothing, nothing, np.empty(0, np.uint64))
-    if count == 0:
-        return Matcher(times, halves, sizes, np.empty(0, np.uint32), nothing, nothing, np.empty(0, np.uint64))
-    borders = _borders(letters, starts, times, halves, results, lefts, rights)
-    shorter, first, edges = _tree(letters, starts, sizes, times)
-    return Matcher(times, halves, sizes, borders, shorter, first, edges)
+    in_order = count > 0 and len(letters) < MAX_LETTERS
+    for rank in range(len(lefts) if in_order else 0):
+        in_order = in_order and times[lefts[rank]] < rank and times[rights[rank]] < rank
+    nothing, no_steps = np.empty(0, np.int32), np.empty(0, np.uint64)
+    found, shorter = Tree(nothing, nothing, no_steps, no_steps, nothing), nothing
+    ends, beginnings = no_steps, no_steps
+    if in_order:
+        found, shorter = tree(letters, starts, times != UNMADE)
+        ends, beginnings = _borders(letters, starts, times, results, lefts, rights)
+    return Making(times, halves, sizes, shorter, ends, beginnings), found
 
 
-@compiled
+@lean
 def _derive_one(
     token: Any, letters: Any, start: Any, size: Any, byte_ids: Any, pairs: Any, results: Any, symbols: Any, times: Any,
     halves: Any,
@@ -97,179 +98,114 @@ def _derive_one(
 
 
 @compiled
-def _borders(letters: Any, starts: Any, times: Any, halves: Any, results: Any, lefts: Any, rights: Any) -> Any:
-    """Four bytes for each token: the classes of its last and first byte (one bit of eight), and the classes of first
-    bytes that some merge of a part at its right end goes on with, and of last bytes before a part at its left end.
-
-    Where the classes of two neighbours are not among each other's, no merge of parts crosses their border.
-    """
+def _borders(letters: Any, starts: Any, times: Any, results: Any, lefts: Any, rights: Any) -> Any:
+    """`ends` and `beginnings` of all tokens."""
     count = len(times)
-    last, first = np.zeros(count, np.uint32), np.zeros(count, np.uint32)
+    first, last = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
     for token in range(count):
         if times[token] != UNMADE:
-            last[token] = np.uint32(1) << np.uint32(letters[starts[token + 1] - 1] >> 5)
-            first[token] = np.uint32(1) << np.uint32(letters[starts[token]] >> 5)
-    after, before = np.zeros(count, np.uint32), np.zeros(count, np.uint32)  # of merges of the token itself
+            first[token] = _first_class(letters, starts[token], starts[token + 1])
+            last[token] = _last_class(letters, starts[token], starts[token + 1])
+    after, before = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
     for rank in range(len(lefts)):
         after[lefts[rank]] |= first[rights[rank]]
         before[rights[rank]] |= last[lefts[rank]]
-    inner_after, inner_before = np.zeros(count, np.uint32), np.zeros(count, np.uint32)  # of merges of its parts
-    for rank in range(len(lefts)):
+    for rank in range(len(lefts)):  # parts come to be before what they are parts of
         token = results[rank]
         if times[token] == rank:
-            left, right = halves[token, 0], halves[token, 1]
-            inner_after[token] = after[right] | inner_after[right]
-            inner_before[token] = before[left] | inner_before[left]
-    return last << np.uint32(24) | first << np.uint32(16) | inner_after << np.uint32(8) | inner_before
+            after[token] |= after[rights[rank]]
+            before[token] |= before[lefts[rank]]
+    return last | after << _HALF, before | first << _HALF
 
 
-@compiled
-def _tree(letters: Any, starts: Any, sizes: Any, times: Any) -> Any:
-    """`shorter`, `first` and `edges` of a `Matcher`."""
-    count, total = len(sizes), np.int64(0)
-    for token in range(count):
-        total += sizes[token] if times[token] != UNMADE else 0
-    bits = 4
-    while 1 << bits < 2 * total:
-        bits += 1
-    edges, ids = np.full(1 << bits, _EMPTY, np.uint64), np.full(count + total, -1, np.int32)
-    used = np.int64(256)  # nodes of single bytes first; they become ids at the end
-    for token in range(count):
-        if times[token] == UNMADE:
-            continue
-        node = np.int64(letters[starts[token]])
-        for i in range(1, sizes[token]):
-            slot = _edge(edges, node, letters[starts[token] + i])
-            if edges[slot] == _EMPTY:
-                byte = np.uint64(letters[starts[token] + i])
-                edges[slot] = (np.uint64(node) << _EIGHT | byte) << _NODE_BITS | np.uint64(used)
-                used += 1
-            node = np.int64(edges[slot] & ((_ONE << _NODE_BITS) - _ONE))
-        ids[node] = token
-    return _renumbered(letters, starts, sizes, times, edges, ids, used)
+@lean
+def _first_class(letters: Any, start: Any, stop: Any) -> Any:
+    """One bit of 32 for the first character, or all where the bytes begin or end within it."""
+    byte = letters[start]
+    size = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+    if 0x80 <= byte < 0xC0 or start + size > stop:
+        return _LOW
+    unit = np.uint64(0)
+    for at in range(start, start + size):
+        unit = unit << np.uint64(8) | np.uint64(letters[at])
+    return _ONE << (unit * _MIX >> np.uint64(59))
 
 
-@compiled
-def _renumbered(letters: Any, starts: Any, sizes: Any, times: Any, edges: Any, ids: Any, used: Any) -> Any:
-    """The same tree with ids for the nodes that are tokens, and numbers from `count` on for the others."""
-    count = len(sizes)
-    shorter, first = np.full(count, -1, np.int32), np.full(65536, -1, np.int32)
-    numbers, others = np.empty(used, np.int64), np.int64(count)
-    for node in range(used):
-        numbers[node] = ids[node] if ids[node] >= 0 else others
-        others += ids[node] < 0
-    for token in range(count):
-        if times[token] == UNMADE:
-            continue
-        node, best = np.int64(letters[starts[token]]), np.int64(-1)
-        for i in range(1, sizes[token]):
-            best = ids[node] if ids[node] >= 0 else best
-            slot = _edge(edges, node, letters[starts[token] + i])
-            node = np.int64(edges[slot] & ((_ONE << _NODE_BITS) - _ONE))
-        shorter[token] = best
-    size = 16
-    while size < 2 * used:
-        size *= 2
-    final = np.full(size, _EMPTY, np.uint64)  # as small as can be, to stay in a fast cache
-    for edge in edges:
-        if edge != _EMPTY:
-            node, byte = np.int64(edge >> (_NODE_BITS + _EIGHT)), np.int64(edge >> _NODE_BITS & np.uint64(255))
-            child = numbers[np.int64(edge & ((_ONE << _NODE_BITS) - _ONE))]
-            if node < 256:
-                first[node << 8 | byte] = child
-            slot = _edge(final, numbers[node], byte)
-            final[slot] = (np.uint64(numbers[node]) << _EIGHT | np.uint64(byte)) << _NODE_BITS | np.uint64(child)
-    return shorter, first, final
+@lean
+def _last_class(letters: Any, start: Any, stop: Any) -> Any:
+    """The same for the last character."""
+    at = stop - 1
+    while at > start and at > stop - 4 and letters[at] & 0xC0 == 0x80:
+        at -= 1
+    byte = letters[at]
+    size = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+    return _first_class(letters, at, stop) if at + size == stop else _LOW
 
 
-@inlined
-def _edge(edges: Any, node: Any, byte: Any) -> Any:
-    """The slot of an edge, or the empty one where it belongs."""
-    key = np.uint64(node) << _EIGHT | np.uint64(byte)
-    slot = (key * _MIX >> _HALF) & np.uint64(len(edges) - 1)
-    while edges[slot] != _EMPTY and edges[slot] >> _NODE_BITS != key:
-        slot = (slot + _ONE) & np.uint64(len(edges) - 1)
-    return slot
-
-
-@compiled
+@lean
 def match(
-    data: Any, start: Any, stop: Any, byte_ids: Any, pairs: Any, times: Any, halves: Any, sizes: Any, borders: Any,
-    shorter: Any, first: Any, edges: Any, known: Any, failed: Any, out: Any, written: Any,
+    data: Any, start: Any, stop: Any, byte_ids: Any, pairs: Any, times: Any, halves: Any, sizes: Any, shorter: Any,
+    ends: Any, beginnings: Any, first: Any, characters: Any, steps: Any, leaps: Any, rests: Any, known: Any,
+    failed: Any, out: Any, written: Any,
 ) -> Any:  # fmt: skip
     """The ids of data[start:stop] into out[written:]; the new `written`.
 
-    known: uint64, a cache of pairs that may or may not be neighbours. failed: bool, more than the bytes.
+    known: uint64, a cache of pairs that may or may not be neighbours. failed: bool, more than the bytes, all False, as
+    they are again in the end.
     """
-    for i in range(stop - start + 1):
-        failed[i] = False
-    place, bottom = start, written
-    token = _longest(data, place, stop, byte_ids, len(sizes), first, edges)
+    place, bottom, went_back, before = start, written, False, np.int64(-1)
+    token, end = longest(data, place, stop, byte_ids, sizes, first, characters, steps, leaps, rests)
     while place < stop:
-        end = place + sizes[token]
         fits = not failed[end - start]
-        if fits and written > bottom:
-            fits = _neighbours(out[written - 1], token, pairs, times, halves, borders, known)
+        if fits and before >= 0:
+            fits = _neighbours(before, token, pairs, times, halves, ends, beginnings, known)
         if fits:
-            out[written], written, place = token, written + 1, end
+            out[written], written, place, before = token, written + 1, end, token
             if place < stop:
-                token = _longest(data, place, stop, byte_ids, len(sizes), first, edges)
+                token, end = longest(data, place, stop, byte_ids, sizes, first, characters, steps, leaps, rests)
         elif shorter[token] >= 0:
             token = np.int64(shorter[token])
+            end = place + sizes[token]
         else:
-            failed[place - start] = True
+            failed[place - start] = went_back = True
             written -= 1
-            token = np.int64(out[written])
-            place -= sizes[token]
+            token, end, place = before, place, place - sizes[before]
+            before = np.int64(out[written - 1]) if written > bottom else np.int64(-1)
+    if went_back:
+        failed[: stop - start] = False
     return written
 
 
 @inlined
-def _longest(data: Any, place: Any, stop: Any, byte_ids: Any, count: Any, first: Any, edges: Any) -> Any:
-    """The longest token that stands at a place."""
-    found = np.int64(byte_ids[data[place]])
-    if place + 1 >= stop:
-        return found
-    node = np.int64(first[np.int64(data[place]) << 8 | np.int64(data[place + 1])])
-    place += 2
-    while node >= 0:
-        if node < count:
-            found = node
-        if place >= stop:
-            break
-        edge = edges[_edge(edges, node, data[place])]
-        node = np.int64(edge & ((_ONE << _NODE_BITS) - _ONE)) if edge != _EMPTY else np.int64(-1)
-        place += 1
-    return found
-
-
-@inlined
-def _neighbours(left: Any, right: Any, pairs: Any, times: Any, halves: Any, borders: Any, known: Any) -> Any:
+def _neighbours(
+    left: Any, right: Any, pairs: Any, times: Any, halves: Any, ends: Any, beginnings: Any, known: Any
+) -> Any:
     """Whether two tokens stay two tokens when their bytes are merged together."""
-    if _closed(borders[left], borders[right]):
-        return rank_of(pairs, left, right) == NEVER
-    key = np.uint64(left) << np.uint64(20) | np.uint64(right)
-    slot = (key * _MIX) >> np.uint64(64 - PAIR_BITS)
-    if (known[slot] >> _ONE) == key:
-        return (known[slot] & _ONE) == _ONE
-    stays = _stay_apart(np.int64(left), np.int64(right), pairs, times, halves, borders)
-    known[slot] = key << _ONE | np.uint64(stays)
+    stays = _closed(ends[left], beginnings[right])
+    if not stays:
+        key = np.uint64(left) << np.uint64(20) | np.uint64(right)
+        slot = (key * _MIX) >> np.uint64(64 - PAIR_BITS)
+        if known[slot] >> _ONE == key:
+            stays = (known[slot] & _ONE) == _ONE
+        else:
+            stays = _stay_apart(np.int64(left), np.int64(right), pairs, times, halves, ends, beginnings)
+            known[slot] = key << _ONE | np.uint64(stays)
     return stays
 
 
 @inlined
-def _closed(one: Any, other: Any) -> Any:
-    """Whether no merge of parts of one token and the other (of at least one a part) can cross their border."""
-    meeting = (one >> np.uint32(8) & other >> np.uint32(16)) | (one >> np.uint32(24) & other)
-    return (meeting & np.uint32(255)) == 0
+def _closed(end: Any, beginning: Any) -> Any:
+    """Whether no merge can cross the border between two tokens, as far as the classes of characters tell."""
+    meeting = end & beginning
+    return (meeting & _LOW) == 0 or (meeting >> _HALF) == 0
 
 
-@compiled
-def _stay_apart(left: Any, right: Any, pairs: Any, times: Any, halves: Any, borders: Any) -> Any:
+@lean
+def _stay_apart(left: Any, right: Any, pairs: Any, times: Any, halves: Any, ends: Any, beginnings: Any) -> Any:
     """Go back in time, merge by merge: no merge over the border may come before the next one on either side of it."""
     before = NEVER
     while rank_of(pairs, left, right) >= before:
-        if _closed(borders[left], borders[right]):
+        if _closed(ends[left], beginnings[right]):
             return True
         if times[left] > times[right]:
             before, left = np.int64(times[left]), np.int64(halves[left, 1])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fromzero.kernels.compiling import compiled
+from fromzero.kernels.compiling import compiled, lean
 from fromzero.kernels.count import NUMBER, slot_of_piece
 from fromzero.kernels.match import PAIR_BITS, match
 from fromzero.kernels.merge_pairs import NEVER, pair_table, rank_of
@@ -19,10 +19,11 @@ from fromzero.kernels.scan import BLOCK, scan
 from fromzero.kernels.words import KEY_BYTES, hash_of, key_of, slot_of
 
 SHORT, LONG = 20, 384  # symbols up to which scanning all ranks wins, and from which the heap wins, measured
-CACHED_IDS = 11  # most ids of a pre-token in the cache
+CACHED_IDS = 6  # most ids of a pre-token in the cache
 CACHE_BITS = 15
 
 _LAST = np.int64(2**63 - 1)
+_ID, _TWENTY, _FORTY, _COUNT = np.uint64(2**20 - 1), np.uint64(20), np.uint64(40), np.uint64(60)
 
 
 class Merges(NamedTuple):
@@ -48,20 +49,18 @@ class Whole(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What one thread remembers of pre-tokens; a newer one takes the place of an older one with the same slot."""
+    """What one thread remembers of pre-tokens."""
 
-    keys: NDArray[np.uint64]
-    """(slots, 2): up to 15 bytes and, in the last one, their number."""
-    ids: NDArray[np.int32]
-    """(slots, 12): the number of ids, then the ids."""
+    entries: NDArray[np.uint64]
+    """(slots, 8): two pre-tokens, the newer one first, each of four words: up to 15 bytes and their number, then up to
+    six ids and, in the highest bits of the third word, their number."""
     known: NDArray[np.uint64]
     """Pairs that `kernels.match` has looked at."""
 
 
 def new_cache() -> Cache:
-    """An empty cache of 2.3 MB."""
-    slots, known = 1 << CACHE_BITS, np.full(1 << PAIR_BITS, 2**64 - 1, np.uint64)
-    return Cache(np.zeros((slots, 2), np.uint64), np.zeros((slots, CACHED_IDS + 1), np.int32), known)
+    """An empty cache of 2.5 MB."""
+    return Cache(np.zeros((1 << CACHE_BITS, 8), np.uint64), np.full(1 << PAIR_BITS, 2**64 - 1, np.uint64))
 
 
 @compiled
@@ -113,9 +112,9 @@ def encode_pieces(
     """Ids of the pre-tokens data[start:cuts[0]], data[cuts[0]:cuts[1]], ... into out[written:]; the new `written`."""
     byte_ids, byte_pairs, pairs, results = merges
     letters, entries, slots = whole
-    times, halves, sizes, borders, shorter, first, edges = matcher
-    cache_keys, cache_ids, known = cache
-    failed = np.empty(LONG, np.bool_)
+    (times, halves, sizes, shorter, ends, beginnings), (first, characters, steps, leaps, rests) = matcher
+    remembered, known = cache
+    failed = np.zeros(LONG, np.bool_)
     ranks, symbols = np.empty(LONG, np.int64), np.empty(LONG, np.int32)
     for end in cuts:
         size = end - start
@@ -123,14 +122,21 @@ def encode_pieces(
             out[written] = byte_ids[data[start]]
             written, start = written + 1, end
             continue
-        low, high, slot = np.uint64(0), np.uint64(0), np.uint64(0)
+        low, high, row = np.uint64(0), np.uint64(0), np.uint64(0)
         if size <= KEY_BYTES:
             low, high = key_of(data, start, size)
-            slot = slot_of(low, high, CACHE_BITS)
-            if cache_keys[slot, 0] == low and cache_keys[slot, 1] == high:
-                count = cache_ids[slot, 0]
-                for i in range(count):
-                    out[written + i] = cache_ids[slot, 1 + i]
+            row = slot_of(low, high, CACHE_BITS)
+            way = 0 if remembered[row, 0] == low and remembered[row, 1] == high else 4
+            if way == 0 or (remembered[row, 4] == low and remembered[row, 5] == high):
+                packed = remembered[row, way + 2]
+                count = np.int64(packed >> _COUNT)
+                out[written] = packed & _ID
+                if count > 1:
+                    out[written + 1], out[written + 2] = packed >> _TWENTY & _ID, packed >> _FORTY & _ID
+                    packed = remembered[row, way + 3]
+                    if count > 3:
+                        out[written + 3], out[written + 4] = packed & _ID, packed >> _TWENTY & _ID
+                        out[written + 5] = packed >> _FORTY & _ID
                 written, start = written + count, end
                 continue
         after = written + 1
@@ -141,10 +147,9 @@ def encode_pieces(
         if number:
             out[written] = entries[number - 1, 3]
         elif len(first):
-            room = failed if size < LONG else np.empty(size + 1, np.bool_)
             after = match(
-                data, start, end, byte_ids, pairs, times, halves, sizes, borders, shorter, first, edges, known, room,
-                out, written,
+                data, start, end, byte_ids, pairs, times, halves, sizes, shorter, ends, beginnings, first, characters,
+                steps, leaps, rests, known, failed if size < LONG else np.zeros(size + 1, np.bool_), out, written,
             )  # fmt: skip
         elif size < LONG:
             after = written + _merge_bytes(data, start, size, ranks, symbols, byte_ids, byte_pairs, pairs, results)
@@ -156,11 +161,23 @@ def encode_pieces(
             after = written + count
             out[written:after] = long_symbols[:count]
         if size <= KEY_BYTES and after - written <= CACHED_IDS:
-            cache_keys[slot, 0], cache_keys[slot, 1], cache_ids[slot, 0] = low, high, after - written
-            for i in range(after - written):
-                cache_ids[slot, 1 + i] = out[written + i]
+            for i in range(4):
+                remembered[row, 4 + i] = remembered[row, i]
+            remembered[row, 0], remembered[row, 1] = low, high
+            remembered[row, 2], remembered[row, 3] = _pack(out, written, after)
         written, start = after, end
     return written
+
+
+@lean
+def _pack(out: Any, start: Any, stop: Any) -> Any:
+    """Up to six ids and their number in two words."""
+    low, high = np.uint64(stop - start) << _COUNT, np.uint64(0)
+    for i in range(min(stop - start, 3)):
+        low |= np.uint64(out[start + i]) << np.uint64(20 * i)
+    for i in range(3, stop - start):
+        high |= np.uint64(out[start + i]) << np.uint64(20 * i - 60)
+    return low, high
 
 
 @compiled
@@ -254,7 +271,7 @@ def _merge_linked(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any)
     return count
 
 
-@compiled
+@lean
 def _push(heap: Any, filled: Any, value: Any) -> Any:
     at = filled
     while at > 0 and heap[(at - 1) >> 1] > value:
@@ -264,7 +281,7 @@ def _push(heap: Any, filled: Any, value: Any) -> Any:
     return filled + 1
 
 
-@compiled
+@lean
 def _pop(heap: Any, filled: Any) -> Any:
     filled -= 1
     value, at = heap[filled], 0

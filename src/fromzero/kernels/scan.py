@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from fromzero.kernels.compiling import compiled
+from fromzero.kernels.compiling import compiled, inlined, lean
 from fromzero.kernels.flags import CUTS, MATCHES, SHIFT, STOPS
 
 BLOCK = 1 << 14  # cuts found before they are used: they stay in the fastest cache
 WASTE = 64  # bytes read in vain for each byte of text before a pattern is given up as one that never gets ahead
 
 
-@compiled
+@lean
 def scan(data: Any, start: Any, stop: Any, final: Any, classes: Any, table: Any, width: Any, cuts: Any) -> Any:
     """Find the ends of the pre-tokens of data[start:stop]: as many as `cuts` has room for.
 
@@ -66,7 +66,7 @@ def scan(data: Any, start: Any, stop: Any, final: Any, classes: Any, table: Any,
     return found, max(begin, cuts[found - 1] if found else start)
 
 
-@compiled
+@inlined
 def _character(data: Any, place: Any, byte: Any, classes: Any) -> Any:
     """The class of a character beyond ASCII, and its bytes."""
     second = np.int64(data[place + 1]) & 0x3F

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fromzero.kernels.compiling import compiled
+from fromzero.kernels.compiling import compiled, lean
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -20,7 +20,7 @@ class Spelling(NamedTuple):
     """A hash table of byte strings: token + 1, or 0."""
 
 
-@compiled
+@lean
 def prefix(spelling: Any, token: Any) -> Any:
     """The first seven bytes as a number that is greater for greater bytes."""
     number, start, end = np.int64(0), spelling.starts[token], spelling.starts[token + 1]
@@ -29,7 +29,7 @@ def prefix(spelling: Any, token: Any) -> Any:
     return number
 
 
-@compiled
+@lean
 def compare(spelling: Any, one: Any, other: Any) -> Any:
     """1, 0 or -1, as the bytes of one token are greater than those of another."""
     if one == other:
@@ -72,7 +72,7 @@ def join(spelling: Any, a: Any, b: Any, new: Any) -> Any:
     return Spelling(letters, starts, table), vacant
 
 
-@compiled
+@lean
 def _vacancy(letters: Any, starts: Any, table: Any, token: Any) -> Any:
     """Where a token's bytes are in the table or would be, and whether they are not there yet."""
     size, key = starts[token + 1] - starts[token], np.uint64(0)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fromzero.kernels.compiling import compiled
+from fromzero.kernels.compiling import compiled, inlined, lean
 
 _CHARACTERS = 0x110000
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: spreads keys that follow each other
@@ -37,7 +37,7 @@ def build_trie(text: Any, begins: Any, lengths: Any) -> Trie:
         bits += 1
 
 
-@compiled
+@inlined
 def _slot(keys: Any, key: Any) -> Any:
     """Where a key is, or would be."""
     mask = np.uint64(len(keys) - 1)
@@ -47,7 +47,7 @@ def _slot(keys: Any, key: Any) -> Any:
     return slot
 
 
-@compiled
+@lean
 def _insert(text: Any, begins: Any, lengths: Any, keys: Any, nodes: Any, pieces: Any) -> Any:
     """The number of nodes, or 0 when the table is three quarters full."""
     count = 1
@@ -66,7 +66,7 @@ def _insert(text: Any, begins: Any, lengths: Any, keys: Any, nodes: Any, pieces:
     return count
 
 
-@compiled
+@inlined
 def _step(trie: Any, node: Any, character: Any) -> Any:
     """The next node, or -1."""
     key = node * _CHARACTERS + character
@@ -74,7 +74,7 @@ def _step(trie: Any, node: Any, character: Any) -> Any:
     return np.int64(trie.nodes[slot]) if trie.keys[slot] == key else np.int64(-1)
 
 
-@compiled
+@lean
 def _search(
     text: Any, begin: Any, size: Any, trie: Any, scores: Any, unknown: Any, barrier: Any, banned: Any, to: Any
 ) -> Any:

@@ -28,9 +28,10 @@ class MergeTable:
         whole: bool = False,
     ) -> None:
         from fromzero.kernels.compiling import first_use
-        from fromzero.kernels.match import MAX_TOKEN, UNMADE, Matcher, derive
+        from fromzero.kernels.match import MAX_TOKEN, UNMADE, derive
         from fromzero.kernels.merge import Whole, merge_table
         from fromzero.kernels.merge_pairs import MAX_IDS, MAX_RANK
+        from fromzero.kernels.tree import Tree
         from fromzero.tokenizer.pretokens import Pretokens
 
         if len(pairs) >= MAX_RANK or max(pairs.max(initial=0), results.max(initial=0), byte_ids.max()) >= MAX_IDS:
@@ -42,11 +43,12 @@ class MergeTable:
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
         with first_use("the tokenizer"):
             self._merges = merge_table(byte_ids, lefts, rights, results)
-            self._matcher = derive(letters, starts, byte_ids, self._merges.pairs, results, lefts, rights)
-        times = self._matcher.times
+            making, tree = derive(letters, starts, byte_ids, self._merges.pairs, results, lefts, rights)
         if any(len(token) > MAX_TOKEN for token in tokens):
-            self._matcher = Matcher(*(array[:0] for array in self._matcher))
-        exceptions = Pretokens({token: i for i, token in enumerate(tokens) if times[i] == UNMADE and token and whole})
+            tree = Tree(*(array[:0] for array in tree))
+        self._matcher = (making, tree)
+        unmade = making.times == UNMADE
+        exceptions = Pretokens({token: i for i, token in enumerate(tokens) if whole and token and unmade[i]})
         self._whole = Whole(exceptions.letters, exceptions.entries, exceptions.slots)
 
     def merge(self, symbols: Sequence[int]) -> list[int]:
@@ -97,8 +99,9 @@ class MergeTable:
     def _encode_cut(self, data: bytes, cuts: NDArray[np.int64]) -> NDArray[np.int32]:
         """The ids of a text that was cut already."""
         from fromzero.kernels.merge import encode_pieces
+        from fromzero.kernels.words import PADDING
 
-        out, cache = np.empty(len(data), np.int32), self._take_cache()
+        out, cache = np.empty(len(data) + PADDING, np.int32), self._take_cache()
         written = encode_pieces(as_array(data), 0, cuts, self._merges, self._matcher, self._whole, cache, out, 0)
         self._caches.append(cache)
         return out[:written].copy()
