@@ -1,6 +1,7 @@
 """Numbers for people, and text that can't take over a terminal."""
 
 import pytest
+from rich.cells import cell_len
 
 from fromzero import console
 
@@ -20,6 +21,22 @@ def test_times(seconds: float, text: str) -> None:
 
 def test_control_characters_become_visible() -> None:
     assert console.printable("a\x1b[31mb\nc\td\x00从") == "a\\x1b[31mb\nc\td\\x00从"
+
+
+def test_tables_break_words_only_where_they_must(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header, row = ("a tokenizer", "词元 / 词", "bytes"), ("bert-base-uncased", "几个 字", "1.5\u00a0kB")
+    for width, words in (
+        (40, {"a tokenizer", "词元 / 词", "bert-base-uncased", "几个 字", "1.5 kB"}),
+        (33, {"a tokenizer", "词元 /", "词", "bert-base-uncased", "几个", "字", "1.5 kB"}),
+        (20, {"tokeni", "词元", "/", "bert-b", "1.5 kB"}),
+    ):
+        monkeypatch.setattr(console.console, "width", width)
+        console.table("title", header, [row], "lrr")
+        lines = capsys.readouterr().err.splitlines()
+        assert max(map(cell_len, lines)) <= width
+        assert words <= {cell.strip() for line in lines for cell in line.split("  ")}
 
 
 def test_progress_in_a_log_is_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

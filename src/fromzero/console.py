@@ -5,11 +5,14 @@ a plain line every few seconds, so that a log stays readable.
 """
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -113,15 +116,39 @@ class _PlainProgress:
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]], align: str = "") -> None:
-    """A small table; columns of numbers are right-aligned, and those that `align` has an r for."""
-    grid = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    for column, name in enumerate(header):
+    """A small table; columns of numbers are right-aligned, and those that `align` has an r for.
+
+    Where the terminal is too narrow, cells are broken at blanks, and words only when that is not enough.
+    """
+    looks: Any = {"box": SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "collapse_padding": True}
+    grid = Table(title=title, title_justify="left", title_style="bold", header_style="bold", **looks)
+    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    widths = _widths(cells, console.width - 2 * (len(header) - 1))
+    lines = [list(map(_broken, row, widths)) for row in cells]
+    for column, (name, width) in enumerate(zip(lines[0], widths, strict=True)):
         numeric = all(isinstance(row[column], int | float) for row in rows) and bool(rows)
         right = numeric or align[column : column + 1] == "r"
-        grid.add_column(name, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(_cell(value)) for value in row))
+        grid.add_column(Text(name), justify="right" if right else "left", overflow="fold", width=width)
+    for row in lines[1:]:
+        grid.add_row(*map(Text, row))
     console.print(grid)
+
+
+def _widths(cells: Sequence[Sequence[str]], room: int) -> list[int]:
+    """The widths of columns. Without room the widest is narrowed: to its longest word, then further."""
+    columns = list(zip(*cells, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    words = [max(cell_len(word) for cell in column for word in cell.split(" ")) for column in columns]
+    for least in (words, [1] * len(words)):
+        while sum(widths) > room and (wide := [i for i, width in enumerate(widths) if width > least[i]]):
+            widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _broken(cell: str, width: int) -> str:
+    """A cell in lines; a no-break space keeps a number and its unit together."""
+    lines = textwrap.wrap(cell, max(1, width), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\u00a0", " ")
 
 
 def _cell(value: object) -> str:
@@ -132,7 +159,7 @@ def _cell(value: object) -> str:
 
 def printable(text: str) -> str:
     """Text from outside made safe for a terminal: control characters (escape codes among them) become visible."""
-    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+    return "".join(c if c in "\n\t\u00a0" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def write_stream(text: str) -> None:

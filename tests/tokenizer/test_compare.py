@@ -1,3 +1,4 @@
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,8 @@ from fromzero.artifact import Artifact
 from fromzero.errors import UserError
 from fromzero.tokenizer import Tokenizer
 from fromzero.tokenizer.bpe import BPETokenizer, byte_vocabulary
-from fromzero.tokenizer.compare import compare, shown, visible
+from fromzero.tokenizer.characters import ByteTokenizer
+from fromzero.tokenizer.compare import LEAST_BYTES, REPEAT_SECONDS, compare, shown, visible
 from fromzero.tokenizer.compare_text import GROUP_BYTES, SAMPLE, clip, read_groups, script_group
 
 AB = (ord("a"), ord("b"))
@@ -49,7 +51,15 @@ def test_counts_by_hand() -> None:
     assert merged.longest[0] == b"ab"
     assert (raw.lengths[:3], merged.lengths[:3]) == ((256, 0, 0), (256, 1, 0))
     assert found.overlap == ((1.0, 1.0), (256 / 257, 1.0))
-    assert all(measured.speed > 0 for measured in found.tokenizers)
+    assert all(measured.speed is None for measured in found.tokenizers)
+
+
+def test_speed_is_measured_where_there_is_enough_text() -> None:
+    start = time.perf_counter()
+    (measured,) = compare({"bytes": ByteTokenizer()}, {"en": ["ab " * LEAST_BYTES]}).tokenizers
+    assert measured.speed is not None
+    assert measured.speed > 1e5
+    assert time.perf_counter() - start > 6 * REPEAT_SECONDS
 
 
 def test_what_is_unknown_changed_or_refused() -> None:

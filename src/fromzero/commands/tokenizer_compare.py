@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from fromzero.commands import Verb
-from fromzero.console import console, printable, table
+from fromzero.console import console, printable, say, table
 from fromzero.explain import CompareConfig, compare_tokenizers
-from fromzero.explain.about_tokenizers import compose_comparison
+from fromzero.explain.about_tokenizers import compose_comparison, no_speed
 from fromzero.explain.blocks import Block, Table
-from fromzero.explain.numbers import NO_BREAK
 from fromzero.explain.words import Words
 from fromzero.tokenizer.compare import Token, shown
 
@@ -20,10 +19,13 @@ _COLOURS = ("black on cyan", "black on yellow", "black on green", "black on mage
 def run(config: CompareConfig) -> None:
     """Print the tables of the page, and a short passage as each tokenizer cuts it."""
     found = compare_tokenizers(config)
-    report = compose_comparison(found, Words(config.language))
+    words = Words(config.language)
+    report = compose_comparison(found, words)
     _tables(report.title, report.lead)
     for section in report.sections:
         _tables(section.title, section.blocks)
+    if found.tokenizers[0].speed is None:
+        say(no_speed(words))
     for name, tokens in found.passages[0].tokens.items():
         console.print(Text.assemble((f"{name}  ", "bold"), _coloured(tokens or ())), soft_wrap=True)
     if config.output:
@@ -33,7 +35,7 @@ def run(config: CompareConfig) -> None:
 def _tables(title: str, blocks: Sequence[Block]) -> None:
     for block in blocks:
         if isinstance(block, Table):
-            rows = [[printable(cell.replace(NO_BREAK, " ")) for cell in row] for row in block.rows]
+            rows = [list(map(printable, row)) for row in block.rows]
             table(title, block.header, rows, block.align)
 
 

@@ -8,7 +8,7 @@ from fromzero import __version__
 from fromzero.explain.blocks import Cuts, Report, Section, Table, Text
 from fromzero.explain.numbers import NO_BREAK, count, figure, share, size
 from fromzero.explain.words import Words
-from fromzero.tokenizer.compare import LENGTHS, Comparison, Measured, Passage, shown, visible
+from fromzero.tokenizer.compare import LEAST_BYTES, LENGTHS, Comparison, Measured, Passage, shown, visible
 from fromzero.tokenizer.compare_text import GROUP_BYTES
 
 
@@ -19,10 +19,11 @@ def compose_comparison(found: Comparison, words: Words) -> Report:
     keys = ("name", "kind", "vocabulary", "used", "of_token", "encoding_speed", "changed")
     overview = _table(map(words, keys), (_summary(measured, words) for measured in found.tokenizers), "ll")
     vocabularies = (_lengths(found, words), _longest(found, words), Text(words("overlap_lead")), _overlap(found, words))
+    unmeasured = [] if found.tokenizers[0].speed else [Text(no_speed(words))]
     return Report(
         title=words("compare_title", names=names),
         language=words.language,
-        lead=(Text(words("compare_lead", limit=size(GROUP_BYTES))), overview),
+        lead=(Text(words("compare_lead", limit=size(GROUP_BYTES))), overview, *unmeasured),
         sections=(
             Section("rates", words("rates"), (Text(words("rates_lead")), _rates(found, words))),
             Section("cuts", words("cuts"), (Text(words("cuts_lead")), *cuts)),
@@ -30,6 +31,11 @@ def compose_comparison(found: Comparison, words: Words) -> Report:
         ),
         footer=words("footer", version=__version__, path=names),
     )
+
+
+def no_speed(words: Words) -> str:
+    """Why there are no speeds."""
+    return words("no_speed", least=size(LEAST_BYTES))
 
 
 def _table(header: Iterable[str], rows: Iterable[Sequence[str]], left: str = "l") -> Table:
@@ -40,8 +46,8 @@ def _table(header: Iterable[str], rows: Iterable[Sequence[str]], left: str = "l"
 
 def _summary(measured: Measured, words: Words) -> tuple[str, ...]:
     total = measured.total
-    used = f"{count(measured.used)} ({share(measured.used, measured.vocab_size)})"
-    figures = (used, _rate(total, "bytes", "tokens"), size(measured.speed), _changed(total, words))
+    used = share(measured.used, measured.vocab_size)
+    figures = (used, _rate(total, "bytes", "tokens"), size(measured.speed), _changed(total))
     return (measured.name, measured.kind, count(measured.vocab_size), *figures)
 
 
@@ -49,8 +55,8 @@ def _rate(counts: Counter[str], what: str, each: str) -> str:
     return figure(counts[what] / counts[each] if counts[each] else None, 2)
 
 
-def _changed(counts: Counter[str], words: Words) -> str:
-    return words("changed_of", changed=count(counts["changed"]), texts=count(counts["texts"]))
+def _changed(counts: Counter[str]) -> str:
+    return f"{count(counts['changed'])}/{count(counts['texts'])}"
 
 
 def _rates(found: Comparison, words: Words) -> Table:
@@ -63,7 +69,7 @@ def _rates(found: Comparison, words: Words) -> Table:
             pairs = (("bytes", "tokens"), ("characters", "tokens"), ("tokens", "words"))
             shares = (share(counts[key], counts["tokens"]) for key in ("single_bytes", "unknown"))
             rates = (_rate(counts, *pair) for pair in pairs)
-            rows.append((label, measured.name, *rates, *shares, _changed(counts, words)))
+            rows.append((label, measured.name, *rates, *shares, _changed(counts)))
             label = ""
     keys = ("group", "name", "of_token", "characters_of_token", "tokens_of_word", "single_bytes", "unknown", "changed")
     return _table(map(words, keys), rows, "ll")
@@ -84,7 +90,9 @@ def _lengths(found: Comparison, words: Words) -> Table:
     """How much of each vocabulary has tokens of 1, 2, ... 5-6, ... bytes."""
     starts = (1, *(last + 1 for last in LENGTHS))
     classes = [str(last) if first == last else f"{first}–{last}" for first, last in zip(starts, LENGTHS, strict=False)]
-    rows = ((m.name, *(share(n, sum(m.lengths)) for n in m.lengths)) for m in found.tokenizers)
+    rows = (
+        (m.name, *(share(n, sum(m.lengths)).removesuffix(f"{NO_BREAK}%") for n in m.lengths)) for m in found.tokenizers
+    )
     return _table((words("lengths"), *classes, f">{LENGTHS[-1]}"), rows)
 
 

@@ -219,10 +219,14 @@ TABLE: dict[str, tuple[str, str]] = {
     "compare_title": ("How {names} cut text", "{names} 如何切分文本"),
     "compare_lead": (
         "The same text, read by each tokenizer: at most {limit} of each group. The more bytes a token stands for, the "
-        "fewer tokens a model has to read and write. Speeds are medians of short runs over text that was read before, "
-        "on one machine: only large differences mean something.",
+        "fewer tokens a model has to read and write. Speeds are medians over text that was read before, on one "
+        "machine: only large differences mean something.",
         "用每个分词器读同一份文本，每组最多 {limit}。一个词元代表的字节越多，模型要读写的词元就越少。"
-        "速度是在一台机器上对读过一遍的文本做几次短测的中位数，只有明显的差别才有意义。",
+        "速度是在一台机器上重读读过的文本所得的中位数，只有明显的差别才有意义。",
+    ),
+    "no_speed": (
+        "Speed is not measured with less than {least} of text: it would be that of caches.",
+        "文本不足 {least}，不测速度：测到的只会是缓存的速度。",
     ),
     "name": ("name", "名称"),
     "vocabulary": ("vocabulary", "词表大小"),
@@ -231,7 +235,6 @@ TABLE: dict[str, tuple[str, str]] = {
     "characters_of_token": ("chars / token", "字符 / 词元"),
     "encoding_speed": ("encoded / second", "编码 / 秒"),
     "changed": ("lossy texts", "有变的文本"),
-    "changed_of": ("{changed} of {texts}", "{texts} 份中 {changed} 份"),
     "rates": ("How many tokens text needs", "文本需要多少词元"),
     "rates_lead": (
         "A word is what stands between blanks; in scripts without blanks, such as Chinese or Thai, each character is "
@@ -255,7 +258,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "refused": ("{name}: can't encode this", "{name}：无法编码"),
     "vocabularies": ("What the vocabularies hold", "词表里有什么"),
     "longest": ("longest tokens", "最长的词元"),
-    "lengths": ("Tokens by length in bytes", "按字节长度统计的词元"),
+    "lengths": ("% by length in bytes", "按字节长度，%"),
     "overlap": ("Vocabulary in common", "共同的词表"),
     "overlap_lead": (
         "How much of the vocabulary in a row the vocabulary in a column holds as well; special tokens don't count.",

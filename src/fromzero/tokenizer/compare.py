@@ -18,18 +18,11 @@ from fromzero.tokenizer.base import Tokenizer
 from fromzero.tokenizer.compare_text import NUMBERS, clip
 
 LONGEST = 10
-LENGTHS = (
-    1,
-    2,
-    3,
-    4,
-    6,
-    8,
-    12,
-    16,
-)  # bytes: the last of each class of token lengths; longer ones are a class of theirs
+LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)  # bytes: the last of each class of token lengths; longer ones are a class, too
 PASSAGE_BYTES = 300
 SPEED_BYTES, SPEED_REPEATS, SPEED_SECONDS = 300_000, 5, 2.0
+REPEAT_SECONDS = 0.05  # at least, for one figure
+LEAST_BYTES = 20_000  # text that is shorter is in the caches of a processor and of a tokenizer after the first reading
 # Scripts without blanks between words; there, each character counts as a word.
 _UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}]"
 _WORD = regex.compile(rf"{_UNSPACED}|(?:(?!{_UNSPACED})\S)+")
@@ -40,7 +33,9 @@ Token = tuple[int, bytes]
 
 @dataclass(frozen=True)
 class Measured:
-    """A tokenizer's figures. used: ids of its vocabulary that the texts need. speed: bytes of UTF-8 a second, rough.
+    """A tokenizer's figures. used: ids of its vocabulary that the texts need.
+
+    speed: bytes of UTF-8 a second, rough; None for too short a text.
 
     groups: for each group the texts, and those `changed` by encoding and decoding or refused; of what was not refused,
     the bytes, characters, words and tokens, and how many of these are single_bytes or unknown.
@@ -51,7 +46,7 @@ class Measured:
     kind: str
     vocab_size: int
     used: int
-    speed: float
+    speed: float | None
     groups: Mapping[str, Counter[str]]
     longest: tuple[bytes, ...]
     lengths: tuple[int, ...]
@@ -111,7 +106,7 @@ def shown(piece: bytes) -> str:
 
 
 def _measure(
-    name: str, tokenizer: Tokenizer, pieces: set[bytes], groups: Mapping[str, Sequence[str]], speed: float
+    name: str, tokenizer: Tokenizer, pieces: set[bytes], groups: Mapping[str, Sequence[str]], speed: float | None
 ) -> Measured:
     used: set[int] = set()
     counts = {g: sum((_count(tokenizer, text, used) for text in texts), Counter()) for g, texts in groups.items()}
@@ -159,18 +154,25 @@ def _pieces(tokenizer: Tokenizer) -> set[bytes]:
     return {piece for i, piece in enumerate(tokenizer.tokens) if piece is not None and i not in special}
 
 
-def _speeds(tokenizers: Mapping[str, Tokenizer], groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """The median of interleaved repeats over the beginning of each group, after one that warms up; bounded in time."""
+def _speeds(tokenizers: Mapping[str, Tokenizer], groups: Mapping[str, Sequence[str]]) -> dict[str, float | None]:
+    """The median of interleaved repeats over the beginning of each group; bounded in time, but for the two first."""
     begun = [clip("\n".join(texts), SPEED_BYTES // len(groups)) for texts in groups.values()]
+    if sum(len(text.encode()) for text in begun) < LEAST_BYTES:
+        return dict.fromkeys(tokenizers)
     rates: dict[str, list[float]] = {name: [] for name in tokenizers}
     end = time.perf_counter() + SPEED_SECONDS * len(tokenizers)
-    for repeat in range(1 + SPEED_REPEATS):
+    for repeat in range(1 + SPEED_REPEATS):  # the first one warms up
         if repeat < 2 or time.perf_counter() < end:
             for name, tokenizer in tokenizers.items():
-                start = time.perf_counter()
-                size = sum(len(text.encode()) for text in begun if _encode(tokenizer, text) is not None)
-                rates[name].append(size / (time.perf_counter() - start))
+                rates[name].append(_speed(tokenizer, begun))
     return {name: statistics.median(found[1:]) for name, found in rates.items()}
+
+
+def _speed(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
+    start, size = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - start) < REPEAT_SECONDS:
+        size += sum(len(text.encode()) for text in texts if _encode(tokenizer, text) is not None)
+    return size / seconds
 
 
 def _beginning(text: str) -> str:
