@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sentencepiece
+from tokenizers import Regex, pre_tokenizers
 
 from fromzero.errors import UserError
 from fromzero.tokenizer import load_tokenizer
@@ -54,8 +55,30 @@ def test_byte_level_bpe(tokenizer: BPETokenizer, tmp_path: Path) -> None:
 @pytest.mark.parametrize("pre", PRE_TOKENIZERS)
 def test_all_ways_of_cutting_text_can_be_used(tokenizer: BPETokenizer, pre: str, tmp_path: Path) -> None:
     ours = load_tokenizer(write_gguf(tmp_path / "m.gguf", {**bpe(tokenizer), **ggml(pre=pre)}))
+    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in ours.patterns]
+    theirs = pre_tokenizers.Sequence(cuts)
     for text in TEXTS:
         assert ours.decode(ours.encode(text)) == text
+        assert ours.splitter.pieces(text) == [piece for piece, _ in theirs.pre_tokenize_str(text)], repr(text)
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "pieces"),
+    [
+        ("tekken", "iPhone's 123 ÀB", ["i", "Phone", "'s", " ", "1", "2", "3", " ÀB"]),
+        ("deepseek-llm", "Héllo, 世界123 \n x  ", ["H", "é", "llo", ",", " ", "世界", "123", " ", "\n", " x", "  "]),
+        ("deepseek-llm", "aꞐ “ὼ” ﬁ。", ["a", "Ꞑ", " ", "“", "ὼ", "”", " ﬁ", "。"]),
+    ],
+)
+def test_published_ways_of_cutting_text(
+    tokenizer: BPETokenizer, pre: str, text: str, pieces: list[str], tmp_path: Path
+) -> None:
+    data = {name: value for name, value in bpe(tokenizer).items() if "add_bos" not in name}
+    ours = load_tokenizer(write_gguf(tmp_path / "m.gguf", {**data, **ggml(pre=pre)}))
+    assert isinstance(ours, BPETokenizer)
+    assert ours.splitter.pieces(text) == pieces
+    assert ours.splitter.cuts(text.encode()).tolist() == np.cumsum([len(p.encode()) for p in pieces]).tolist()
+    assert bool(ours.prefix) == ours.whole == (pre == "tekken")
 
 
 @pytest.mark.parametrize("options", [LLAMA2, {"model_type": "unigram", "normalization_rule_name": "identity"}])

@@ -13,7 +13,7 @@ from fromzero.tokenizer.bpe_file import from_spelled
 from fromzero.tokenizer.foreign import reading
 from fromzero.tokenizer.gguf import read_gguf_header
 from fromzero.tokenizer.normalize import bert
-from fromzero.tokenizer.patterns import GPT2
+from fromzero.tokenizer.patterns import GPT2, TEKKEN
 from fromzero.tokenizer.sentencepiece_file import (
     CONTROL,
     NORMAL,
@@ -27,12 +27,22 @@ from fromzero.tokenizer.sentencepiece_file import (
 from fromzero.tokenizer.unigram import SPACE
 from fromzero.tokenizer.wordpiece import CONTINUES, WordPieceTokenizer
 
+_DEEPSEEK_HAN = "[一-龥ࠀ-一가-\ud7ff]+"
 _DEEPSEEK_3 = (
     r"\p{N}{1,3}",
     "[一-龥\u3040-ゟ゠-ヿ]+",
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
     r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
 )
+# Letters that have case, but for those that the authors' list lacks; signs, with some letters in their ranges.
+_DEEPSEEK_LETTERS = (
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚ\u1e00-\u1f15\u1f18-\u1f1d"
+    "\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4"
+    "\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113\u2115"
+    "\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139\u213c-\u213f\u2145-\u2149ⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛ"
+    "Ꜣ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿ\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+)
+_DEEPSEEK_SIGNS = "!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002"
 # How the file calls a way of cutting text -> the patterns, applied one after the other.
 PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais"), (GPT2,)),
@@ -40,10 +50,25 @@ PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "dbrx", "smaug-bpe"), ("llama3",)),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"), ("qwen2",)),
     **dict.fromkeys(("gpt-4o", "llama4"), ("o200k",)),
-    "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}"),
+    "tekken": (TEKKEN,),
+    "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_HAN, r"\p{N}"),
+    "deepseek-llm": (
+        r"[\r\n]",
+        rf"\s?[{_DEEPSEEK_LETTERS}]+",
+        rf"\s?[{_DEEPSEEK_SIGNS}]+",
+        r"\s+(?![\s\S])",
+        _DEEPSEEK_HAN,
+        r"\p{N}+",
+    ),
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), _DEEPSEEK_3),
 }
-_LLAMA3 = ("llama-bpe", "llama3", "llama-v3", "falcon3")  # begin a text with bos, and take known pre-tokens whole
+_LLAMA3 = (
+    "llama-bpe",
+    "llama3",
+    "llama-v3",
+    "falcon3",
+    "tekken",
+)  # begin a text with bos, and take known pre-tokens whole
 _ROLES = {
     "bos": "bos",
     "eos": "eos",
