@@ -12,6 +12,7 @@ import numba
 from fromzero.console import say
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_LEAN: dict[str, Any] = {"_nrt": False}  # without NRT, Numba's runtime that counts references
 PATIENCE = 1.0  # seconds; a kernel that is compiled already is loaded in a tenth of that
 
 
@@ -23,12 +24,12 @@ def compiled(function: Function) -> Function:
 def lean(function: Function) -> Function:
     """The same for a function that neither makes nor returns arrays: it counts no references to those that it is given,
     which for a short one takes longer than all the rest."""
-    return cast(Function, numba.njit(cache=True, nogil=True, _nrt=False)(function))
+    return cast(Function, numba.njit(cache=True, nogil=True, **_LEAN)(function))
 
 
 def inlined(function: Function) -> Function:
     """A lean function whose code is put in the place of each call."""
-    return cast(Function, numba.njit(cache=True, nogil=True, _nrt=False, forceinline=True)(function))
+    return cast(Function, numba.njit(cache=True, nogil=True, forceinline=True, **_LEAN)(function))
 
 
 _used: set[str] = set()

@@ -204,16 +204,13 @@ def _closed(end: Any, beginning: Any) -> Any:
 def _stay_apart(left: Any, right: Any, pairs: Any, times: Any, halves: Any, ends: Any, beginnings: Any) -> Any:
     """Go back in time, merge by merge: no merge over the border may come before the next one on either side of it."""
     before = NEVER
-    while rank_of(pairs, left, right) >= before:
-        if _closed(ends[left], beginnings[right]):
-            return True
+    while not _closed(ends[left], beginnings[right]):
+        if rank_of(pairs, left, right) < before:
+            return False
         if times[left] > times[right]:
             before, left = np.int64(times[left]), np.int64(halves[left, 1])
-        elif times[right] != BYTE:
-            before, right = (
-                np.int64(times[right]) + 1,
-                np.int64(halves[right, 0]),
-            )  # of equal ranks the left comes first
+        elif times[right] != BYTE:  # of equal ranks the left comes first
+            before, right = np.int64(times[right]) + 1, np.int64(halves[right, 0])
         else:
-            return True
-    return False
+            break
+    return True

@@ -116,57 +116,72 @@ def encode_pieces(
     remembered, known = cache
     failed = np.zeros(LONG, np.bool_)
     ranks, symbols = np.empty(LONG, np.int64), np.empty(LONG, np.int32)
-    for end in cuts:
+    i = np.int64(0)
+    while True:
+        i, start, written = _recall(data, start, cuts, i, byte_ids, remembered, out, written)
+        if i == len(cuts):
+            return written
+        end, after, number = cuts[i], written + 1, np.int64(0)
         size = end - start
-        if size == 1:
-            out[written] = byte_ids[data[start]]
-            written, start = written + 1, end
-            continue
-        low, high, row = np.uint64(0), np.uint64(0), np.uint64(0)
-        if size <= KEY_BYTES:
-            low, high = key_of(data, start, size)
-            row = slot_of(low, high, CACHE_BITS)
-            way = 0 if remembered[row, 0] == low and remembered[row, 1] == high else 4
-            if way == 0 or (remembered[row, 4] == low and remembered[row, 5] == high):
-                packed = remembered[row, way + 2]
-                count = np.int64(packed >> _COUNT)
-                out[written] = packed & _ID
-                if count > 1:
-                    out[written + 1], out[written + 2] = packed >> _TWENTY & _ID, packed >> _FORTY & _ID
-                    packed = remembered[row, way + 3]
-                    if count > 3:
-                        out[written + 3], out[written + 4] = packed & _ID, packed >> _TWENTY & _ID
-                        out[written + 5] = packed >> _FORTY & _ID
-                written, start = written + count, end
-                continue
-        after = written + 1
-        number = np.int64(0)
         if len(entries):
             mixed = hash_of(data, start, size)
             number = slots[slot_of_piece(data, start, size, mixed, letters, entries, slots)] & NUMBER
         if number:
             out[written] = entries[number - 1, 3]
-        elif len(first):
+        elif len(first) and (size > SHORT or data[end - 1] >= 0x80):
             after = match(
                 data, start, end, byte_ids, pairs, times, halves, sizes, shorter, ends, beginnings, first, characters,
                 steps, leaps, rests, known, failed if size < LONG else np.zeros(size + 1, np.bool_), out, written,
             )  # fmt: skip
-        elif size < LONG:
-            after = written + _merge_bytes(data, start, size, ranks, symbols, byte_ids, byte_pairs, pairs, results)
-            for i in range(after - written):
-                out[written + i] = symbols[i]
         else:
-            long_ranks, long_symbols = np.empty(size, np.int64), np.empty(size, np.int32)
-            count = _merge_bytes(data, start, size, long_ranks, long_symbols, byte_ids, byte_pairs, pairs, results)
-            after = written + count
-            out[written:after] = long_symbols[:count]
+            if size > len(symbols):
+                ranks, symbols = np.empty(size, np.int64), np.empty(size, np.int32)
+            after += _merge_bytes(data, start, size, ranks, symbols, byte_ids, byte_pairs, pairs, results) - 1
+            for place in range(after - written):
+                out[written + place] = symbols[place]
         if size <= KEY_BYTES and after - written <= CACHED_IDS:
-            for i in range(4):
-                remembered[row, 4 + i] = remembered[row, i]
-            remembered[row, 0], remembered[row, 1] = low, high
-            remembered[row, 2], remembered[row, 3] = _pack(out, written, after)
-        written, start = after, end
-    return written
+            _remember(data, start, size, remembered, out, written, after)
+        i, start, written = i + 1, end, after
+
+
+@lean
+def _recall(data: Any, start: Any, cuts: Any, i: Any, byte_ids: Any, remembered: Any, out: Any, written: Any) -> Any:
+    """Go on as long as pre-tokens are single bytes or in the cache; `i`, `start` and `written` after that."""
+    while i < len(cuts):
+        size = cuts[i] - start
+        count = np.int64(1)
+        if size == 1:
+            out[written] = byte_ids[data[start]]
+        else:
+            if size > KEY_BYTES:
+                break
+            low, high = key_of(data, start, size)
+            row = slot_of(low, high, CACHE_BITS)
+            way = 0 if remembered[row, 0] == low and remembered[row, 1] == high else 4
+            if way and (remembered[row, 4] != low or remembered[row, 5] != high):
+                break
+            packed = remembered[row, way + 2]
+            count = np.int64(packed >> _COUNT)
+            out[written] = packed & _ID
+            if count > 1:
+                out[written + 1], out[written + 2] = packed >> _TWENTY & _ID, packed >> _FORTY & _ID
+                packed = remembered[row, way + 3]
+                if count > 3:
+                    out[written + 3], out[written + 4] = packed & _ID, packed >> _TWENTY & _ID
+                    out[written + 5] = packed >> _FORTY & _ID
+        start, written, i = cuts[i], written + count, i + 1
+    return i, start, written
+
+
+@lean
+def _remember(data: Any, start: Any, size: Any, remembered: Any, out: Any, written: Any, after: Any) -> None:
+    """Put the ids out[written:after] of a pre-token into the cache."""
+    low, high = key_of(data, start, size)
+    row = slot_of(low, high, CACHE_BITS)
+    for i in range(4):
+        remembered[row, 4 + i] = remembered[row, i]
+    remembered[row, 0], remembered[row, 1] = low, high
+    remembered[row, 2], remembered[row, 3] = _pack(out, written, after)
 
 
 @lean
@@ -206,6 +221,11 @@ def _merge(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any) -> Any
     """Merge symbols[:size] in place; ranks: of each symbol with the next one. Returns how many are left."""
     if size > SHORT:
         return _merge_linked(size, ranks, symbols, pairs, results)
+    return _merge_few(size, ranks, symbols, pairs, results)
+
+
+@lean
+def _merge_few(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any) -> Any:
     while True:
         least, i = NEVER, 0
         for place in range(size - 1):

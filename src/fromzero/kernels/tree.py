@@ -1,6 +1,6 @@
 """The tokens as a tree of bytes, in which the longest token at a place of a text is found.
 
-A step goes on by a byte, or by a whole character of three bytes (Chinese, Japanese, Korean) where a token goes on by one.
+A step goes on by a byte, or by a whole character of three bytes (Chinese, Japanese, Korean).
 """
 
 from typing import Any, NamedTuple
@@ -127,7 +127,8 @@ def tree(letters: Any, starts: Any, wanted: Any) -> Any:
         nodes += ids[node] < 0
     rests, shorter = np.full(nodes, -1, np.int32), np.full(len(wanted), -1, np.int32)
     leaping = _mark(letters, starts, wanted, draft, states, rests, shorter)
-    return Tree(*_final(letters, starts, wanted, draft, states, _table(leaping)), rests), shorter
+    first, characters, steps, leaps = _final(letters, starts, wanted, draft, states, _table(leaping))
+    return Tree(first, characters, steps, leaps, rests), shorter
 
 
 @compiled

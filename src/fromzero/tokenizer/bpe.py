@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from fromzero.tokenizer.merge_table import MergeTable
 from fromzero.tokenizer.normalize import Normalizer
 from fromzero.tokenizer.patterns import resolve_pattern
 from fromzero.tokenizer.splitter import Splitter
-from fromzero.tokenizer.text import check_unicode
+from fromzero.tokenizer.text import check_unicode, utf8
 
 T = TypeVar("T")
 GROUP_BYTES = 1 << 20  # text that a thread takes at a time
@@ -90,8 +90,7 @@ class BPETokenizer(Tokenizer):
         """`encode_ordinary` as an array, without a Python number for each id."""
         if not self._compilable:
             return super().encode_array(text)
-        check_unicode(text)
-        return self._table.encode([self._normal(text).encode()], self.splitter)[0]
+        return self._table.encode([self._utf8(text)], self.splitter)[0]
 
     def encode_arrays(self, texts: Iterable[str], threads: int | None = None) -> list[NDArray[np.int32]]:
         """`encode_array` of each text, by as many threads as there are cores, or as given."""
@@ -111,7 +110,7 @@ class BPETokenizer(Tokenizer):
             return super().encode_batch(texts, special, add_special_tokens, threads)
 
         def as_lists(ids: NDArray[np.int32], ends: NDArray[np.int64]) -> list[list[int]]:
-            numbers = ids.tolist()
+            numbers = self._as_list(ids)
             return [numbers[start:end] for start, end in itertools.pairwise([0, *ends.tolist()])]
 
         return self._in_threads(texts, as_lists, threads)
@@ -143,7 +142,7 @@ class BPETokenizer(Tokenizer):
         if len(text) <= SHORT and self._characters < FEW and "_table" not in self.__dict__:
             self._characters += len(text)
             return self.encode_plainly(text)
-        return self._table.encode([text.encode()], self.splitter)[0].tolist()
+        return self._as_list(self._table.encode([text.encode()], self.splitter)[0])
 
     @property
     def _compilable(self) -> bool:
@@ -165,14 +164,26 @@ class BPETokenizer(Tokenizer):
         group: list[bytes] = []
         size = 0
         for text in texts:
-            check_unicode(text)
-            group.append(self._normal(text).encode())
+            group.append(self._utf8(text))
             size += len(group[-1])
             if size >= GROUP_BYTES:
                 yield group
                 group, size = [], 0
         if group:
             yield group
+
+    def _utf8(self, text: str) -> bytes:
+        if self.normalizer:
+            check_unicode(text)
+        return utf8(self._normal(text))
+
+    def _as_list(self, ids: NDArray[np.int32]) -> list[int]:
+        """A list that shares one Python number for each id, which is faster than new ones."""
+        return cast(list[int], self._numbers[ids].tolist())
+
+    @functools.cached_property
+    def _numbers(self) -> NDArray[np.object_]:
+        return np.arange(self.vocab_size).astype(object)
 
     @functools.cached_property
     def _table(self) -> MergeTable:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fromzero.kernels import count as kernel
 from fromzero.kernels.compiling import first_use
 from fromzero.tokenizer.splitter import Splitter, as_array, no_progress
-from fromzero.tokenizer.text import check_unicode
+from fromzero.tokenizer.text import utf8
 
 BATCH_BYTES = 16 << 20  # text that a worker counts at a time
 MAX_BYTES = 400_000_000  # of different pre-tokens; learning takes many times that
@@ -142,8 +142,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     size = 0
     for text in texts:
-        check_unicode(text)
-        batch.append(text.encode())
+        batch.append(utf8(text))
         size += len(batch[-1])
         if size >= BATCH_BYTES:
             yield batch

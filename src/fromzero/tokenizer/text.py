@@ -3,14 +3,18 @@
 from fromzero.errors import UserError
 
 
-def check_unicode(text: str, what: str = "the text") -> None:
-    """Raise UserError with its position when the text holds a lone surrogate, which is half of a character."""
-    if text.isascii():
-        return
+def utf8(text: str, what: str = "the text") -> bytes:
+    """The UTF-8 form. Raises UserError with its position for a lone surrogate, which is half of a character."""
     try:
-        text.encode()
+        return text.encode()
     except UnicodeEncodeError as error:
         raise UserError(
             f"{what} has a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is no "
             "character; read the text with the right encoding, or with errors='replace'"
         ) from None
+
+
+def check_unicode(text: str, what: str = "the text") -> None:
+    """Raise UserError as `utf8` does."""
+    if not text.isascii():
+        utf8(text, what)
