@@ -15,8 +15,9 @@ from fromzero.errors import UserError
 from fromzero.tokenizer import load_tokenizer
 from fromzero.tokenizer.bpe import BPETokenizer
 from fromzero.tokenizer.characters import ByteTokenizer
+from fromzero.tokenizer.last_pairs import last_pairs
 from fromzero.tokenizer.patterns import PATTERNS
-from fromzero.tokenizer.ranks import END_OF_TEXT, last_pairs, load_ranks, save_ranks
+from fromzero.tokenizer.ranks import END_OF_TEXT, load_ranks, save_ranks
 from tests.tokenizer.fuzz import CURIOUS, assert_opens_alike, fuzzed
 
 TEXTS = [*CURIOUS, *fuzzed(100, old=True), "abababcabc cab bca  aaaaab"]

@@ -12,19 +12,18 @@ import base64
 import binascii
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import AnyStr, NamedTuple
+from typing import NamedTuple
 
 from fromzero.artifact import write_text
 from fromzero.errors import UserError, nearest
 from fromzero.tokenizer.base import Tokenizer
 from fromzero.tokenizer.bpe import BPETokenizer
 from fromzero.tokenizer.foreign import MAX_IDS, read_file, reading
+from fromzero.tokenizer.last_pairs import last_pairs
 
 END_OF_TEXT = "<|endoftext|>"
-MAX_WORK = 1 << 28  # sum of the squared lengths of the tokens; o200k_base has a fiftieth of it
-_NEVER = 1 << 60
 
 
 class Ranks(NamedTuple):
@@ -101,87 +100,10 @@ def is_ranks(start: bytes) -> bool:
     return re.match(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n", start) is not None
 
 
-def last_pairs(tokens: Sequence[AnyStr]) -> list[tuple[int, int] | None]:
-    """For each token, in the order of ranks, the pair of tokens that is left when its symbols are merged by rank.
-
-    Tokens are bytes or characters, by which they are merged; pairs are places in `tokens`. None for one symbol, and for
-    a token that merging never makes. Raises UserError when the tokens are so long that it would take too long.
-    """
-    if sum(len(token) ** 2 for token in tokens) > MAX_WORK:
-        raise UserError("its tokens are too long to be those of a tokenizer; get the file again")
-    ranks = {token: rank for rank, token in enumerate(tokens)}
-    made = _Made([], {}, bytearray())
-    for token in tokens:
-        pair = _known_pair(token, ranks, made) or _merged_pair(token, ranks)
-        made.add(pair, len(token) == 1)
-    return made.pairs
-
-
-class _Made(NamedTuple):
-    """The tokens so far."""
-
-    pairs: list[tuple[int, int] | None]
-    results: dict[tuple[int, int], int]
-    ordered: bytearray
-    """Whether a token is made after all that it is made of, so that its rank is the time at which it is made."""
-
-    def add(self, pair: tuple[int, int] | None, symbol: bool) -> None:
-        place = len(self.pairs)
-        self.pairs.append(pair)
-        self.ordered.append(symbol)
-        if pair is not None:
-            self.results[pair] = place
-            self.ordered[place] = max(pair) < place and self.ordered[pair[0]] and self.ordered[pair[1]]
-
-
-def _known_pair(token: AnyStr, ranks: Mapping[AnyStr, int], made: _Made) -> tuple[int, int] | None:
-    """Two tokens made before that stay apart until each of them is whole."""
-    place = len(made.pairs)
-    for i in range(len(token) - 1, 0, -1):
-        left = ranks.get(token[:i], place)
-        if left < place and made.ordered[left]:
-            right = ranks.get(token[i:], place)
-            if right < place and made.ordered[right] and _stay_apart(left, right, made):
-                return left, right
-    return None
-
-
-def _stay_apart(left: int, right: int, made: _Made) -> bool:
-    """Whether no merge over the border comes before the two are whole: goes back in time, merge by merge."""
-    before = _NEVER
-    while made.results.get((left, right), _NEVER) >= before:
-        left_pair, right_pair = made.pairs[left], made.pairs[right]
-        if left_pair is not None and (right_pair is None or left > right):
-            before, left = left, left_pair[1]
-        elif right_pair is not None:
-            before, right = right + 1, right_pair[0]  # of two merges with the same rank, the left one comes first
-        else:
-            return True
-    return False
-
-
-def _merged_pair(token: AnyStr, ranks: Mapping[AnyStr, int]) -> tuple[int, int] | None:
-    """What is left of the token when merging has come to two parts, if it does: the plain way."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        joined = [left + right for left, right in itertools.pairwise(parts)]
-        found = [ranks.get(pair, _NEVER) for pair in joined]
-        best = min(found)
-        if best == _NEVER:
-            return None
-        i = found.index(best)
-        parts[i : i + 2] = [joined[i]]
-    if len(parts) < 2 or not all(part in ranks for part in parts):
-        return None
-    return ranks[parts[0]], ranks[parts[1]]
-
-
 def _merges(vocabulary: Mapping[bytes, int]) -> list[tuple[int, int]]:
     """The merge of each token, in the order of ids."""
-    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-    return [
-        (vocabulary[tokens[pair[0]]], vocabulary[tokens[pair[1]]]) for pair in last_pairs(tokens) if pair is not None
-    ]
+    tokens, ids = sorted(vocabulary, key=vocabulary.__getitem__), sorted(vocabulary.values())
+    return [(ids[pair[0]], ids[pair[1]]) for pair in last_pairs(tokens) if pair is not None]
 
 
 def _parse(data: bytes) -> dict[bytes, int]:

@@ -16,8 +16,8 @@ from fromzero.errors import UserError
 from fromzero.tokenizer.added import AddedToken
 from fromzero.tokenizer.base import Tokenizer
 from fromzero.tokenizer.foreign import read_file, reading
+from fromzero.tokenizer.last_pairs import last_pairs
 from fromzero.tokenizer.normalize import Normalizer, precompiled, prepend, replace, sequence
-from fromzero.tokenizer.ranks import last_pairs
 from fromzero.tokenizer.sentencepiece_bpe import SentencePieceBPETokenizer
 from fromzero.tokenizer.unigram import SPACE, UnigramTokenizer
 
