@@ -22,7 +22,7 @@ def characters(known: str) -> CharacterTokenizer:
 def unigram() -> UnigramTokenizer:
     pieces = [(SPACE, -3.0), (f"{SPACE}the", -1.0), ("a", -2.0), ("b", -2.0)]
     common = {"normalizer": prepend(SPACE), "metaspace": Metaspace("never")}
-    return UnigramTokenizer(pieces, UNKNOWN, {UNKNOWN: 4}, ROLES, **common)  # type: ignore[arg-type]
+    return UnigramTokenizer(pieces, UNKNOWN, {UNKNOWN: 4}, roles=ROLES, **common)  # type: ignore[arg-type]
 
 
 def spell(tokenizer: Tokenizer, text: str) -> int | None:

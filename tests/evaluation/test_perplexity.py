@@ -134,7 +134,7 @@ def test_the_blank_before_a_document_is_not_counted(pack_as: Callable[..., Token
     pieces = [(SPACE, -3.0), (f"{SPACE}ab", -1.0), ("a", -2.0), ("b", -2.0)]
     common = {"normalizer": prepend(SPACE), "metaspace": Metaspace("never")}
     roles = {"bos_token": END, "unk_token": UNKNOWN}
-    tokenizer = UnigramTokenizer(pieces, UNKNOWN, {END: 4, UNKNOWN: 5}, roles, **common)  # type: ignore[arg-type]
+    tokenizer = UnigramTokenizer(pieces, UNKNOWN, {END: 4, UNKNOWN: 5}, roles=roles, **common)  # type: ignore[arg-type]
     shards = pack_as(tokenizer)
     model = knows_nothing(tokenizer, context=10)
     whole = summarize(score_documents(model, tokenizer, ["ab ab ab", "ba ba"]))

@@ -148,6 +148,6 @@ def test_unknown_words_do_not_end_a_text_whose_first_blank_is_kept_where_it_goes
 ) -> None:
     pieces = [("\u2581ab", -1.0), ("a", -2.0)]
     specials, roles = {"<|endoftext|>": 2, "<|unk|>": 3}, {"bos_token": "<|endoftext|>", "unk_token": "<|unk|>"}
-    tokenizer = UnigramTokenizer(pieces, "<|unk|>", specials, roles, metaspace=Metaspace())
+    tokenizer = UnigramTokenizer(pieces, "<|unk|>", specials, roles=roles, metaspace=Metaspace())
     said = generate_text(_Scripted([0, 3, 0, 2]), tokenizer, [2], SamplingConfig(temperature=0), goes_on=goes_on)
     assert said.text() == expected

@@ -22,7 +22,7 @@ def test_ids_are_bytes_and_text_comes_back(text: str) -> None:
 
 def test_other_libraries_agree(tmp_path: Path) -> None:
     special_tokens = {"<|endoftext|>": 256, "<|im_end|>": 257}
-    tokenizer = ByteTokenizer(special_tokens, {"eos_token": "<|endoftext|>"}, prefix=["<|endoftext|>"])
+    tokenizer = ByteTokenizer(special_tokens, roles={"eos_token": "<|endoftext|>"}, prefix=["<|endoftext|>"])
     assert_opens_alike(tokenizer, tmp_path, CURIOUS + fuzzed())
 
 

@@ -277,7 +277,7 @@ def test_only_the_first_word_is_the_first_word_of_a_text(metaspace: Metaspace, t
     specials = {text: i for i, text in enumerate(["<unk>", *SPECIALS])}
     letters = sorted({*"".join(TEMPLATES.values())} - {" "} | {SPACE})
     pieces = [*((text, 0.0) for text in specials), *((letter, -3.0) for letter in letters)]
-    tokenizer = UnigramTokenizer(pieces, "<unk>", specials, ROLES, metaspace=metaspace)
+    tokenizer = UnigramTokenizer(pieces, "<unk>", specials, roles=ROLES, metaspace=metaspace)
     tokenizer.save(tmp_path)
     opened = transformers.AutoTokenizer.from_pretrained(tmp_path)
     cut = ["llama3_training"] if metaspace.prepend != "always" else []  # where the answer begins

@@ -44,7 +44,8 @@ def make(**settings: Any) -> WordPieceTokenizer:
     ids = {token: i for i, token in enumerate(tokens)}
     specials = {token: ids.pop(token) for token in ROLES.values()}
     normalizer = bert(**settings) if "normalizer" not in settings else settings["normalizer"]
-    return WordPieceTokenizer(ids, "[UNK]", specials, ROLES, None, ["[CLS]"], ["[SEP]"], normalizer=normalizer)
+    around = {"prefix": ["[CLS]"], "suffix": ["[SEP]"]}
+    return WordPieceTokenizer(ids, "[UNK]", specials, roles=ROLES, normalizer=normalizer, **around)
 
 
 def test_the_longest_match_is_taken_from_the_left() -> None:

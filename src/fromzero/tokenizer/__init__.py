@@ -9,7 +9,7 @@ Read in this order:
   pretokens, learn, bpe_train (which merges)
 - the other kinds: characters, word, wordpiece and wordpiece_learn, unigram and unigram_learn
 - training: settings, kinds, train (the stage)
-- files: huggingface, bpe_file and unigram_file (ours); foreign, load, then ranks and last_pairs (tiktoken), sentencepiece_*, gguf*
+- files: huggingface, bpe_file and unigram_file (ours); foreign, load, ranks, last_pairs, sentencepiece_*, gguf*
 - conversations: messages, traced, sandbox, chat
 - in use: stream (decoding as tokens arrive), compare and compare_text (tokenizers side by side)
 """

@@ -5,7 +5,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,17 @@ from fromzero.tokenizer.text import check_unicode
 
 Special = Literal["text", "allow", "refuse"]
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token", "cls_token", "sep_token")
+
+
+class Common(TypedDict, total=False):
+    """The arguments of `Tokenizer` that its kinds pass on as they are."""
+
+    roles: Mapping[str, str]
+    chat_template: Any
+    prefix: Sequence[str]
+    suffix: Sequence[str]
+    leading_space: bool
+    normalizer: Normalizer | None
 
 
 class Tokenizer(abc.ABC):

@@ -14,14 +14,13 @@ import regex
 from fromzero.errors import UserError
 from fromzero.tokenizer.bpe import BPETokenizer
 from fromzero.tokenizer.foreign import read_json, read_text, reading
-from fromzero.tokenizer.normalize import read_normalizer
 from fromzero.tokenizer.patterns import GPT2
 
 _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast")
 
 
 def write_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
-    """The normalizer, pre-tokenizer, decoder and model of `tokenizer.json`."""
+    """The pre-tokenizer, decoder and model of `tokenizer.json`."""
     vocabulary = {spell(token): i for token, i in tokenizer.vocabulary.items()}
     added = {text: token.id for text, token in tokenizer.added_tokens.items()}
     if clash := vocabulary.keys() & added.keys():
@@ -33,17 +32,11 @@ def write_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     return {
-        "normalizer": tokenizer.normalizer.to_json() if tokenizer.normalizer else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
         "decoder": byte_level,
         "model": {
             "type": "BPE",
-            "dropout": None,
             "unk_token": spelled.get(tokenizer.unknown),
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
             "ignore_merges": tokenizer.whole,
             "vocab": vocabulary | added,
             "merges": [[spelled[left], spelled[right]] for left, right in tokenizer.merges],
@@ -67,7 +60,6 @@ def read_bpe(saved: Mapping[str, Any], common: Mapping[str, Any]) -> BPETokenize
         _read_patterns(saved["pre_tokenizer"]),
         unknown=_read_unknown(model),
         whole=bool(model.get("ignore_merges")),
-        normalizer=read_normalizer(saved.get("normalizer")),
         **common,
     )
 

@@ -1,13 +1,13 @@
 """Bytes as tokens: the smallest vocabulary, in which any text can be written (ByT5, Xue et al. 2022)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.base import Tokenizer, token_table
+from fromzero.tokenizer.base import Common, Tokenizer, token_table
 from fromzero.tokenizer.bpe_file import read_bpe, spell
 from fromzero.tokenizer.text import check_unicode
 
@@ -19,17 +19,10 @@ class ByteTokenizer(Tokenizer):
 
     kind = "byte"
 
-    def __init__(
-        self,
-        special_tokens: Mapping[str, int] | None = None,
-        roles: Mapping[str, str] | None = None,
-        chat_template: str | None = None,
-        prefix: Sequence[str] = (),
-        suffix: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, special_tokens: Mapping[str, int] | None = None, **common: Unpack[Common]) -> None:
         specials = dict(special_tokens or {})
         table = token_table(((bytes([i]), i) for i in range(256)), ((text.encode(), i) for text, i in specials.items()))
-        super().__init__(table, specials, roles, chat_template, prefix, suffix)
+        super().__init__(table, specials, **common)
 
     def _encode(self, text: str) -> list[int]:
         return list(text.encode())

@@ -25,7 +25,7 @@ from fromzero.tokenizer.sentencepiece_file import (
     from_pieces,
 )
 from fromzero.tokenizer.unigram import SPACE
-from fromzero.tokenizer.wordpiece import CONTINUES, WordPieceTokenizer
+from fromzero.tokenizer.wordpiece import CONTINUES, WordPieceTokenizer, around
 
 _DEEPSEEK_HAN = "[一-龥ࠀ-一가-\ud7ff]+"
 _DEEPSEEK_3 = (
@@ -148,8 +148,7 @@ def _read_bert(data: Mapping[str, Any], tokens: list[str], types: list[int], com
         for i, token in enumerate(tokens)
         if token not in common["special_tokens"]
     }
-    around = [[token] if token in common["special_tokens"] else [] for token in ("[CLS]", "[SEP]")]
-    common |= {"prefix": around[0], "suffix": around[1], "normalizer": bert()}
+    common |= {**around(common["special_tokens"]), "normalizer": bert()}
     return WordPieceTokenizer(vocabulary, common["roles"].get("unk_token", "[UNK]"), **common)
 
 

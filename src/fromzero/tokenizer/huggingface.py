@@ -15,6 +15,7 @@ from fromzero.errors import UserError
 from fromzero.tokenizer.added import AddedToken
 from fromzero.tokenizer.base import ROLES, Tokenizer
 from fromzero.tokenizer.foreign import read_json, read_text, reading
+from fromzero.tokenizer.normalize import read_normalizer
 
 TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 MORE_TEMPLATES = "additional_chat_templates/*.jinja"
@@ -118,6 +119,7 @@ def _read(saved: Mapping[str, Any], config: Mapping[str, Any]) -> Tokenizer:
         _check_ids(vocabulary, ids)
     prefix, suffix = _read_post_processor(saved.get("post_processor"), ids)
     common = {"special_tokens": ids, **common_of(config), "prefix": prefix, "suffix": suffix}
+    common["normalizer"] = read_normalizer(saved.get("normalizer"))
     read: Callable[[Mapping[str, Any], Mapping[str, Any]], Tokenizer] = _module(_kind_of(saved))[1]
     tokenizer = read(saved, common)
     tokenizer.set_added_tokens({token["content"]: _read_added(token, tokenizer) for token in added})

@@ -1,7 +1,6 @@
 """Training the kinds of tokenizers other than BPE: from texts to a tokenizer."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from fromzero.console import progress, say
 from fromzero.errors import UserError
@@ -14,7 +13,7 @@ from fromzero.tokenizer.splitter import Splitter
 from fromzero.tokenizer.unigram import BYTES, SPACE, Metaspace, UnigramTokenizer
 from fromzero.tokenizer.unigram_learn import UNITS, learn_pieces
 from fromzero.tokenizer.word import EACH_CHARACTER, UNKNOWN, CharacterTokenizer, WordTokenizer, most_frequent
-from fromzero.tokenizer.wordpiece import WORDS, WordPieceTokenizer, cut_words
+from fromzero.tokenizer.wordpiece import WORDS, WordPieceTokenizer, around, cut_words
 from fromzero.tokenizer.wordpiece_learn import learn_wordpieces
 
 MAX_BYTES = 30_000_000  # of different words, which take a hundred times that as Python's objects
@@ -23,7 +22,7 @@ MAX_BYTES = 30_000_000  # of different words, which take a hundred times that as
 def train_bytes(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
     """Nothing is learned. Ids: the bytes, then the special tokens."""
     size = sum(len(text.encode()) for text in texts)
-    tokenizer = ByteTokenizer(config.special_ids(256), config.roles, config.chat_template)
+    tokenizer = ByteTokenizer(config.special_ids(256), **config.common)
     return Trained(tokenizer, 256, size)
 
 
@@ -39,10 +38,9 @@ def train_words(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
             f"special_tokens lacks {UNKNOWN} for the rest; add it, or set vocab_size to "
             f"{config.vocab_size - config.room + len(words.all)} or more"
         )
-    common: Any = {"special_tokens": specials, "roles": config.roles, "chat_template": config.chat_template}
     if config.kind == "char":
-        return words.trained(CharacterTokenizer(vocabulary, unknown, **common))
-    return words.trained(WordTokenizer(vocabulary, config.expression, unknown, **common))
+        return words.trained(CharacterTokenizer(vocabulary, unknown, specials, **config.common))
+    return words.trained(WordTokenizer(vocabulary, config.expression, unknown, specials, **config.common))
 
 
 def train_wordpiece(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
@@ -55,12 +53,8 @@ def train_wordpiece(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
     config.check_learned(len(pieces))
     specials = config.special_ids(0)
     vocabulary = {piece: len(specials) + i for i, piece in enumerate(pieces)}
-    around = [[token] if token in specials else [] for token in ("[CLS]", "[SEP]")]
-    return words.trained(
-        WordPieceTokenizer(
-            vocabulary, "[UNK]", specials, config.roles, config.chat_template, *around, normalizer=normalizer
-        )
-    )
+    common = config.common | around(specials) | {"normalizer": normalizer}
+    return words.trained(WordPieceTokenizer(vocabulary, "[UNK]", specials, **common))
 
 
 def train_unigram(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
@@ -71,17 +65,11 @@ def train_unigram(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
         learned = learn_pieces(words.counts, config.room, report=report)
     config.check_learned(len(learned))
     pieces = [*(BYTES if falls_back else []), *learned]
+    marks = Metaspace("never")  # the normalizer puts the first one
+    common = config.common | {"normalizer": prepend(SPACE)}
+    specials = config.special_ids(len(pieces))
     return words.trained(
-        UnigramTokenizer(
-            pieces,
-            UNKNOWN,
-            config.special_ids(len(pieces)),
-            config.roles,
-            config.chat_template,
-            normalizer=prepend(SPACE),
-            metaspace=Metaspace("never"),
-            byte_fallback=falls_back,
-        )
+        UnigramTokenizer(pieces, UNKNOWN, specials, metaspace=marks, byte_fallback=falls_back, **common)
     )
 
 

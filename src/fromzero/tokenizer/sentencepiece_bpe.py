@@ -6,14 +6,13 @@ each a token of its own such as <0xE4>, or else the unknown token.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Unpack
 
 import regex
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.base import Tokenizer, token_table
+from fromzero.tokenizer.base import Common, Tokenizer, token_table
 from fromzero.tokenizer.merge import merge
-from fromzero.tokenizer.normalize import Normalizer
 from fromzero.tokenizer.unigram import SPACE, Metaspace
 
 CACHED_LETTERS, CACHE_SIZE = 64, 1 << 17
@@ -37,17 +36,12 @@ class SentencePieceBPETokenizer(Tokenizer):
         merges: Sequence[tuple[int, int]],
         unk: str | None,
         special_tokens: Mapping[str, int] | None = None,
-        roles: Mapping[str, str] | None = None,
-        chat_template: Any = None,
-        prefix: Sequence[str] = (),
-        suffix: Sequence[str] = (),
-        leading_space: bool = False,
         *,
-        normalizer: Normalizer | None = None,
         metaspace: Metaspace | None = None,
         byte_fallback: bool = False,
         fuse_unk: bool = True,
         whole: bool = False,
+        **common: Unpack[Common],
     ) -> None:
         self.vocabulary, self.merges, self.unk = dict(vocabulary), list(merges), unk
         self.metaspace, self.whole = metaspace, whole
@@ -57,7 +51,7 @@ class SentencePieceBPETokenizer(Tokenizer):
         table = token_table(
             tokens, ((text.encode(), i) for text, i in specials.items()), size=_size(vocabulary, specials)
         )
-        super().__init__(table, specials, roles, chat_template, prefix, suffix, leading_space, normalizer=normalizer)
+        super().__init__(table, specials, **common)
         ids = self.vocabulary | specials
         if unk is not None and unk not in ids:
             raise UserError(f"the unknown token {unk!r} is not in the vocabulary")

@@ -9,7 +9,6 @@ from typing import Any
 
 from fromzero.errors import UserError
 from fromzero.tokenizer.bpe_file import check_model, split_merge
-from fromzero.tokenizer.normalize import read_normalizer
 from fromzero.tokenizer.sentencepiece_bpe import SentencePieceBPETokenizer
 from fromzero.tokenizer.unigram_file import read_decoder, read_metaspace, write_decoder, write_metaspace
 
@@ -18,18 +17,14 @@ _NOTHING = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWith
 
 
 def write_sentencepiece_bpe(tokenizer: SentencePieceBPETokenizer) -> dict[str, Any]:
-    """The normalizer, pre-tokenizer, decoder and model of `tokenizer.json`."""
+    """The pre-tokenizer, decoder and model of `tokenizer.json`."""
     pieces = {i: piece for piece, i in tokenizer.vocabulary.items()}
     return {
-        "normalizer": tokenizer.normalizer.to_json() if tokenizer.normalizer else None,
         "pre_tokenizer": write_metaspace(tokenizer.metaspace) if tokenizer.metaspace else None,
         "decoder": write_decoder(tokenizer.leading_space),
         "model": {
             "type": "BPE",
-            "dropout": None,
             "unk_token": tokenizer.unk,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
             "fuse_unk": tokenizer.fuse_unk,
             "byte_fallback": tokenizer.byte_fallback,
             "ignore_merges": tokenizer.whole,
@@ -59,7 +54,6 @@ def read_sentencepiece_bpe(saved: Mapping[str, Any], common: Mapping[str, Any]) 
         model.get("unk_token"),
         **{**common, "special_tokens": special_tokens},
         leading_space=read_decoder(saved["decoder"]),
-        normalizer=read_normalizer(saved.get("normalizer")),
         metaspace=None if step == _NOTHING and _replaces_blanks(saved.get("normalizer")) else read_metaspace(step),
         byte_fallback=bool(model.get("byte_fallback")),
         fuse_unk=bool(model.get("fuse_unk")),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.base import Tokenizer
+from fromzero.tokenizer.base import Common, Tokenizer
 from fromzero.tokenizer.chat import CHATML, IM_END, IM_START
 from fromzero.tokenizer.patterns import compile_pattern, resolve_pattern
 from fromzero.tokenizer.word import UNKNOWN, WORDS
@@ -123,6 +123,11 @@ class TokenizerConfig:
     def chat_template(self) -> str | None:
         """ChatML, where its markers are among the special tokens."""
         return CHATML if {IM_START, IM_END} <= {*self.all_special_tokens} else None
+
+    @property
+    def common(self) -> Common:
+        """What all kinds of tokenizers take of it, but for the special tokens."""
+        return {"roles": self.roles, "chat_template": self.chat_template}
 
     def special_ids(self, first: int) -> dict[str, int]:
         """The special tokens' ids, when they begin at this one."""

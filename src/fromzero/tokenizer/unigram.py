@@ -9,13 +9,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.base import Tokenizer, token_table
-from fromzero.tokenizer.normalize import WHITE_SPACE, Normalizer
+from fromzero.tokenizer.base import Common, Tokenizer, token_table
+from fromzero.tokenizer.normalize import WHITE_SPACE
 from fromzero.tokenizer.text import check_unicode
 from fromzero.tokenizer.word import UNKNOWN, check_unknown
 
@@ -67,16 +67,11 @@ class UnigramTokenizer(Tokenizer):
         pieces: Sequence[tuple[str, float]],
         unknown: str = UNKNOWN,
         special_tokens: Mapping[str, int] | None = None,
-        roles: Mapping[str, str] | None = None,
-        chat_template: str | None = None,
-        prefix: Sequence[str] = (),
-        suffix: Sequence[str] = (),
-        leading_space: bool = True,
         *,
-        normalizer: Normalizer | None = None,
         metaspace: Metaspace | None = None,
         byte_fallback: bool = False,
         precision: type[np.floating[Any]] = np.float64,
+        **common: Unpack[Common],
     ) -> None:
         specials = dict(special_tokens or {})
         check_unknown(unknown, specials)
@@ -85,7 +80,7 @@ class UnigramTokenizer(Tokenizer):
         self._precision = precision
         self._bytes = _byte_ids(pieces) if byte_fallback else []
         table = _table(pieces, specials, frozenset(self._bytes))
-        super().__init__(table, specials, roles, chat_template, prefix, suffix, leading_space, normalizer=normalizer)
+        super().__init__(table, specials, **({"leading_space": True} | common))
         self._prepare()
 
     def _prepare(self) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.normalize import read_normalizer
 from fromzero.tokenizer.unigram import SPACE, Metaspace, UnigramTokenizer
 
 _BLANKS = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
@@ -42,7 +41,6 @@ def read_unigram(saved: Mapping[str, Any], common: Mapping[str, Any]) -> Unigram
         unknown,
         **{**common, "special_tokens": specials},
         leading_space=read_decoder(saved["decoder"]),
-        normalizer=read_normalizer(saved.get("normalizer")),
         metaspace=read_metaspace(saved["pre_tokenizer"]),
         byte_fallback=model.get("byte_fallback", False),
     )

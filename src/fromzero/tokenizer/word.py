@@ -5,11 +5,10 @@ the unknown token, so decoding gives known words back exactly and says where oth
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.base import Tokenizer, token_table
-from fromzero.tokenizer.normalize import Normalizer, read_normalizer
+from fromzero.tokenizer.base import Common, Tokenizer, token_table
 from fromzero.tokenizer.patterns import compile_pattern, resolve_pattern, split
 
 UNKNOWN = "<|unk|>"
@@ -35,12 +34,7 @@ class WordTokenizer(Tokenizer):
         pattern: str = WORDS,
         unknown: str | None = UNKNOWN,
         special_tokens: Mapping[str, int] | None = None,
-        roles: Mapping[str, str] | None = None,
-        chat_template: str | None = None,
-        prefix: Sequence[str] = (),
-        suffix: Sequence[str] = (),
-        *,
-        normalizer: Normalizer | None = None,
+        **common: Unpack[Common],
     ) -> None:
         specials = dict(special_tokens or {})
         check_unknown(unknown, specials)
@@ -49,7 +43,7 @@ class WordTokenizer(Tokenizer):
         self._compiled = compile_pattern(self.pattern)
         self._unknown_id = None if unknown is None else specials[unknown]
         table = token_table((text.encode(), i) for text, i in [*vocabulary.items(), *specials.items()])
-        super().__init__(table, specials, roles, chat_template, prefix, suffix, normalizer=normalizer)
+        super().__init__(table, specials, **common)
 
     def _encode(self, text: str) -> list[int]:
         pieces = self._cut_words(text)
@@ -127,7 +121,6 @@ def read_word(saved: Mapping[str, Any], common: Mapping[str, Any]) -> WordTokeni
     model, pattern = saved["model"], cut["pattern"]["Regex"]
     vocabulary = {text: i for text, i in model["vocab"].items() if text not in common["special_tokens"]}
     unknown = model["unk_token"] if model["unk_token"] in model["vocab"] else None
-    normalizer = read_normalizer(saved.get("normalizer"))
     if pattern == EACH_CHARACTER:
-        return CharacterTokenizer(vocabulary, unknown, **common, normalizer=normalizer)
-    return WordTokenizer(vocabulary, pattern, unknown, **common, normalizer=normalizer)
+        return CharacterTokenizer(vocabulary, unknown, **common)
+    return WordTokenizer(vocabulary, pattern, unknown, **common)

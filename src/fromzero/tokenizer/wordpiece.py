@@ -5,16 +5,16 @@ each token that begins a word, so a text comes back but for its blanks, its case
 takes away.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import regex
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.base import Tokenizer, token_table
+from fromzero.tokenizer.base import Common, Tokenizer, token_table
 from fromzero.tokenizer.foreign import read_text
-from fromzero.tokenizer.normalize import WHITE_SPACE, Normalizer, bert, read_normalizer
+from fromzero.tokenizer.normalize import WHITE_SPACE, bert
 from fromzero.tokenizer.word import check_unknown
 
 CONTINUES = "##"
@@ -50,14 +50,10 @@ class WordPieceTokenizer(Tokenizer):
         vocabulary: Mapping[str, int],
         unknown: str = "[UNK]",
         special_tokens: Mapping[str, int] | None = None,
-        roles: Mapping[str, str] | None = None,
-        chat_template: str | None = None,
-        prefix: Sequence[str] = (),
-        suffix: Sequence[str] = (),
         *,
-        normalizer: Normalizer | None = None,
         continues: str = CONTINUES,
         max_word: int = MAX_WORD,
+        **common: Unpack[Common],
     ) -> None:
         specials = dict(special_tokens or {})
         check_unknown(unknown, specials)
@@ -66,7 +62,7 @@ class WordPieceTokenizer(Tokenizer):
             ((_decoded(token, continues), i) for token, i in vocabulary.items()),
             ((token.encode(), i) for token, i in specials.items()),
         )
-        super().__init__(table, specials, roles, chat_template, prefix, suffix, True, normalizer=normalizer)
+        super().__init__(table, specials, **(common | {"leading_space": True}))
         self._ordinary = frozenset(self.vocabulary.values())
         self._longest = max(map(len, self.vocabulary), default=0)
         self._cache: dict[str, list[int]] = {}
@@ -106,6 +102,12 @@ class WordPieceTokenizer(Tokenizer):
             start = end
 
 
+def around(special_tokens: Iterable[str]) -> Common:
+    """The arguments that put [CLS] and [SEP] around a text, where they are among the special tokens."""
+    first, last = ([token] if token in special_tokens else [] for token in ("[CLS]", "[SEP]"))
+    return {"prefix": first, "suffix": last}
+
+
 def cut_words(text: str) -> list[str]:
     """BERT's pre-tokens: blanks separate them, and each punctuation mark is one of its own."""
     words: list[str] = _WORDS.findall(text)
@@ -127,10 +129,11 @@ def load_vocab_txt(
     specials = {token: ids.pop(token) for token in ROLES.values() if token in ids}
     if "[UNK]" not in specials:
         raise UserError(f"{path} lacks [UNK], the token for unknown words; is it a BERT vocabulary?")
-    roles = {role: token for role, token in ROLES.items() if token in specials}
-    around = [[token] if token in specials else [] for token in ("[CLS]", "[SEP]")]
-    normalizer = bert(lowercase=lowercase, handle_chinese_chars=handle_chinese_chars, strip_accents=strip_accents)
-    return WordPieceTokenizer(ids, "[UNK]", specials, roles, None, *around, normalizer=normalizer)
+    common: Common = {"roles": {role: token for role, token in ROLES.items() if token in specials}, **around(specials)}
+    common["normalizer"] = bert(
+        lowercase=lowercase, handle_chinese_chars=handle_chinese_chars, strip_accents=strip_accents
+    )
+    return WordPieceTokenizer(ids, "[UNK]", specials, **common)
 
 
 def save_vocab_txt(tokenizer: WordPieceTokenizer, path: Path) -> None:
@@ -176,7 +179,6 @@ def read_wordpiece(saved: Mapping[str, Any], common: Mapping[str, Any]) -> WordP
         {token: i for token, i in model["vocab"].items() if token not in specials},
         unknown,
         **{**common, "special_tokens": specials},
-        normalizer=read_normalizer(saved.get("normalizer")),
         continues=model["continuing_subword_prefix"],
         max_word=int(model["max_input_chars_per_word"]),
     )
