@@ -100,7 +100,7 @@ def test_an_empty_corpus_is_told(make_corpus: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"vocab_size": 263}, "need 264"),
+        ({"vocab_size": 263}, "set it to 264"),
         ({"special_tokens": ("<a>",)}, "lacks <|endoftext|>"),
         ({"special_tokens": ("<|endoftext|>", "<a>", "<a>")}, "<a> twice"),
         ({"special_tokens": ("<|endoftext|>", "<|reserved_0|>")}, "twice"),

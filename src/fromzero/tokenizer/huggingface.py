@@ -2,7 +2,7 @@
 
 `tokenizer.json` holds the vocabulary, the merges and the pre-token pattern; `tokenizer_config.json` the chat template
 and the roles of special tokens. What differs between kinds is in each kind's own file: a writer that returns the
-normalizer, pre-tokenizer, decoder and model, and a reader that takes them.
+pre-tokenizer, decoder and model, and a reader that takes them.
 """
 
 import importlib

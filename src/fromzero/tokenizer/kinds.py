@@ -1,10 +1,11 @@
-"""Training the kinds of tokenizers other than BPE: from texts to a tokenizer."""
+"""Training each kind of tokenizer, those other than BPE here: from texts to a tokenizer."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from fromzero.console import progress, say
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Tokenizer
+from fromzero.tokenizer.bpe_train import train_bpe
 from fromzero.tokenizer.characters import ByteTokenizer
 from fromzero.tokenizer.normalize import bert, prepend
 from fromzero.tokenizer.pretokens import count_pretokens
@@ -90,3 +91,13 @@ class _Words:
         tokens = sum(n * len(tokenizer._encode(unit)) for unit, n in self.all.items())
         counted = sum(n * len(unit.encode()) for unit, n in self.all.items())
         return Trained(tokenizer, len(self.all), round(tokens * self.bytes / counted))
+
+
+TRAINERS: Mapping[str, Callable[[TokenizerConfig, Iterable[str]], Trained]] = {
+    "bpe": train_bpe,
+    "byte": train_bytes,
+    "char": train_words,
+    "word": train_words,
+    "wordpiece": train_wordpiece,
+    "unigram": train_unigram,
+}

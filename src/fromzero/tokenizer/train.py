@@ -1,9 +1,8 @@
 """The stage that makes a tokenizer from the training documents of a corpus."""
 
-import importlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,19 +11,10 @@ from fromzero.console import progress
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Tokenizer
 from fromzero.tokenizer.huggingface import save_tokenizer
-from fromzero.tokenizer.settings import TokenizerConfig, Trained
+from fromzero.tokenizer.settings import TokenizerConfig
 
 SAMPLE_BYTES = 1_000_000  # text of each split on which bytes per token and language are measured
 VERSION = 2
-# Kind -> module and function, which is imported when needed.
-TRAINERS = {
-    "bpe": "bpe_train:train_bpe",
-    "byte": "kinds:train_bytes",
-    "char": "kinds:train_words",
-    "word": "kinds:train_words",
-    "wordpiece": "kinds:train_wordpiece",
-    "unigram": "kinds:train_unigram",
-}
 
 
 def train_tokenizer(config: TokenizerConfig) -> Artifact:
@@ -37,8 +27,10 @@ def train_tokenizer(config: TokenizerConfig) -> Artifact:
     corpus = open_artifact(config.corpus, "corpus")
 
     def make(folder: Path) -> Mapping[str, Any]:
+        from fromzero.tokenizer.kinds import TRAINERS  # which starts kernels
+
         texts = _Texts(corpus)
-        tokenizer, pretokens, tokens = _trainer(config.kind)(config, texts)
+        tokenizer, pretokens, tokens = TRAINERS[config.kind](config, texts)
         save_tokenizer(tokenizer, folder)
         size = texts.bytes
         return {
@@ -63,14 +55,6 @@ def train_tokenizer(config: TokenizerConfig) -> Artifact:
         version=VERSION,
         ignore=("corpus", "output"),
     )
-
-
-def _trainer(kind: str) -> Callable[[TokenizerConfig, Iterable[str]], Trained]:
-    module, function = TRAINERS[kind].split(":")
-    trainer: Callable[[TokenizerConfig, Iterable[str]], Trained] = getattr(
-        importlib.import_module(f"fromzero.tokenizer.{module}"), function
-    )
-    return trainer
 
 
 class _Texts:
