@@ -4,12 +4,15 @@ import datetime
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from fromzero.errors import UserError
 from fromzero.tokenizer.messages import Message, check_messages, check_tools, check_variables
 from fromzero.tokenizer.sandbox import compile_template
 from fromzero.tokenizer.traced import ASSISTANT, GENERATED, TEMPLATE, Traced, all_from, runs, traced
+
+if TYPE_CHECKING:
+    from fromzero.tokenizer.base import Tokenizer
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 
@@ -56,33 +59,6 @@ CHATML = """\
 _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
-class Encoder(Protocol):
-    """What a tokenizer must offer here."""
-
-    @property
-    def special_tokens(self) -> Mapping[str, int]:
-        """Text -> id."""
-
-    @property
-    def added_tokens(self) -> Mapping[str, Any]:
-        """Text -> whatever, of the special tokens and of others that are found in a text before it is encoded."""
-
-    def encode(
-        self, text: str, special: Literal["text", "allow"], add_special_tokens: bool = False, later: bool = False
-    ) -> list[int]:
-        """Ids of a text, in which special tokens are text or are allowed; later: it does not begin a text."""
-
-
-class Span(NamedTuple):
-    """A stretch of the rendered text."""
-
-    text: str
-    from_template: bool
-    """Written by the template, so that special tokens in it are meant; else it is someone's content."""
-    generated: bool
-    """Said by the assistant, so that it carries loss."""
-
-
 class ChatTemplate:
     """A Jinja chat template, as tokenizers carry it, rendered in a sandbox.
 
@@ -122,16 +98,8 @@ class ChatTemplate:
         """
         return str.__str__(self._render(messages, add_generation_prompt, **options))
 
-    def spans(self, messages: Sequence[Message], add_generation_prompt: bool = False, **options: Any) -> list[Span]:
-        """The rendered text in pieces that know who wrote them. Arguments and errors as in `render`."""
-        text = self._render(messages, add_generation_prompt, **options)
-        return [
-            Span(str.__str__(piece), bool(origin & TEMPLATE), bool(origin & GENERATED))
-            for piece, origin in runs(text, TEMPLATE | GENERATED)
-        ]
-
     def encode_chat(
-        self, tokenizer: Encoder, messages: Sequence[Message], add_generation_prompt: bool = False, **options: Any
+        self, tokenizer: "Tokenizer", messages: Sequence[Message], add_generation_prompt: bool = False, **options: Any
     ) -> tuple[list[int], list[bool]]:
         """Token ids of a conversation, and for each whether it carries loss. Arguments and errors as in `render`.
 
