@@ -20,7 +20,7 @@ from fromzero.kernels.tree import MAX_LETTERS, Tree, longest, tree
 
 BYTE, UNMADE = -1, -2  # instead of the rank that makes a token: it is a byte; no merges make it
 MAX_TOKEN = 512  # bytes; with longer ones nothing is derived
-PAIR_BITS = 16
+PAIR_BITS = 15
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _ONE, _HALF, _LOW = np.uint64(1), np.uint64(32), np.uint64(2**32 - 1)
@@ -142,7 +142,7 @@ def _last_class(letters: Any, start: Any, stop: Any) -> Any:
     return _first_class(letters, at, stop) if at + size == stop else _LOW
 
 
-@lean
+@inlined
 def match(
     data: Any, start: Any, stop: Any, byte_ids: Any, pairs: Any, times: Any, halves: Any, sizes: Any, shorter: Any,
     ends: Any, beginnings: Any, first: Any, characters: Any, steps: Any, leaps: Any, rests: Any, known: Any,

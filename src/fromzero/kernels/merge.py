@@ -20,7 +20,7 @@ from fromzero.kernels.words import KEY_BYTES, hash_of, key_of, slot_of
 
 SHORT, LONG = 20, 384  # symbols up to which scanning all ranks wins, and from which the heap wins, measured
 CACHED_IDS = 6  # most ids of a pre-token in the cache
-CACHE_BITS = 15
+CACHE_BITS = 14
 
 _LAST = np.int64(2**63 - 1)
 _ID, _TWENTY, _FORTY, _COUNT = np.uint64(2**20 - 1), np.uint64(20), np.uint64(40), np.uint64(60)

@@ -19,7 +19,7 @@ _ID_BITS, _RANK_BITS = np.uint64(20), np.uint64(24)
 def pair_table(lefts: Any, rights: Any) -> Any:
     """The table of pairs of ids (int32), whose ranks are their places: 20 bits for each id and 24 for the rank."""
     bits = 4
-    while 1 << bits < 4 * len(lefts):  # most look-ups find nothing, which takes an empty slot
+    while 1 << bits < 2 * len(lefts):  # most look-ups find nothing, which takes an empty slot
         bits += 1
     pairs = np.full(1 << bits, _EMPTY, np.uint64)
     for rank in range(len(lefts)):
