@@ -106,21 +106,38 @@ def _replace(places: Any, a: Any, b: Any, new: Any, slots: Any, lengths: Any, sc
     and number of the places right after which the pair stands again; and the weight of all. scratch gets, by neighbour,
     the weight and number of places with it on the left, then on the right.
     """
-    merged, lefts, rights = np.empty((3, len(places)), np.int32), places.copy(), places.copy()
-    count, left_count, right_count, end, again_weight, again = 0, 0, 0, np.int64(-1), np.int64(0), 0
-    total = np.int64(0)
+    merged, lefts, rights, sums = (
+        np.empty((3, len(places)), np.int32),
+        places.copy(),
+        places.copy(),
+        np.zeros(3, np.int64),
+    )
+    count, left_count, right_count = _replace_all(
+        places, a, b, new, slots, lengths, scratch, merged, lefts, rights, sums
+    )
+    return merged[:, :count], lefts[:left_count], rights[:right_count], sums[0], sums[1], sums[2]
+
+
+@lean
+def _replace_all(
+    places: Any, a: Any, b: Any, new: Any, slots: Any, lengths: Any, scratch: Any, merged: Any, lefts: Any, rights: Any,
+    sums: Any,
+) -> Any:  # fmt: skip
+    count, left_count, right_count, end = 0, 0, 0, np.int64(-1)
+    half, whole = lengths[a], lengths[new]
     for p in places:
         place = np.int64(p)
-        if slots[place, 0] != a or slots[place + lengths[a], 0] != b:
+        if slots[place, 0] != a or slots[place + half, 0] != b:
             continue
-        weight, last = np.int64(slots[place, 1]), place + lengths[new] - 1
+        weight, last = np.int64(slots[place, 1]), place + whole - 1
         left, right = np.int64(slots[place - 1, 0]), np.int64(slots[last + 1, 0])
-        slots[place + lengths[a], 0] = GONE
+        slots[place + half, 0] = GONE
         slots[place, 0] = slots[last, 0] = new
-        total += weight
+        sums[2] += weight
         if place == end:  # what was right of the last one is this one
             merged[2, count - 1] = GONE
-            again_weight, again = again_weight + weight, again + 1
+            sums[0] += weight
+            sums[1] += 1
         merged[0, count], merged[1, count], merged[2, count] = place, left, right
         if left >= 0:
             if scratch[left, 1] == 0:
@@ -131,7 +148,7 @@ def _replace(places: Any, a: Any, b: Any, new: Any, slots: Any, lengths: Any, sc
                 rights[right_count], right_count = right, right_count + 1
             scratch[right, 2], scratch[right, 3] = scratch[right, 2] + weight, scratch[right, 3] + 1
         count, end = count + 1, last + 1
-    return merged[:, :count], lefts[:left_count], rights[:right_count], again_weight, again, total
+    return count, left_count, right_count
 
 
 @compiled
