@@ -1,7 +1,7 @@
 """A small corpus in four scripts, and a tokenizer trained on it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from fromzero.artifact import Artifact, build
 from fromzero.corpus.document import Document
 from fromzero.corpus.storing import DocumentWriter
-from fromzero.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train_tokenizer
+from fromzero.tokenizer import Tokenizer, TokenizerConfig, bpe, load_tokenizer, train_tokenizer
 
 ENGLISH = (
     "The quick brown fox doesn't jump over 12345 lazy dogs; it's 2024.\n\n    def f(x):\n        return x + 1\n"
@@ -57,3 +57,11 @@ def trained(corpus: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artif
 @pytest.fixture(scope="session")
 def tokenizer(trained: Artifact) -> Tokenizer:
     return load_tokenizer(trained.path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels_from_the_start() -> Iterator[None]:
+    """Short texts are encoded plainly before the kernels are started; here the kernels are what is tested."""
+    short, bpe.SHORT = bpe.SHORT, -1
+    yield
+    bpe.SHORT = short

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromzero.errors import UserError
+from fromzero.tokenizer import bpe, load_tokenizer
 from fromzero.tokenizer.bpe import BPETokenizer, byte_vocabulary
 
 BYTES = {bytes([i]): i for i in range(256)}
@@ -142,13 +143,33 @@ def test_a_merge_can_not_come_twice() -> None:
         BPETokenizer(byte_vocabulary([(97, 98)]), [(97, 98), (97, 98)])
 
 
-def test_a_short_text_is_encoded_before_numba_is_loaded(tokenizer: BPETokenizer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "started"),
+    [("The quick 从零 ", False), ("The quick 从零 " * 700, False), ("The quick 从零 " * 900, True), ("a" * 150, True)],
+)
+def test_short_texts_are_encoded_before_numba_is_loaded(
+    tokenizer: BPETokenizer, tmp_path: Path, text: str, started: bool
+) -> None:
     tokenizer.save(tmp_path)
+    (tmp_path / "text").write_text(text)
     code = (
-        "import sys; from fromzero.tokenizer import load_tokenizer; tokenizer = load_tokenizer(sys.argv[1]); "
-        "print(tokenizer.encode('The quick 从零'), 'numba' in sys.modules); "
-        "print(len(tokenizer.encode('The quick 从零 ' * 100)), 'numba' in sys.modules)"
+        "import sys; from pathlib import Path; from fromzero.tokenizer import load_tokenizer; "
+        "ids = load_tokenizer(sys.argv[1]).encode(Path(sys.argv[1], 'text').read_text()); "
+        "print('numba' in sys.modules, *ids)"
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
-    short, long = tokenizer.encode_plainly("The quick 从零"), tokenizer.encode_plainly("The quick 从零 " * 100)
-    assert done.stdout.splitlines() == [f"{short} False", f"{len(long)} True"]
+    assert done.stdout.split() == [str(started), *map(str, tokenizer.encode(text))]
+
+
+def test_texts_that_are_short_but_many_start_the_kernels(
+    tokenizer: BPETokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bpe, "SHORT", 100)
+    monkeypatch.setattr(bpe, "FEW", 300)
+    tokenizer.save(tmp_path)
+    fresh = load_tokenizer(tmp_path)
+    kept = []
+    for _ in range(5):
+        assert fresh.encode("The quick 从零 " * 7) == tokenizer.encode("The quick 从零 " * 7)
+        kept.append("_table" in vars(fresh))
+    assert kept == [False, False, False, False, True]

@@ -74,14 +74,14 @@ def learn(slots: Any, places: Any, merges: Any, ties_first: Any, progress: Any) 
     learned, made, fewer = np.empty((merges, 2), np.int32), 0, np.int64(0)
     spelling = spell_bytes(256 + merges)
     threshold = max(LEAST, slots[:, 1].sum() // max(1, merges * RESERVE))
-    pairs = _list_pairs(slots, places, lengths, threshold, ties_first, spelling)
+    pairs = _list_pairs(slots, places, lengths, threshold, ties_first, spelling, True)
     while made < merges and not progress[1]:
         pair = _next_pair(pairs, slots, lengths, ties_first, spelling, threshold)
         if pair < 0:
             if threshold == LEAST:
                 break
             threshold = max(LEAST, threshold // STEP)
-            pairs = _list_pairs(slots, pairs.places, lengths, threshold, ties_first, spelling)
+            pairs = _list_pairs(slots, pairs.places, lengths, threshold, ties_first, spelling, False)
             continue
         a, b, new = np.int64(pairs.halves[pair, 0]), np.int64(pairs.halves[pair, 1]), 256 + made
         pairs.counts[pair] = 0
@@ -297,9 +297,14 @@ def _with_room(pairs: Any, count: Any, places: Any) -> Any:
 
 
 @compiled
-def _list_pairs(slots: Any, places: Any, lengths: Any, threshold: Any, ties_first: Any, spelling: Any) -> Any:
-    """All pairs that occur at least `threshold` times in what the slots hold now."""
-    halves, counts, numbers, table = _count_pairs(slots, lengths)
+def _list_pairs(
+    slots: Any, places: Any, lengths: Any, threshold: Any, ties_first: Any, spelling: Any, bytes_only: Any
+) -> Any:
+    """All pairs that occur at least `threshold` times in what the slots hold now; bytes_only: no tokens but bytes."""
+    if bytes_only:
+        halves, counts, numbers, table = _count_bytes(slots)
+    else:
+        halves, counts, numbers, table = _count_pairs(slots, lengths)
     cursors, kept, filled = np.full(len(counts), -1, np.int64), 0, 0
     for pair in range(len(counts)):
         if counts[pair] >= threshold:
@@ -312,10 +317,36 @@ def _list_pairs(slots: Any, places: Any, lengths: Any, threshold: Any, ties_firs
     for pair in range(len(counts)):
         if cursors[pair] >= 0:
             _add(pairs, halves[pair, 0], halves[pair, 1], counts[pair], numbers[pair])
-    _fill_places(slots, lengths, table, halves, cursors, pairs.places)
+    if bytes_only:
+        _fill_byte_places(slots, cursors, pairs.places)
+    else:
+        _fill_places(slots, lengths, table, halves, cursors, pairs.places)
     for pair in range(pairs.used[0]):
         _push(pairs, pair, ties_first, spelling)
     return pairs
+
+
+@compiled
+def _count_bytes(slots: Any) -> Any:
+    """`_count_pairs` where all tokens are bytes, and the number of a pair is the two of them."""
+    halves, counts, numbers = np.empty((1 << 16, 2), np.int32), np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
+    for pair in range(1 << 16):
+        halves[pair, 0], halves[pair, 1] = pair >> 8, pair & 255
+    for place in range(len(slots) - 1):
+        left, right = np.int64(slots[place, 0]), np.int64(slots[place + 1, 0])
+        if left >= 0 and right >= 0:
+            counts[left << 8 | right] += slots[place, 1]
+            numbers[left << 8 | right] += 1
+    return halves, counts, numbers, np.zeros(1, np.int32)
+
+
+@lean
+def _fill_byte_places(slots: Any, cursors: Any, places: Any) -> None:
+    for place in range(len(slots) - 1):
+        left, right = np.int64(slots[place, 0]), np.int64(slots[place + 1, 0])
+        if left >= 0 and right >= 0 and cursors[left << 8 | right] >= 0:
+            places[cursors[left << 8 | right]] = place
+            cursors[left << 8 | right] += 1
 
 
 @lean

@@ -21,7 +21,9 @@ from fromzero.tokenizer.text import check_unicode, utf8
 
 T = TypeVar("T")
 GROUP_BYTES = 1 << 20  # text that a thread takes at a time
-SHORT, FEW = 500, 5000  # characters of one text, and of all so far, that are encoded before the kernels are started
+# Kernels take half a second to start: before that, texts of so many characters with pre-tokens of so many are encoded
+# plainly, as long as all of them had no more than that.
+SHORT, PIECE, FEW = 10_000, 100, 40_000
 
 
 class BPETokenizer(Tokenizer):
@@ -76,8 +78,11 @@ class BPETokenizer(Tokenizer):
 
     def encode_plainly(self, text: str) -> list[int]:
         """`encode_ordinary` without compiled code: the reference, and the way for vocabularies that lack bytes."""
+        return self._merge_plainly(self.splitter.pieces(text))
+
+    def _merge_plainly(self, pieces: Iterable[str]) -> list[int]:
         ids: list[int] = []
-        for piece in self.splitter.pieces(text):
+        for piece in pieces:
             data = piece.encode()
             if self.whole and data in self.vocabulary:
                 ids.append(self.vocabulary[data])
@@ -140,8 +145,10 @@ class BPETokenizer(Tokenizer):
         if self.unknown is not None:
             return self.encode_plainly(text)
         if len(text) <= SHORT and self._characters < FEW and "_table" not in self.__dict__:
-            self._characters += len(text)
-            return self.encode_plainly(text)
+            pieces = list(self.splitter.pieces(text))
+            if max(map(len, pieces), default=0) <= PIECE:
+                self._characters += len(text)
+                return self._merge_plainly(pieces)
         return self._as_list(self._table.encode([text.encode()], self.splitter)[0])
 
     @property

@@ -85,7 +85,7 @@ class Pretokens:
             kept, self.letters = self.letters, np.empty((self._used + letters) * 3 // 2, np.uint8)
             self.letters[: self._used] = kept[: self._used]
         if self._count + more > len(self._entries):
-            kept_entries, (self._entries, self.slots) = self.entries, _table((self._count + more) * 3 // 2)
+            kept_entries, (self._entries, self.slots) = self.entries, _table((self._count + more) * 2)
             self._entries[: self._count] = kept_entries
             kernel.index(self._entries, self._count, self.slots)
 
