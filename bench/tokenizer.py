@@ -171,7 +171,7 @@ def bench_encoding(arguments: argparse.Namespace) -> None:
 
 
 def bench_start(arguments: argparse.Namespace) -> None:
-    """Seconds from starting Python to the first ids: of a line, which is encoded plainly, and of a page."""
+    """Seconds from starting Python to the first ids: of texts that are encoded plainly, and of one that is not."""
     code = (
         "import sys, time; start = time.perf_counter(); from fromzero.tokenizer import load_tokenizer; "
         "load_tokenizer(sys.argv[1]).encode('The quick brown fox, 从零开始. ' * int(sys.argv[2])); "
@@ -180,7 +180,7 @@ def bench_start(arguments: argparse.Namespace) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, str(WORKER), "save", folder], env=child_environment(), check=True)
-        for text, repeats in (("a line", 1), ("a page", 200)):
+        for text, repeats in (("a line", 1), ("a page", 200), ("a chapter", 2000)):
             for kernels, cache, rounds in (("compiled before", None, 7), ("never compiled", folder, 1)):
                 changes = {"NUMBA_CACHE_DIR": f"{cache}/{repeats}"} if cache else {}
                 seconds, said = [], ""
