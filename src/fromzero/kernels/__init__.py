@@ -5,6 +5,6 @@ by side. Numba takes half a second to start, so a kernel is imported where it is
 compiles, and keeps the machine code beside the source (or in the user's cache folder where that can't be written).
 
 Read in this order: compiling, flags and scan (text to pre-tokens), words and count (different pre-tokens), spelling and
-learn (which pairs to merge), merge_pairs and merge (pre-tokens to ids), match (the same without merging), viterbi (the
-likeliest pieces).
+learn (which pairs to merge), merge_pairs and merge (pre-tokens to ids), tree and match (the same without merging),
+viterbi (the likeliest pieces).
 """
