@@ -1,0 +1,188 @@
+"""Near duplicates: texts that share most of their shingles, found by MinHash and locality-sensitive hashing.
+
+texts -> signatures, a file for each partition -> one band after the other: texts equal in it are pairs -> clusters
+
+Two texts of Jaccard similarity s agree in a band of r hashes with probability s**r, and in one of b bands at least with
+1 - (1 - s**r)**b (Broder 1997; Indyk and Motwani 1998). What is kept depends neither on the order of the texts nor on
+who signs which. A band is read, sorted and let go before the next: 100 bytes for each text.
+"""
+
+import dataclasses
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fromzero.corpus.shingles import word_table
+from fromzero.errors import UserError
+
+_BATCH_BYTES = 4_000_000
+_EMPTY = np.uint32(0xFFFFFFFF)  # everywhere in the signature of a text without words, which is like no other
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclasses.dataclass(frozen=True)
+class MinHash:
+    """What is compared, and how alike texts have to be."""
+
+    bands: int = 16
+    """More find more pairs."""
+    rows: int = 8
+    """Hashes in a band; more find fewer. 16 bands of 8 find 24 % of the pairs whose similarity is .6, 61 % at .7, 95 %
+    at .8 and all but one in 8,000 at .9."""
+    words: int = 5
+    """Words in a shingle (`shingles` says what a word is)."""
+    least_similarity: float | None = None
+    """Pairs whose similarity, as estimated from all hashes, is below this share are let go. null: none are."""
+    seed: int = 1
+    """Which hashes are drawn."""
+
+    def __post_init__(self) -> None:
+        for name in ("bands", "rows", "words"):
+            if not 1 <= getattr(self, name) <= 1000:
+                raise UserError(f"minhash.{name} is {getattr(self, name)}; it takes a number from 1 to 1000")
+        if self.least_similarity is not None and not 0 <= self.least_similarity <= 1:
+            raise UserError(
+                f"minhash.least_similarity is {self.least_similarity}; it takes a share, as in 0.8, or null"
+            )
+
+
+def sign(texts: Sequence[str], settings: MinHash) -> NDArray[np.uint32]:
+    """The signatures of texts, (texts, bands, rows)."""
+    from fromzero.kernels.minhash import sign as compiled_sign
+
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    stops = np.cumsum([len(data) for data in encoded], dtype=np.int64)
+    random = np.random.Generator(np.random.PCG64(settings.seed))
+    factors = random.integers(0, 1 << 32, settings.bands * settings.rows, np.uint32) | np.uint32(1)
+    signatures = np.empty((len(texts), len(factors)), np.uint32)
+    data = np.frombuffer(b"".join(encoded), np.uint8)
+    compiled_sign(data, stops, settings.words, word_table(), factors, signatures)
+    return signatures.reshape(-1, settings.bands, settings.rows)
+
+
+def write_signatures(texts: Iterable[str], path: Path, settings: MinHash) -> int:
+    """Sign the texts of a partition into an .npz file, 4 bytes for each hash; how many texts there were.
+
+    The file has an array for each band, uncompressed, and a checksum of each. It gets its name when all is there.
+    """
+    parts = [sign([], settings), *(sign(batch, settings) for batch in _batches(texts))]
+    signatures = np.concatenate(parts)
+    arrays: dict[str, Any] = {f"band-{band}": signatures[:, band] for band in range(settings.bands)}
+    draft = path.with_name(f"{path.name}.draft")
+    with draft.open("wb") as file:
+        np.savez(file, settings=_stamp(settings), texts=np.array(len(signatures)), **arrays)
+    draft.replace(path)
+    return len(signatures)
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def _stamp(settings: MinHash) -> NDArray[np.int64]:
+    return np.array([settings.bands, settings.rows, settings.words, settings.seed])
+
+
+def _read(path: Path, name: str) -> NDArray[Any]:
+    """An array of a file of signatures. Raises UserError when it is not as it was written."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            info = file.zip.getinfo(f"{name}.npy")
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > path.stat().st_size:
+                raise ValueError(f"{name} is compressed")
+            array: NDArray[Any] = file[name]
+            if array.dtype.kind not in "iu":
+                raise ValueError(f"{name} is not of whole numbers")
+            return array
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        EOFError,
+        MemoryError,
+        RuntimeError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise UserError(f"{path}: damaged signatures ({error}); make them again") from error
+
+
+def _read_band(paths: Sequence[Path], sizes: Sequence[int], band: int, settings: MinHash) -> NDArray[np.uint32]:
+    """The hashes that all texts have in a band, (texts, rows)."""
+    hashes = np.empty((sum(sizes), settings.rows), np.uint32)
+    stops = np.cumsum(sizes).tolist()
+    for path, size, stop in zip(paths, sizes, stops, strict=True):
+        part = _read(path, f"band-{band}")
+        if part.shape != (size, settings.rows) or part.dtype != np.uint32:
+            raise UserError(f"{path}: damaged signatures (band {band} is of other size); make them again")
+        hashes[stop - size : stop] = part
+    return hashes
+
+
+def preference(ids: Sequence[str], scores: ArrayLike) -> NDArray[np.int64]:
+    """The rank of each text, 0 for the one to keep before all others: the greatest score, then the smallest id.
+
+    scores: say, lengths (of near duplicates the longest has lost least), or what a classifier says of their quality.
+    """
+    names = np.array([name.encode("utf-8", "surrogatepass") for name in ids], np.bytes_)
+    ranks = np.empty(len(names), np.int64)
+    ranks[np.lexsort((names, -np.asarray(scores, float)))] = np.arange(len(names))
+    return ranks
+
+
+def find_near_duplicates(paths: Sequence[Path], settings: MinHash, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each text the number of the one that is kept of its cluster, which is its own if it is kept itself.
+
+    paths: of `write_signatures`; texts are numbered through all of them. ranks: of `preference`; the least of a cluster
+    is kept. Clusters are what pairs connect; in each band, the best of the texts that are equal is a pair with each of
+    the others. Raises UserError for files that are damaged or made with other settings.
+    """
+    from fromzero.kernels.minhash import unite
+
+    for path in paths:
+        if _read(path, "settings").tolist() != _stamp(settings).tolist():
+            raise UserError(f"{path}: signatures made with other settings of minhash; make them again")
+    sizes = [int(_read(path, "texts").sum()) for path in paths]
+    if sum(sizes) != len(ranks):
+        raise UserError(f"{len(ranks)} texts have {sum(sizes)} signatures; make the signatures again")
+    parents, order = np.arange(len(ranks)), np.argsort(ranks)  # from here on, texts go by their ranks
+    candidates = np.empty((0, 2), np.int64)
+    for band in range(settings.bands):
+        pairs = _pairs(_read_band(paths, sizes, band, settings)[order])
+        if settings.least_similarity is None:
+            unite(pairs, parents)
+        else:
+            candidates = np.unique(np.concatenate((candidates, pairs)), axis=0)
+    if settings.least_similarity is not None:
+        equal = np.zeros(len(candidates), np.int64)
+        for band in range(settings.bands):
+            hashes = _read_band(paths, sizes, band, settings)[order]
+            equal += (hashes[candidates[:, 0]] == hashes[candidates[:, 1]]).sum(axis=1)
+        unite(candidates[equal >= settings.least_similarity * settings.bands * settings.rows], parents)
+    result: NDArray[np.int64] = order[parents[ranks]]
+    return result
+
+
+def _pairs(hashes: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Pairs of texts that are equal in a band: (pairs, 2), the best of them first."""
+    from fromzero.kernels.minhash import pairs_of
+
+    keys = np.zeros(len(hashes), np.uint64)
+    for row in hashes.T:
+        keys = (keys ^ keys >> np.uint64(29)) * _MIX + row
+    texts = np.flatnonzero((hashes != _EMPTY).any(axis=1))
+    texts = texts[np.argsort(keys[texts])]
+    pairs = np.empty((len(texts), 2), np.int64)
+    return pairs[: pairs_of(keys, texts, pairs)]
