@@ -48,7 +48,7 @@ def test_a_hanging_file_costs_that_file(tmp_path: Path, chinese: str) -> None:
     row = "<p>words and <b>words</b> <i>in</i> a paragraph</p>"
     slow.write_text(f"<html><body><article>{row * 200_000}</article></body></html>")  # 10 MB: trafilatura needs long
     started = time.monotonic()
-    answers = reasons(parse([good, slow, after], workers=1, parse_seconds=4))
+    answers = reasons(parse([good, slow, after], workers=1, parse_seconds=6))
     assert answers == {"a.txt": [None], "b.html": [TIMED_OUT], "c.txt": [None]}
     assert time.monotonic() - started < 20
 
@@ -64,9 +64,9 @@ def test_memory_is_bounded(tmp_path: Path, chinese: str) -> None:
     assert answers["b.txt"] == [None]
 
 
-def test_a_dead_child_costs_its_file(tmp_path: Path, chinese: str) -> None:
+def test_a_dead_child_costs_one_document(tmp_path: Path, chinese: str) -> None:
     long, after = tmp_path / "a.jsonl", tmp_path / "b.txt"
-    long.write_text("".join(json.dumps({"text": f"{i} {chinese}"}) + "\n" for i in range(20_000)))
+    long.write_text("".join(json.dumps({"text": f"{i} {chinese}"}) + "\n" for i in range(2_000)))
     after.write_text(chinese * 2)
     settings = WorkSettings.of(CorpusConfig((Path("in"),), Path("out")))
     seen: list[tuple[str, str | None]] = []
@@ -77,8 +77,9 @@ def test_a_dead_child_costs_its_file(tmp_path: Path, chinese: str) -> None:
                 if len(seen) == 5:
                     pool.children[0].process.kill()
     assert seen[:5] == [("a.jsonl", None)] * 5
-    assert seen[-2:] == [("a.jsonl", CRASHED), ("b.txt", None)]
-    assert len(seen) < 20_000
+    assert [reason for _, reason in seen].count(CRASHED) == 1
+    assert len(seen) == 2_001
+    assert seen[-1] == ("b.txt", None)
 
 
 def test_order_and_answers_do_not_depend_on_workers(tmp_path: Path, english: str, chinese: str) -> None:

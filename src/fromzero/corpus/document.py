@@ -26,6 +26,10 @@ UNOPENED = "file could not be opened"
 TOO_LARGE = "file too large"
 BINARY = "binary file, not text"
 DAMAGED = "damaged file"
+ENCRYPTED = "encrypted file"
+UNKNOWN_FORMAT = "format that is not read"
+NESTED = "archives in archives"
+UNPACKED_TOO_LARGE = "unpacks to too much"
 CRASHED = "parser crashed"
 TIMED_OUT = "parser took too long"
 OUT_OF_MEMORY = "parser needed too much memory"
@@ -46,6 +50,10 @@ REASONS: dict[str, str] = {
     TOO_LARGE: "limits.file_bytes",
     BINARY: "",
     DAMAGED: "",
+    ENCRYPTED: "",
+    UNKNOWN_FORMAT: "",
+    NESTED: "limits.nesting",
+    UNPACKED_TOO_LARGE: "limits.unpacked_ratio",
     CRASHED: "",
     TIMED_OUT: "limits.parse_seconds",
     OUT_OF_MEMORY: "limits.parse_memory_bytes",

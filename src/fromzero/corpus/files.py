@@ -20,11 +20,33 @@ KINDS = {
     ".htm": "html",
     ".xhtml": "html",
     ".pdf": "pdf",
+    ".docx": "docx",
+    ".epub": "epub",
     ".json": "json",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
     ".parquet": "parquet",
+    ".warc": "warc",
+    ".wet": "warc",
+    ".zip": "zip",
+    ".tar": "tar",
+    ".tgz": "tar.gz",
+    ".gz": "gz",
+    ".zst": "zst",
+    ".bz2": "bz2",
+    ".xz": "xz",
 }
+
+
+def kind_of(name: str) -> str | None:
+    """The kind of a file by its suffix, or None for one that is not read. WARC files are unpacked by their reader."""
+    stem, suffix = os.path.splitext(name.lower())
+    kind = KINDS.get(suffix)
+    if kind in ("gz", "zst") and KINDS.get(os.path.splitext(stem)[1]) == "warc":
+        return "warc"
+    return kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +87,7 @@ def find_files(inputs: Sequence[Path], output: Path) -> Found:
         if not root.exists():
             raise UserError(f"{root}: no such file or folder; --inputs takes documents that exist")
         for path in _walk(root, output, seen, passed_over):
-            kind = KINDS.get(path.suffix.lower())
+            kind = kind_of(path.name)
             if kind is None:
                 passed_over[path.suffix.lower() or "no suffix"] += 1
             else:
@@ -86,10 +108,10 @@ def digest_inputs(inputs: Sequence[Path], found: Found) -> dict[str, str]:
     return digests
 
 
-def clear(folder: Path) -> None:
-    """Remove what an interrupted run left in an unfinished artifact, for stages so short that they start over."""
+def clear(folder: Path, *kept: str) -> None:
+    """Remove what an interrupted run left in an unfinished artifact, but for the entries that the next one needs."""
     for entry in folder.iterdir():
-        if entry.name != UNFINISHED:
+        if entry.name not in (UNFINISHED, *kept):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 

@@ -3,10 +3,11 @@
 A thread takes the next file, sends it to its child and puts what comes back into that file's queue; the caller drains
 the queues in file order. The queues are short and only a few files are in flight, so a slow consumer holds the
 children back, and the order does not depend on how many there are. One watchdog kills a child that is past its
-deadline; a dead child costs the file it was at, and a fresh one goes on.
+deadline; a dead child costs the record it was at, and a fresh one goes on with the next.
 """
 
 import contextlib
+import dataclasses
 import os
 import queue
 import subprocess
@@ -25,6 +26,8 @@ from fromzero.errors import UserError
 QUEUE_FRAMES = 4
 FILES_AHEAD = 4
 """Files in flight for each worker."""
+MAX_DEATHS = 10
+"""Children that may die over one file before the rest of it is given up."""
 _TICK_SECONDS = 0.1
 _Answers = queue.Queue[dict[str, Any] | None]
 # One thread is enough for one document, and each thread's arena would count against the limit on address space.
@@ -41,6 +44,7 @@ class _Child:
         self.longest = 6 * max(limits.document_bytes, limits.file_bytes) + (1 << 20)
         self.deadline = float("inf")
         self.timed_out = False
+        self.finished, self.died = 0, cast(str | None, None)
         self.settings: WorkSettings | None = settings  # until they are sent
         # -P: a folder of documents with a file called json.py in it must not become part of the program
         self.process = subprocess.Popen(
@@ -52,26 +56,38 @@ class _Child:
         )
         self.stdin, self.stdout = cast(BinaryIO, self.process.stdin), cast(BinaryIO, self.process.stdout)
 
-    def parse(self, file: SourceFile) -> Iterator[dict[str, Any]]:
-        """The answers about one file; the last is a reason when the child died over it."""
+    def parse(self, file: SourceFile, skip: int, reason: str | None) -> Iterator[dict[str, Any]]:
+        """The answers about a file's records after the first `skip`; over the last of those a child died for `reason`.
+
+        Afterwards `died` is the reason if this one died too, over the record after `finished`. It is None when there is
+        no use in going on: the file is finished, or the way to the next record is what kills.
+        """
+        self.finished, self.died = skip, None
         try:
             if self.settings is not None:
                 write_frame(self.stdin, to_plain(self.settings))
                 self.settings = None
-            write_frame(self.stdin, {"path": str(file.path), "kind": file.kind})
-            while not (answer := self._next()).get("done"):
-                yield answer
-            if answer.get("leaving"):
-                self.stop()
-        except (OSError, ValueError, AttributeError):
+            write_frame(self.stdin, {"path": str(file.path), "kind": file.kind, "skip": skip})
+            while not (frame := self._next()).get("done"):
+                self.finished = int(frame.pop("finished", self.finished))
+                if reason is not None and "skipped" in frame:
+                    yield {"reason": reason, "inside": str(frame["skipped"])}
+                    reason = None
+                elif "reason" in frame or "error" in frame:
+                    yield frame
+        except (OSError, ValueError, TypeError, AttributeError):
+            self.died = TIMED_OUT if self.timed_out else self.died or CRASHED
             self.stop()
-            yield {"reason": TIMED_OUT if self.timed_out else CRASHED}
+        if reason is not None:
+            yield {"reason": reason}
+            self.died = None
 
     def _next(self) -> dict[str, Any]:
         self.deadline = time.monotonic() + self.patience
         answer = read_frame(self.stdout, self.longest)
         self.deadline = float("inf")
-        if answer is None:
+        if answer is None or "died" in answer:
+            self.died = answer and str(answer["died"])
             raise ValueError("the child ended")
         return dict(answer)
 
@@ -132,7 +148,7 @@ class Pool:
             while (answer := answers.get()) is not None:
                 if "error" in answer:
                     raise UserError(answer["error"])
-                yield file, answer
+                yield dataclasses.replace(file, source=file.source + answer.pop("inside", "")), answer
             yield file, None
             self.ahead.release()
 
@@ -151,14 +167,25 @@ class Pool:
                     break
                 self.order.put(answers)
             try:
-                child = self._usable(child)
-                for answer in child.parse(files[number]):
-                    self._put(answers, answer)
+                child = self._read(child, files[number], answers)
             except OSError as error:
                 self._put(answers, {"error": f"a parsing process could not be started: {error}"})
             self._put(answers, None)
         if child is not None:
             child.stop()
+
+    def _read(self, child: _Child | None, file: SourceFile, answers: _Answers) -> _Child:
+        """Put all answers about a file into its queue, through the deaths of children. Returns the last child."""
+        skip, reason = 0, cast(str | None, None)
+        for _ in range(MAX_DEATHS):
+            child = self._usable(child)
+            for answer in child.parse(file, skip, reason):
+                self._put(answers, answer)
+            if child.died is None:
+                return child
+            skip, reason = child.finished + 1, child.died
+        self._put(answers, {"reason": f"{reason}: for the {MAX_DEATHS}th time in this file; the rest is given up"})
+        return cast(_Child, child)
 
     def _usable(self, child: _Child | None) -> _Child:
         """The same child if it can take another file, else a fresh one."""

@@ -12,9 +12,15 @@ class Limits:
     """What one file may cost. A file that costs more is rejected with the reason, and the rest goes on."""
 
     file_bytes: int = 100_000_000
-    """Largest HTML or PDF file, in bytes; these are parsed whole. Text, JSON lines and Parquet are read as streams."""
+    """Largest file that has to be parsed whole, in bytes: HTML, PDF, Word, EPUB, JSON, and what archives hold of Parquet
+    and further archives. Text, JSON lines, CSV, Parquet, WARC and the members of archives are read as streams."""
     document_bytes: int = 64_000_000
-    """Largest single record, and largest text file when `cut_characters` is null, in bytes of UTF-8."""
+    """Largest single record, in bytes of UTF-8; for text files when `cut_characters` is null only."""
+    unpacked_ratio: float = 200.0
+    """How many times its size (and `document_bytes` more) a compressed file may hold, on all levels of archives in
+    archives together. Text has 3 to 30 times, bombs from 1,000 to millions."""
+    nesting: int = 4
+    """Deepest nesting of archives and compressed files: a `.tar.gz` has two levels."""
     parse_seconds: float = 60.0
     """Longest time until the next document of a file is ready, in seconds."""
     parse_memory_bytes: int = 4_000_000_000

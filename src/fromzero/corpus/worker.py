@@ -1,9 +1,14 @@
 """The child process that parses: `python -m fromzero.corpus.worker`, frames on stdin and stdout.
 
 A frame is a length in decimal, a newline, that many bytes of JSON, a newline. The first frame from the parent holds
-the settings; then each holds a file, and is answered by the file's documents, one frame each, and a last frame
-{"done": true}, with "leaving": true when the process ends with it. JSON and not pickle, because after parsing hostile
-bytes this process may no longer be ours, and the parent must be able to read its answers safely.
+the settings; then each holds a file and how many of its records to skip, and is answered by frames:
+  {"text": ..., "reason": ..., ...}  a document, or {"reason": ...} alone for what could not be read
+  {..., "finished": n}               with the last one of a record: so many of the file's records are done with
+  {"skipped": inside}                the last record to skip was reached; its place in the archive
+  {"died": reason}                   the process ends, for a reason of its own
+  {"done": true}
+JSON and not pickle, because after parsing hostile bytes this process may no longer be ours, and the parent must be able
+to read its answers safely.
 """
 
 import contextlib
@@ -14,20 +19,22 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from fromzero.corpus.cutting import cut
-from fromzero.corpus.document import DAMAGED, DOCUMENT_TOO_LARGE, OUT_OF_MEMORY, UNOPENED, text_digest
+from fromzero.corpus.document import OUT_OF_MEMORY, text_digest
 from fromzero.corpus.filters import judge
+from fromzero.corpus.formats import read
 from fromzero.corpus.language import UNKNOWN, identify
 from fromzero.corpus.normalize import normalize_stream, replace_surrogates
-from fromzero.corpus.reading import Raw, ReadError, ReadSettings, Rejected, read
+from fromzero.corpus.reading import Raw, ReadSettings, Record, bounded, reason_of
 from fromzero.corpus.settings import CorpusConfig, Filters, Limits
 from fromzero.errors import UserError
 
 MAX_HEADER = 20
+_HEARTBEAT = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,32 +82,38 @@ def read_frame(stream: BinaryIO, longest: int) -> Any | None:
     return json.loads(payload)
 
 
-def process(path: Path, kind: str, settings: WorkSettings) -> Iterator[dict[str, Any]]:
+def process(path: Path, kind: str, settings: WorkSettings, skip: int = 0) -> Iterator[dict[str, Any]]:
     """Everything about a file's documents that needs no other file: read, normalise, cut, identify, judge.
 
-    Yields plain mappings: {text, id, url, language, meta, reason} with reason None for a text to keep, and
-    {reason} alone for what could not be read.
+    Yields plain mappings: {text, id, url, language, meta, reason} with reason None for a text to keep, {reason} alone
+    for what could not be read, both with `inside` when it is from an archive; and the progress, as frames tell it.
     """
     try:
-        for raw in read(path, kind, settings.read):
-            if isinstance(raw, Rejected):
-                yield {"reason": raw.reason}
-            else:
-                yield from _parts(raw, settings)
-    except ReadError as error:
-        yield {"reason": str(error)}
-    except OSError as error:
-        yield {"reason": f"{UNOPENED}: {error.strerror or error}"}
-    except (MemoryError, UserError):
-        raise
-    except Exception as error:  # a parser of other people's formats can raise anything at all
-        yield {"reason": f"{DAMAGED}: {type(error).__name__}"}
+        for number, record in enumerate(read(path, kind, settings.read)):
+            if number < skip:
+                if number == skip - 1 or number % _HEARTBEAT == 0:
+                    yield {"skipped": record.inside} if number == skip - 1 else {"finished": skip}
+                continue
+            held: dict[str, Any] = {}  # so that the last answer and the news that it is the last are one frame
+            for answer in _answers(record, settings):
+                yield from [held] if held else []
+                held = answer | ({"inside": record.inside} if record.inside else {})
+            yield held | {"finished": number + 1}
+    except Exception as error:
+        yield {"reason": reason_of(error)}
+
+
+def _answers(record: Record, settings: WorkSettings) -> Iterator[dict[str, Any]]:
+    try:
+        yield from _parts(record.parse(), settings)
+    except Exception as error:
+        yield {"reason": reason_of(error)}
 
 
 def _parts(raw: Raw, settings: WorkSettings) -> Iterator[dict[str, Any]]:
     blocks = normalize_stream(raw.blocks) if settings.normalize else map(replace_surrogates, raw.blocks)
     if settings.cut_characters is None:
-        blocks = _bounded(blocks, settings.read.limits.document_bytes)
+        blocks = bounded(blocks, settings.read.limits.document_bytes, ", and cut_characters is null")
     parts = cut(blocks, settings.cut_characters)
     first, second = next(parts, ""), next(parts, None)
     if second is None:
@@ -108,15 +121,6 @@ def _parts(raw: Raw, settings: WorkSettings) -> Iterator[dict[str, Any]]:
         return
     for number, text in enumerate(itertools.chain((first, second), parts), 1):
         yield _judged(text, raw, {"part": str(number)}, settings)
-
-
-def _bounded(blocks: Iterable[str], limit: int) -> Iterator[str]:
-    total = 0
-    for block in blocks:
-        total += len(block.encode())
-        if total > limit:
-            raise ReadError(f"{DOCUMENT_TOO_LARGE}: more than {limit:,} bytes, and cut_characters is null")
-        yield block
 
 
 def _judged(text: str, raw: Raw, part: dict[str, str], settings: WorkSettings) -> dict[str, Any]:
@@ -146,17 +150,16 @@ def _serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
     limit_memory(settings.read.limits.parse_memory_bytes)
     while (request := read_frame(stdin, 1 << 20)) is not None:
         if not _answer(request, settings, stdout):
-            write_frame(stdout, {"reason": OUT_OF_MEMORY})
-            write_frame(stdout, {"done": True, "leaving": True})
-            return  # what is left of the heap is not to be trusted with the next file
+            write_frame(stdout, {"died": OUT_OF_MEMORY})
+            return  # what is left of the heap is not to be trusted with the next record
         write_frame(stdout, {"done": True})
 
 
-def _answer(request: Mapping[str, str], settings: WorkSettings, stdout: BinaryIO) -> bool:
+def _answer(request: Mapping[str, Any], settings: WorkSettings, stdout: BinaryIO) -> bool:
     """Send a file's documents; False when memory ran out."""
     try:
-        for document in process(Path(request["path"]), request["kind"], settings):
-            write_frame(stdout, document)
+        for frame in process(Path(request["path"]), request["kind"], settings, request["skip"]):
+            write_frame(stdout, frame)
     except MemoryError:
         return False
     except UserError as error:

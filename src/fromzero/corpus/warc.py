@@ -1,0 +1,50 @@
+"""WARC files of web crawls (ISO 28500), compressed or not: pages as they were sent, and Common Crawl's WET texts."""
+
+import collections
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from fromzero.corpus.document import DAMAGED, UNKNOWN_FORMAT
+from fromzero.corpus.encoding import decode_declared
+from fromzero.corpus.html import decode_html, page_text
+from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, Record, failure, whole
+from fromzero.errors import missing_extra
+
+_PAGES = ("text/html", "application/xhtml+xml")
+
+
+def read_warc(file: Opened, settings: ReadSettings) -> Iterator[Record]:
+    """Successful responses of HTML or plain text, and conversion records, with their address and date."""
+    try:
+        from fastwarc.warc import ArchiveIterator, WarcRecordType
+    except ImportError as error:
+        raise missing_extra("fastwarc", "corpus") from error
+    passed_over: collections.Counter[str] = collections.Counter()
+    wanted = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
+    for record in ArchiveIterator(file.stream, record_types=wanted, auto_decode="all"):
+        kind = _content_type(record)
+        status = record.http_headers.status_code if record.http_headers is not None else 200
+        if status == 200 and kind in (*_PAGES, "text/plain"):
+            yield Record(functools.partial(_parse, record, kind, settings))
+        else:
+            passed_over[kind if status == 200 else f"status {status}"] += 1
+    if passed_over:
+        listed = ", ".join(f"{count} {kind}" for kind, count in passed_over.most_common(5))
+        yield failure(f"{UNKNOWN_FORMAT}: {passed_over.total()} records ({listed})")
+
+
+def _content_type(record: Any) -> str:
+    named = record.http_content_type if record.is_http else record.headers.get("Content-Type", "")
+    return (named or "no type").partition(";")[0].strip().lower()[:50]
+
+
+def _parse(record: Any, kind: str, settings: ReadSettings) -> Raw:
+    data = whole(record.reader, settings.limits.file_bytes)
+    label = record.http_charset if record.is_http else "utf-8"
+    url = record.headers.get("WARC-Target-URI", "").strip("<>")
+    meta = {"date": date} if (date := record.headers.get("WARC-Date", "")) else {}
+    if kind not in _PAGES:
+        return Raw([decode_declared(data, label)], url, meta)
+    page = page_text(decode_html(data, label), settings.html)
+    return Raw(page.blocks, url or page.url, meta | page.meta)
