@@ -177,7 +177,7 @@ def test_signatures_of_other_settings_or_texts_are_refused(tmp_path: Path, engli
     with pytest.raises(UserError, match="2 texts have 1 signatures"):
         find_near_duplicates([path], MINHASH, np.arange(2))
     for arrays in ({"settings": np.array("x")}, {"settings": np.array([None])}):
-        np.savez(path, allow_pickle=True, **arrays)  # type: ignore[arg-type]
+        np.savez(path, allow_pickle=True, **arrays)
         with pytest.raises(UserError, match="damaged"):
             find_near_duplicates([path], MINHASH, np.arange(1))
 
