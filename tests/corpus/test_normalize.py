@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromzero.corpus.normalize import normalize, normalize_stream
+from fromzero.corpus.normalize import normalize, normalize_stream, repair
 
 AWKWARD = st.text(
     st.one_of(
@@ -52,3 +52,12 @@ def test_a_megabyte_without_a_safe_place_is_still_bounded() -> None:
     pieces = list(normalize_stream([block] * 4))
     assert sum(map(len, pieces)) == 2_000_000
     assert max(map(len, pieces)) < 1_200_000
+
+
+def test_wrongly_decoded_text_is_put_right_and_right_text_left() -> None:
+    right = "café “quoted” – 文字，编码。\nñandú Größe\nПривет, мир\n日本語の文\n"
+    for line in right.splitlines():
+        assert repair(line.encode().decode("latin-1")) == line
+    assert repair("ok cafÃ©\n文字 stays\nThis â€” is") == "ok café\n文字 stays\nThis — is"
+    for text in (right, "ﬁ １２３ &amp; ‘x’ \x1b[1m", "Ã", "A\u0303 \ud800", ""):
+        assert repair(text) == text

@@ -1,10 +1,11 @@
 """Which language a text is in: by its script where the script tells, else by py3langid's byte n-grams."""
 
+import dataclasses
 import functools
 import re
-from typing import Any
+from typing import Any, Literal
 
-from fromzero.errors import missing_extra
+from fromzero.errors import UserError, missing_extra
 
 UNKNOWN = "und"
 LANGUAGES = ("de", "en", "es", "fr", "it", "ja", "ko", "pt", "ru", "zh")
@@ -19,26 +20,73 @@ _KANA_SHARE = 0.1
 _MIN_LETTERS = 10
 
 
+@dataclasses.dataclass(frozen=True)
+class Identified:
+    """What a text seems to be written in."""
+
+    language: str
+    """Two letters (ISO 639-1), 'und' for too little text."""
+    confidence: float
+    """0 to 1: the probability that py3langid gives, or the share of the text that is in the script that told."""
+    script: Literal["", "Hans", "Hant"] = ""
+    """For Chinese: simplified, traditional, or neither more than the other."""
+
+
 def identify(text: str) -> str:
     """Two letters (ISO 639-1) for the text, judged from the 2,000 characters in its middle; 'und' for too few."""
+    return identify_among(text).language
+
+
+def identify_among(text: str, languages: tuple[str, ...] | None = LANGUAGES) -> Identified:
+    """The language with its confidence, among those given, or None for the 140 that py3langid knows.
+
+    Few to choose from make short texts surer: give those that the documents can be in. Raises UserError for a language
+    that is not known.
+    """
     middle = max(0, (len(text) - _SAMPLE) // 2)
     sample = text[middle : middle + _SAMPLE]
     letters = len(_LETTER.findall(sample))
-    han, kana, hangul = (len(script.findall(sample)) for script in (_HAN, _KANA, _HANGUL))
-    if hangul > _SCRIPT_SHARE * letters:
-        return "ko"
-    if kana and han + kana > _SCRIPT_SHARE * letters and kana > _KANA_SHARE * (han + kana):
-        return "ja"
-    if han > _SCRIPT_SHARE * letters:
-        return "zh"
-    return str(_classifier().classify(sample)[0]) if letters >= _MIN_LETTERS else UNKNOWN
+    ideographs = "".join(_HAN.findall(sample))
+    han, kana, hangul = len(ideographs), len(_KANA.findall(sample)), len(_HANGUL.findall(sample))
+
+    def told_by(script: int, language: str) -> bool:
+        return script > _SCRIPT_SHARE * letters and (languages is None or language in languages)
+
+    if told_by(hangul, "ko"):
+        return Identified("ko", _share(hangul, letters))
+    if kana > _KANA_SHARE * (han + kana) and told_by(han + kana, "ja"):
+        return Identified("ja", _share(han + kana, letters))
+    if told_by(han, "zh"):
+        return Identified("zh", _share(han, letters), chinese_script(ideographs))
+    if letters < _MIN_LETTERS:
+        return Identified(UNKNOWN, 0.0)
+    language, confidence = _classifier(languages).classify(sample)
+    return Identified(str(language), float(confidence))
+
+
+def chinese_script(text: str) -> Literal["", "Hans", "Hant"]:
+    """Simplified or traditional, by which of the two countries' old character sets has more of the ideographs.
+
+    GB 2312 has no traditional form where there is a simplified one, and Big5 no simplified one; both have the rest.
+    """
+    simplified, traditional = (len(text.encode(name, "ignore")) for name in ("gb2312", "big5"))
+    return "" if simplified == traditional else "Hans" if simplified > traditional else "Hant"
+
+
+def _share(script: int, letters: int) -> float:
+    """The share of what is said in a script, an ideograph or syllable block counting as three letters."""
+    return min(1.0, 3 * script / (2 * script + letters))  # letters are fewer where Python's Unicode is older
 
 
 @functools.cache
-def _classifier() -> Any:
+def _classifier(languages: tuple[str, ...] | None) -> Any:
     try:
-        import py3langid
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ImportError as error:
         raise missing_extra("py3langid", "corpus") from error
-    py3langid.set_languages(list(LANGUAGES))
-    return py3langid
+    classifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    try:
+        classifier.set_languages(languages)
+    except ValueError as error:
+        raise UserError(f"languages: {error}; known are {', '.join(sorted(classifier.labels))}") from error
+    return classifier

@@ -4,9 +4,12 @@ NFC, not NFKC: NFKC would turn full-width punctuation, superscripts and ligature
 text is full of the first. Blocks of a long file come out exactly as the whole file would.
 """
 
+import functools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+from fromzero.errors import missing_extra
 
 # Controls but tab and newline, soft hyphens, zero-width spaces, direction marks, byte order marks, non-characters.
 # Zero-width joiners (U+200C, U+200D) stay: Persian, Indic scripts and emoji are spelled with them.
@@ -40,6 +43,27 @@ def normalize_stream(blocks: Iterable[str]) -> Iterator[str]:
             started = True
     if started and newlines:
         yield "\n"
+
+
+def repair(text: str) -> str:
+    """Text that was decoded with the wrong encoding and saved again ('cafÃ©', 'æ–‡å­—') put right, line by line (ftfy).
+
+    Only where the letters say so: text in any language that is right stays as it is. An option, since it takes as long
+    as all filters together.
+    """
+    return _repairer()(text)
+
+
+@functools.cache
+def _repairer() -> Callable[[str], str]:
+    try:
+        import ftfy
+    except ImportError as error:
+        raise missing_extra("ftfy", "corpus") from error
+    wanted = {"fix_encoding", "restore_byte_a0", "replace_lossy_sequences", "decode_inconsistent_utf8"}
+    switches = {key: key in wanted for key, value in ftfy.TextFixerConfig._field_defaults.items() if value is True}
+    config = ftfy.TextFixerConfig(**switches | {"unescape_html": False, "normalization": None})
+    return functools.partial(ftfy.fix_text, config=config)
 
 
 def replace_surrogates(text: str) -> str:
