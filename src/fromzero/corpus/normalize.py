@@ -8,6 +8,7 @@ import functools
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from fromzero.errors import missing_extra
 
@@ -61,7 +62,9 @@ def _repairer() -> Callable[[str], str]:
     except ImportError as error:
         raise missing_extra("ftfy", "corpus") from error
     wanted = {"fix_encoding", "restore_byte_a0", "replace_lossy_sequences", "decode_inconsistent_utf8"}
-    switches = {key: key in wanted for key, value in ftfy.TextFixerConfig._field_defaults.items() if value is True}
+    switches: dict[str, Any] = {
+        key: key in wanted for key, value in ftfy.TextFixerConfig._field_defaults.items() if value is True
+    }
     config = ftfy.TextFixerConfig(**switches | {"unescape_html": False, "normalization": None})
     return functools.partial(ftfy.fix_text, config=config)
 
