@@ -100,7 +100,7 @@ def test_a_mixed_folder(mixed: Path, settings: Settings) -> None:
     assert reasons.pop("in/corrupt.pdf").startswith("damaged file: ")
     assert reasons == {
         "in/copy.md": "duplicate",
-        "in/short.txt": "too short",
+        "in/short.txt": "too short: min_length 50, found 10",
         "in/photo.txt": "binary file, not text: it starts like an image, an archive, a program or a PDF",
         "in/empty.html": "no text",
     }

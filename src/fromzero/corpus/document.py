@@ -42,6 +42,11 @@ FEW_LETTERS = "too few letters"
 WORD_LENGTH = "words too short or too long"
 REPEATED_LINES = "repeated lines"
 REPEATED_TEXT = "repeated text"
+TOO_LONG = "too long"
+SYMBOLS = "too many symbols"
+LISTS = "lists and scraps rather than sentences"
+FEW_STOP_WORDS = "too few stop words"
+PLACEHOLDERS = "placeholders or code"
 DUPLICATE = "duplicate"
 
 # Reason -> the setting that decides it, for messages that tell what to change.
@@ -66,6 +71,7 @@ REASONS: dict[str, str] = {
     WORD_LENGTH: "filters.min_word_length and filters.max_word_length",
     REPEATED_LINES: "filters.max_repeated_lines",
     REPEATED_TEXT: "filters.min_compressed",
+    **dict.fromkeys((TOO_LONG, SYMBOLS, LISTS, FEW_STOP_WORDS, PLACEHOLDERS), "filters.profile and filters.limits"),
     DUPLICATE: "",
 }
 

@@ -1,80 +1,87 @@
-"""The quality filters: small pure functions, text in, None (keep) or the reason to drop it out.
+"""The quality filters: a text and the settings in; what is left of the text, and None (keep) or the reason to drop it.
 
-Written for Chinese as well as for alphabets: an ideograph weighs as much as three letters, and rules about words look
-only at scripts that put spaces between words. Every rule takes linear time, also for a megabyte on one line.
-
-Sources: Rae et al. 2021 (Gopher), table A1 and section A1.1, with other thresholds (see `settings.Filters`); the
-compression test follows the idea of Whisper (Radford et al. 2022, section 4.5).
+The rules are in `rules`, what they ask about in `statistics`. Everything takes linear time, also for a megabyte on one
+line.
 """
 
 import re
-import zlib
-from collections.abc import Callable
 
-from fromzero.corpus.document import (
-    EMPTY,
-    FEW_LETTERS,
-    REPEATED_LINES,
-    REPEATED_TEXT,
-    REPLACED,
-    TOO_SHORT,
-    WORD_LENGTH,
-)
+from fromzero.corpus.document import EMPTY
+from fromzero.corpus.language import identify
+from fromzero.corpus.rules import LEFT, LINES, RULES, STOP_WORDS, WHOLE, Rule
 from fromzero.corpus.settings import Filters
+from fromzero.corpus.statistics import SEARCHED, measure
 
-IDEOGRAPH_WEIGHT = 3
-# Scripts written without spaces between words: Thai to Myanmar, Khmer, CJK with kana and full-width forms.
-_IDEOGRAPHS = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
-_UNSPACED = re.compile(
-    "[\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00020000-\U0003ffff]+"
+_CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
+_PHRASES = re.compile(
+    "javascript|terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies", re.IGNORECASE
 )
-# A rule about shares is not asked about fewer characters than this: four words can't show a habit.
-_ENOUGH = 50
+_SENTENCE_ENDS = (".", "?", "!", '"', "'")
 
 
-def judge(text: str, settings: Filters) -> str | None:
+def judge(text: str, settings: Filters, language: str | None = None) -> str | None:
     """The first reason to drop the text, or None to keep it."""
-    for rule in RULES:
-        if (reason := rule(text, settings)) is not None:
-            return reason
+    return refine(text, settings, language)[1]
+
+
+def refine(text: str, settings: Filters, language: str | None = None) -> tuple[str, str | None]:
+    """The text without the lines that a rule takes out, and the first reason to drop it, or None to keep it.
+
+    language: as `language.identify` names it, which is asked where limits depend on it and none is given.
+    The reason has as its detail the rule, its limit and what was found, as in 'too short: min_length 50, found 20'.
+    """
+    if language is None:
+        depends = settings.profile == "web" or settings.languages
+        language = identify(text) if depends else ""
+    limits = limits_of(settings, language)
+    reason = _first_broken(text, WHOLE, limits, language)
+    if reason is None and any(rule.name in limits for rule in LINES):
+        text = clean_lines(text, limits)
+    return text, reason or _first_broken(text, LEFT, limits, language)
+
+
+def limits_of(settings: Filters, language: str) -> dict[str, float]:
+    """The limits of the rules that are on, for texts in a language: {'min_length': 50, ...}."""
+    limits: dict[str, float | None] = {}
+    for name, rule in RULES.items():
+        web = (rule.chinese if language == "zh" else rule.web) if settings.profile == "web" else None
+        limits[name] = getattr(settings, name, web)
+    limits |= {**settings.limits, **settings.languages.get(language, {})}
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def _first_broken(text: str, rules: tuple[Rule, ...], limits: dict[str, float], language: str) -> str | None:
+    if not text or text.isspace():
+        return EMPTY
+    asked = [rule for rule in rules if rule.name in limits]
+    counted = [rule.statistic for rule in asked if rule.statistic not in SEARCHED]
+    found = measure(text, counted, STOP_WORDS.get(language, ())) if counted else {}
+    for rule in asked:
+        name, limit = rule.statistic, limits[rule.name]
+        if name == "stop_words" and language not in STOP_WORDS:
+            continue
+        value = found[name] if name in found else SEARCHED[name](text)
+        if rule.broken(value, limit):
+            return f"{rule.reason}: {rule.name} {limit:g}, found {value:.4g}"
     return None
 
 
-def length(text: str, settings: Filters) -> str | None:
-    """Drop what is too short to teach anything: characters, an ideograph counting as three."""
-    characters = len(text.strip())
-    if not characters:
-        return EMPTY
-    weighed = characters + (IDEOGRAPH_WEIGHT - 1) * sum(map(len, _IDEOGRAPHS.findall(text)))
-    return TOO_SHORT if weighed < settings.min_length else None
+def clean_lines(text: str, limits: dict[str, float]) -> str:
+    """The lines that break none of the rules for lines (`rules.LINES`), without blanks around them."""
+    lines = (_clean_line(line.strip(), limits) for line in text.split("\n"))
+    return "\n".join(line for line in lines if line is not None).strip()
 
 
-def symbols(text: str, settings: Filters) -> str | None:
-    """Drop what is not language: undecodable bytes, dumps of numbers, words without spaces (encoded binary data)."""
-    solid = "".join(text.split())
-    if solid.count("\ufffd") > settings.max_undecodable * len(solid):
-        return REPLACED
-    if sum(map(str.isalpha, solid)) < settings.min_letters * len(solid):
-        return FEW_LETTERS
-    words = _UNSPACED.sub(" ", text).split()
-    characters = sum(map(len, words))
-    if characters < _ENOUGH or characters < len(solid) / 2:  # mostly a script without spaces
+def _clean_line(line: str, limits: dict[str, float]) -> str | None:
+    words = line.split()
+    longest = limits.get("max_line_word")
+    if longest is not None and len(line) > longest and max(map(len, words), default=0) > longest:
         return None
-    mean = characters / len(words)
-    return WORD_LENGTH if not settings.min_word_length <= mean <= settings.max_word_length else None
-
-
-def repetition(text: str, settings: Filters) -> str | None:
-    """Drop what says the same again: lines that stood before, then anything that compresses too well."""
-    lines = [line.strip() for line in text.split("\n")]
-    total = sum(map(len, lines))
-    distinct = sum(map(len, set(lines)))
-    if total >= _ENOUGH and total - distinct > settings.max_repeated_lines * total:
-        return REPEATED_LINES
-    data = text.encode("utf-8", "surrogatepass")
-    if len(data) < 4 * _ENOUGH:  # too short for DEFLATE's own overhead not to count
+    if "[" in line and len(_CITATION.findall(line)) > limits.get("max_line_citations", len(line)):
+        line = _CITATION.sub("", line)
+    if limits.get("min_line_end") and (not line.endswith(_SENTENCE_ENDS) or line.endswith("...")):
         return None
-    return REPEATED_TEXT if len(zlib.compress(data, 1)) < settings.min_compressed * len(data) else None
-
-
-RULES: tuple[Callable[[str, Filters], str | None], ...] = (length, symbols, repetition)
+    if len(words) < limits.get("min_line_words", 0):
+        return None
+    most = limits.get("max_line_phrases")
+    return line if most is None or len(_PHRASES.findall(line)) <= most else None

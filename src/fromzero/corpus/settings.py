@@ -1,10 +1,12 @@
 """The settings of the corpus stage, with the reason for each default."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from fromzero.errors import UserError
+from fromzero.corpus.rules import RULES
+from fromzero.errors import UserError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,33 +36,47 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Filters:
-    """Thresholds of the quality filters. They are set to drop what is broken, and to keep poems, tables and code."""
+    """Limits of the quality filters, each of which null switches off. Those named here drop what is broken, and keep
+    poems, tables and code; `corpus.rules` has a table of all."""
 
-    min_length: int = 50
+    profile: Literal["documents", "web"] = "documents"
+    """documents: no other rules than those named here. web: also those of Gopher, C4 and FineWeb, or for Chinese of
+    FineWeb2 and ChineseWebText, which drop from crawled pages what is not prose."""
+    limits: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    """Limits of any rules, by name, that are to be others than the profile's: {max_top_2grams: 0.25}."""
+    languages: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
+    """The same for texts in one language: {de: {max_mean_word_length: 12}}."""
+    min_length: int | None = 50
     """Least length in characters, where an ideograph counts as three: it says about as much as three letters do.
     Fifty is one sentence of English, and lets a Tang quatrain of twenty characters (counted as 64) pass."""
-    max_undecodable: float = 0.01
+    max_undecodable: float | None = 0.01
     """Largest share of U+FFFD, the mark of bytes that could not be decoded. Damaged scans have more."""
-    min_letters: float = 0.3
+    min_letters: float | None = 0.3
     """Least share of letters and ideographs among the characters that are not blank. Prose has .95, code .6 to .8,
     documentation full of printed matrices .4; dumps of numbers have less than .1."""
-    min_word_length: float = 2.0
+    min_word_length: float | None = 2.0
     """Least mean length of a word, in characters (Gopher: 3, which drops poems and dialogue in short words). For text
     in scripts that put spaces between words only."""
-    max_word_length: float = 15.0
+    max_word_length: float | None = 15.0
     """Largest mean length of a word, in characters (Gopher: 10, which drops pages of dotted names and addresses)."""
-    max_repeated_lines: float = 0.6
+    max_repeated_lines: float | None = 0.6
     """Largest share of characters in lines that stood before in the same document, the first copy not counted. Gopher
     has .2 for web pages, Dolma .3; reference documentation, which describes the same argument at each function, and
     songs with a refrain reach .5."""
-    min_compressed: float = 0.08
+    min_compressed: float | None = 0.08
     """Least size after DEFLATE compression (zlib, level 1), as a share of the size before: catches repetition that
     is not in lines. Prose has .35 to .5, tables of contents .15, one phrase over and over .01."""
 
     def __post_init__(self) -> None:
         for name in ("max_undecodable", "min_letters", "max_repeated_lines", "min_compressed"):
-            if not 0 <= getattr(self, name) <= 1:
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise UserError(f"filters.{name} is {getattr(self, name)}; it takes a share between 0 and 1")
+        for place, limits in {
+            "limits": self.limits,
+            **{f"languages.{k}": v for k, v in self.languages.items()},
+        }.items():
+            if unknown := [name for name in limits if name not in RULES]:
+                raise UserError(f"filters.{place}: there is no rule '{unknown[0]}'{nearest(unknown[0], RULES)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -296,6 +296,14 @@ TABLE: dict[str, tuple[str, str]] = {
     "reason.words too short or too long": ("words too short or too long", "单词过短或过长"),
     "reason.repeated lines": ("repeated lines", "重复的行"),
     "reason.repeated text": ("repeated text", "重复的文本"),
+    "reason.too long": ("too long", "太长"),
+    "reason.too many symbols": ("too many symbols", "符号太多"),
+    "reason.lists and scraps rather than sentences": (
+        "lists and scraps rather than sentences",
+        "多为列表和碎片，少有句子",
+    ),
+    "reason.too few stop words": ("too few stop words", "虚词太少"),
+    "reason.placeholders or code": ("placeholders or code", "占位文字或代码"),
     "reason.duplicate": ("duplicate", "重复的文档"),
 }
 
