@@ -115,3 +115,12 @@ def test_utf8_is_always_recognised(text: str) -> None:
         assert decode(data) == text.removeprefix("\ufeff")
     except NotTextError:
         assert any(ord(c) < 32 for c in text)
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"\xe6\xb2", "汽车".encode("gb18030") * 20], ids=["byte", "cut", "mixed"])
+@pytest.mark.parametrize("codec", ["utf-8", "gb18030"])
+def test_a_damaged_text_keeps_its_encoding(codec: str, damage: bytes) -> None:
+    good = (TEXTS["zh long"] + "\n").encode(codec)
+    for data in (good + damage + b"\n" + good, damage + good, good + damage):
+        text = decode(data)
+        assert text.count(TEXTS["zh long"][2:]) == data.count(good)

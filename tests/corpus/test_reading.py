@@ -9,9 +9,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from fromzero.corpus.language import identify
 from fromzero.corpus.formats import read
 from fromzero.corpus.html import decode_html, extract_html
+from fromzero.corpus.language import identify
 from fromzero.corpus.reading import Raw, ReadError, ReadSettings, reason_of
 from fromzero.corpus.settings import Limits
 

@@ -7,6 +7,7 @@ import io
 import lzma
 import tarfile
 import tempfile
+import types
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
@@ -79,7 +80,8 @@ def _zst(stream: BinaryIO) -> Any:
         import pyarrow
     except ImportError as error:
         raise missing_extra("pyarrow", "corpus") from error
-    return pyarrow.CompressedInputStream(stream, "zstd")
+    lent = types.SimpleNamespace(read=stream.read, closed=False, close=lambda: None)  # it would close the stream itself
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(lent, mode="r"), "zstd")
 
 
 _DECOMPRESSORS: dict[str, Callable[[BinaryIO], Any]] = {

@@ -1,7 +1,9 @@
 """Bytes -> text: which encoding a file is in, and whether it is text at all.
 
-The order of trust: a byte order mark, UTF-16 recognised by its shape, UTF-8 that decodes without an error, then
-resiliparse's statistics with a check against our own for what it confuses (Big5, and anything it can't decode).
+The order of trust: a byte order mark, UTF-16 recognised by its shape, UTF-8 that decodes without an error, or with more
+right than wrong, then resiliparse's statistics with a check against our own for what it confuses (Big5, and anything it
+can't decode). A file has one encoding: where another one was mixed in, that becomes U+FFFD or wrong characters, and a
+document with many of these ends at the filters.
 Works on a seekable file, so that a file of any size is judged in constant memory.
 """
 
@@ -64,10 +66,11 @@ def detect(file: BinaryIO) -> str:
     sample = file.read(SAMPLE_BYTES)
     codec = _from_shape(sample)
     if codec is None and (error := _utf8_error(file)) is not None:
-        if error > SAMPLE_BYTES // 2:  # the first bytes say nothing: ask those that are not UTF-8
+        start = sample
+        if error > SAMPLE_BYTES // 2:  # the first bytes say little: ask those that are not UTF-8
             file.seek(error)
             sample = file.read(SAMPLE_BYTES)
-        codec = _from_statistics(sample)
+        codec = "utf-8" if _mostly_utf8(start + sample) else _from_statistics(sample)
     file.seek(0)
     return codec or "utf-8"
 
@@ -136,6 +139,12 @@ def _utf8_error(file: BinaryIO) -> int | None:
     return None
 
 
+def _mostly_utf8(sample: bytes) -> bool:
+    """Whether more characters of a damaged or mixed text are UTF-8 than bytes are not; ASCII says nothing."""
+    foreign = [c for c in sample.decode("utf-8", "replace") if c > "\x7f"]
+    return foreign.count("\ufffd") < len(foreign) / 2
+
+
 def _wide_codec(sample: bytes) -> str | None:
     """UTF-16 or UTF-32 without a byte order mark. ASCII and UTF-8 are never taken for it: they come out as rare
     ideographs, of which less than half are in common use, and real text has nearly all of its characters there."""
@@ -161,6 +170,8 @@ def _from_statistics(sample: bytes) -> str:
         return guess
     # EUC-KR before GB18030: both use the same bytes, and only Korean keeps to the rows that are common in both.
     scored = {codec: _score(sample, codec) for codec in ("cp949", "gb18030", "cp950", "cp932")}
+    if max(scored.values()) < 0:  # damaged, or mixed
+        scored = {codec: _score(sample, codec, "replace") - 0.1 for codec in scored}
     best = max(scored, key=lambda codec: scored[codec])
     if (known := scored.get(guess, -1.0)) >= 0:
         # resiliparse is right more often than our score, which counts only when it is clearly of another opinion
@@ -168,11 +179,11 @@ def _from_statistics(sample: bytes) -> str:
     return best if scored[best] > 0.5 else "cp1252"  # which decodes anything; what is not text ends at the filters
 
 
-def _score(sample: bytes, codec: str) -> float:
+def _score(sample: bytes, codec: str, errors: str = "ignore") -> float:
     """Share of characters in common use among those that are not ASCII; -1 when the bytes are not in this encoding."""
-    if not _decodes(sample, codec):
+    if errors == "ignore" and not _decodes(sample, codec):
         return -1.0
-    return _common_share("".join(c for c in sample.decode(codec, "ignore") if c > "\x7f"), codec)
+    return _common_share("".join(c for c in sample.decode(codec, errors) if c > "\x7f"), codec)
 
 
 def _decodes(sample: bytes, codec: str) -> bool:

@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from fromzero.corpus.document import BAD_RECORD, DAMAGED, DOCUMENT_TOO_LARGE
 from fromzero.corpus.encoding import decode_stream, detect

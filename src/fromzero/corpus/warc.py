@@ -5,10 +5,10 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from fromzero.corpus.document import DAMAGED, UNKNOWN_FORMAT
+from fromzero.corpus.document import UNKNOWN_FORMAT
 from fromzero.corpus.encoding import decode_declared
 from fromzero.corpus.html import decode_html, page_text
-from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, Record, failure, whole
+from fromzero.corpus.reading import Opened, Raw, ReadSettings, Record, failure, whole
 from fromzero.errors import missing_extra
 
 _PAGES = ("text/html", "application/xhtml+xml")
