@@ -22,11 +22,13 @@ from fromzero.errors import Interrupted, UserError, nearest
 
 __all__ = ["Verb", "main"]
 
-# Verb -> the line that describes it; the module is named after it, blanks as underscores.
+# Verb -> the line that describes it; the module is named after it, blanks and hyphens as underscores.
 VERBS = {
     "quickstart": "the whole way on the documents of this machine or your own: corpus, tokenizer, model, chat, report",
     "run": "a chain of stages from a YAML recipe; what is up to date is skipped",
     "corpus build": "documents -> clean, deduplicated text",
+    "corpus train-classifier": "examples of good and bad text -> classifier of quality",
+    "corpus train-ngrams": "clean text -> language model of n-grams, for the perplexity of documents",
     "tokenizer train": "corpus -> tokenizer of bytes, characters, words or pieces (BPE, WordPiece, Unigram)",
     "tokenizer encode": "text -> token ids, to look at",
     "tokenizer compare": "tokenizers side by side on the same text: tables, and a page with the text as each cuts it",
@@ -96,7 +98,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(_overview())
         return 0
     name, rest = _find(arguments)
-    verb: Verb = importlib.import_module(f"{__name__}.{name.replace(' ', '_')}").VERB
+    verb: Verb = importlib.import_module(f"{__name__}.{name.replace(' ', '_').replace('-', '_')}").VERB
     if verb.positional and rest and not rest[0].startswith("-"):
         rest = [f"--{verb.positional}", *rest]
     rest = _listed([_spelled_out(argument, verb.aliases) for argument in rest], verb.settings)

@@ -58,3 +58,115 @@ def _letter_ends(data: Any, stop: Any) -> Any:
     if stop == 0:
         return False
     return _letter_begins(data[stop - 1 if data[stop - 1] < 0x80 or stop == 1 else stop - 2])
+
+
+@lean
+def tokens_of(codes: Any, kinds: Any, tokens: Any) -> Any:
+    """Hashes (uint64) of the words of code points (uint32), of which there are at most as many; returns how many.
+
+    kinds: by code point below 65536, 0 for blanks, 1 for what words are made of, 2 for what is a word by itself, as the
+    rest is.
+    """
+    count, word = np.int64(0), np.uint64(0)
+    for code in codes:
+        kind = kinds[code] if code < len(kinds) else 2
+        if kind == 1:
+            word = (word ^ np.uint64(code)) * _MIX
+            continue
+        if word:
+            tokens[count] = word
+            count, word = count + 1, np.uint64(0)
+        if kind == 2:
+            tokens[count] = np.uint64(code) * _MIX
+            count += 1
+    if word:
+        tokens[count] = word
+        count += 1
+    return count
+
+
+@inlined
+def _longer(key: Any, token: Any, bits: Any) -> Any:
+    """The key of an n-gram that goes on with a token, and its place among 2**bits weights."""
+    key = (key ^ token ^ token >> _HALF) * _MIX2
+    return key, (key ^ key >> _HALF) * _MIX >> np.uint64(64 - bits)
+
+
+@lean
+def total_weight(tokens: Any, count: Any, order: Any, bits: Any, weights: Any) -> Any:
+    """The sum of the weights of all n-grams of up to `order` tokens."""
+    total = 0.0
+    for start in range(count):
+        key = np.uint64(0)
+        for at in range(start, min(start + order, count)):
+            key, place = _longer(key, tokens[at], bits)
+            total += weights[place]
+    return total
+
+
+@lean
+def descend(tokens: Any, count: Any, order: Any, bits: Any, weights: Any, squares: Any, slope: Any, rate: Any) -> None:
+    """A step of AdaGrad on the weights of all n-grams; squares: sums of squared slopes."""
+    for start in range(count):
+        key = np.uint64(0)
+        for at in range(start, min(start + order, count)):
+            key, place = _longer(key, tokens[at], bits)
+            squares[place] += slope * slope
+            weights[place] -= rate * slope / np.sqrt(squares[place])
+
+
+@inlined
+def slot_of_key(keys: Any, key: Any) -> Any:
+    """Where a key (not 0) is in a table of a power of two places, or the empty one where it belongs."""
+    slot = (key * _MIX >> _HALF) & np.uint64(len(keys) - 1)
+    while keys[slot] and keys[slot] != key:
+        slot = (slot + np.uint64(1)) & np.uint64(len(keys) - 1)
+    return slot
+
+
+@lean
+def enter(keys: Any, values: Any, more: Any, worth: Any) -> None:
+    """Put keys with their values into a table that has room."""
+    for i in range(len(more)):
+        slot = slot_of_key(keys, more[i])
+        keys[slot], values[slot] = more[i], worth[i]
+
+
+@lean
+def log_probability(symbols: Any, order: Any, keys: Any, values: Any, unseen: Any, windows: Any) -> Any:
+    """The log probability of all symbols after the first, in nats, under the table of an `NgramModel`.
+
+    symbols: uint64, scrambled. unseen: that of any symbol when nothing is known. windows: uint64 (2, order + 1), zeros.
+    """
+    total = 0.0
+    for at in range(len(symbols)):
+        now, before, factor = at & 1, 1 - (at & 1), np.uint64(1)
+        longest_window = min(order, at + 1)
+        for size in range(1, longest_window + 1):  # windows of each size that end here
+            windows[now, size] = windows[now, size - 1] + symbols[at - size + 1] * factor
+            factor *= _MIX2
+        size = longest_window if at else 0
+        while size > 0:
+            slot = slot_of_key(keys, gram_key(windows[now, size], size))
+            if keys[slot]:
+                total += values[slot]
+                break
+            slot = slot_of_key(keys, context_key(windows[before, size - 1], size))
+            total += values[slot] if keys[slot] else 0.0
+            size -= 1
+        total += unseen if at and size == 0 else 0.0
+    return total
+
+
+@inlined
+def gram_key(window: Any, size: Any) -> Any:
+    """The key, not 0, of the probability of an n-gram; its window is the sum of symbol * _MIX2**(places to its end)."""
+    key = (window ^ np.uint64(2 * size)) * _MIX
+    return key ^ key >> _HALF | np.uint64(1)
+
+
+@inlined
+def context_key(window: Any, size: Any) -> Any:
+    """The key of what a context leaves to shorter ones in the place of n-grams of this size."""
+    key = (window ^ np.uint64(2 * size + 1)) * _MIX
+    return key ^ key >> _HALF | np.uint64(1)
