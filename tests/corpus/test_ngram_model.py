@@ -10,8 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
-from fromzero.corpus.ngram_model import HIGH_PERPLEXITY, NgramConfig, NgramModel, estimate, train_ngrams
+from fromzero.artifact import build, write_json
+from fromzero.corpus.ngram_model import (
+    HIGH_PERPLEXITY,
+    SETTINGS,
+    WEIGHTS,
+    NgramConfig,
+    NgramModel,
+    estimate,
+    train_ngrams,
+)
 from fromzero.errors import UserError
 
 
@@ -92,6 +102,22 @@ def test_a_model_is_kept_and_sorts_into_buckets(tmp_path: Path, english: str) ->
     assert model.judge(texts[0]) is None
     again = train_ngrams(NgramConfig(config.texts, tmp_path / "again", config.pool, config.cutoffs, order=4))
     assert again.digest == made.digest
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "order"),
+    [([1, 2], [0, 0], 5), ([0, 1, 2], [0, 0, 0], 5), ([0, 1], [0], 5), ([0, 1], [0, 0], 10**9), ([], [], 5)],
+)
+def test_a_table_that_lies_is_refused(tmp_path: Path, keys: list[int], values: list[float], order: int) -> None:
+    def make(folder: Path) -> dict[str, str]:
+        table = {"keys": np.array(keys, np.uint64), "values": np.array(values, np.float32)}
+        save_file(table, folder / WEIGHTS)
+        write_json(folder / SETTINGS, {"order": order, "unseen": -1.0, "cutoffs": [1.0, 2.0]})
+        return {}
+
+    build(tmp_path / "out", "ngrams", NgramConfig((), tmp_path), {}, make)
+    with pytest.raises(UserError, match="damaged"):
+        NgramModel.load(tmp_path / "out")
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

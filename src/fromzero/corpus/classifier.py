@@ -1,8 +1,8 @@
 """A classifier of text quality: logistic regression over hashed n-grams of words, trained on examples.
 
-A word is a run of letters and digits of a script with blanks between words; an ideograph, a kana, a letter of
-Thai, Lao, Burmese or Khmer, and a punctuation mark are words by themselves, so Chinese is seen by n-grams of characters.
-As in fastText (Joulin et al. 2016), n-grams share a fixed number of weights by their hash, and all count alike; the sum is
+A word is a run of letters and digits of a script with blanks between words; an ideograph, a kana, a letter of Thai,
+Lao, Burmese or Khmer, and a punctuation mark are words by themselves, so Chinese is seen by n-grams of characters. As in
+fastText (Joulin et al. 2016), n-grams share a fixed number of weights by their hash, and all count alike. Their sum is
 divided by the square root of their number, so that long texts are not surer than they should be.
 """
 
@@ -80,6 +80,8 @@ class Classifier:
         """A finished classifier. Raises UserError when it is none, or damaged."""
         found = open_artifact(path, "classifier")
         made, weights = json.loads((found.path / SETTINGS).read_bytes()), load_file(found.path / WEIGHTS)["weights"]
+        if weights.dtype != np.float32 or len(weights) < 2:
+            raise UserError(f"{path} is damaged: its weights are none; train it again")
         return Classifier(weights, made["bias"], made["order"], made["threshold"])
 
     def score(self, text: str) -> float:

@@ -136,7 +136,8 @@ def enter(keys: Any, values: Any, more: Any, worth: Any) -> None:
 def log_probability(symbols: Any, order: Any, keys: Any, values: Any, unseen: Any, windows: Any) -> Any:
     """The log probability of all symbols after the first, in nats, under the table of an `NgramModel`.
 
-    symbols: uint64, scrambled. unseen: that of any symbol when nothing is known. windows: uint64 (2, order + 1), zeros.
+    symbols: uint64, scrambled; a window of them is the sum of symbol * _MIX2**(places to its end). unseen: that of any
+    symbol when nothing is known. windows: uint64 (2, order + 1), zeros.
     """
     total = 0.0
     for at in range(len(symbols)):
@@ -147,11 +148,11 @@ def log_probability(symbols: Any, order: Any, keys: Any, values: Any, unseen: An
             factor *= _MIX2
         size = longest_window if at else 0
         while size > 0:
-            slot = slot_of_key(keys, gram_key(windows[now, size], size))
+            slot = slot_of_key(keys, _key(windows[now, size], 2 * size))
             if keys[slot]:
                 total += values[slot]
                 break
-            slot = slot_of_key(keys, context_key(windows[before, size - 1], size))
+            slot = slot_of_key(keys, _key(windows[before, size - 1], 2 * size + 1))
             total += values[slot] if keys[slot] else 0.0
             size -= 1
         total += unseen if at and size == 0 else 0.0
@@ -159,14 +160,7 @@ def log_probability(symbols: Any, order: Any, keys: Any, values: Any, unseen: An
 
 
 @inlined
-def gram_key(window: Any, size: Any) -> Any:
-    """The key, not 0, of the probability of an n-gram; its window is the sum of symbol * _MIX2**(places to its end)."""
-    key = (window ^ np.uint64(2 * size)) * _MIX
-    return key ^ key >> _HALF | np.uint64(1)
-
-
-@inlined
-def context_key(window: Any, size: Any) -> Any:
-    """The key of what a context leaves to shorter ones in the place of n-grams of this size."""
-    key = (window ^ np.uint64(2 * size + 1)) * _MIX
+def _key(window: Any, salt: Any) -> Any:
+    """A key, not 0. salt: 2 * n for n-grams, 1 more for the contexts of n-grams."""
+    key = (window ^ np.uint64(salt)) * _MIX
     return key ^ key >> _HALF | np.uint64(1)
