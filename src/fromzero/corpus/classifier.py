@@ -1,9 +1,9 @@
 """A classifier of text quality: logistic regression over hashed n-grams of words, trained on examples.
 
 A word is a run of letters and digits of a script with blanks between words; an ideograph, a kana, a letter of Thai,
-Lao, Burmese or Khmer, and a punctuation mark are words by themselves, so Chinese is seen by n-grams of characters. As in
-fastText (Joulin et al. 2016), n-grams share a fixed number of weights by their hash, and all count alike. Their sum is
-divided by the square root of their number, so that long texts are not surer than they should be.
+Lao, Burmese or Khmer, and a punctuation mark are words by themselves, so Chinese is seen by n-grams of characters.
+As in fastText (Joulin et al. 2016), n-grams share a fixed number of weights by their hash, and all count alike. Their
+sum is divided by the square root of their number, so that long texts are not surer than they should be.
 """
 
 import dataclasses
