@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fromzero.corpus.files import kind_of
 from fromzero.corpus.formats import read
 from fromzero.corpus.reading import Raw, ReadSettings, reason_of
 from fromzero.corpus.settings import Limits
@@ -30,7 +31,7 @@ def response(body: bytes, content_type: str, status: int = 200, headers: str = "
 def found(path: Path, settings: ReadSettings = SETTINGS) -> list[Raw | str]:
     answers: list[Raw | str] = []
     try:
-        for entry in read(path, "warc", settings):
+        for entry in read(path, str(kind_of(path.name)), settings):
             try:
                 raw = entry.parse()
                 answers.append(Raw("".join(raw.blocks), raw.url, raw.meta))
@@ -91,7 +92,7 @@ def test_truncated_files_say_so(tmp_path: Path, crawl: list[bytes]) -> None:
         data = b"".join(map(pack, [crawl[2], crawl[2]]))
         for length in range(len(pack(crawl[2])) + 20, len(data) - 20, 29):
             (tmp_path / name).write_bytes(data[:length])
-            assert len(found(tmp_path / name)) == 2, (name, length)
+            assert isinstance(found(tmp_path / name)[-1], str), (name, length)
 
 
 def test_what_is_no_warc_file(tmp_path: Path) -> None:

@@ -38,15 +38,12 @@ KINDS = {
     ".bz2": "bz2",
     ".xz": "xz",
 }
+_NO_FILE = "links that lead nowhere, pipes and devices"
 
 
 def kind_of(name: str) -> str | None:
-    """The kind of a file by its suffix, or None for one that is not read. WARC files are unpacked by their reader."""
-    stem, suffix = os.path.splitext(name.lower())
-    kind = KINDS.get(suffix)
-    if kind in ("gz", "zst") and KINDS.get(os.path.splitext(stem)[1]) == "warc":
-        return "warc"
-    return kind
+    """The kind of a file by its suffix, or None for one that is not read."""
+    return KINDS.get(os.path.splitext(name.lower())[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +54,7 @@ class SourceFile:
     source: str
     """Its name in the corpus: the input's name and the path below it, with forward slashes."""
     kind: str
-    """One of the values of KINDS."""
+    """One of the values of KINDS: that of the compression for a compressed file."""
     bytes: int
 
 
@@ -76,7 +73,7 @@ class Found:
 
 
 def find_files(inputs: Sequence[Path], output: Path) -> Found:
-    """Walk over files and folders in sorted order; `output` is never read.
+    """The files of all inputs, sorted by their names in the corpus; `output` is never read.
 
     Raises UserError for an input that does not exist, and when there is nothing to read.
     """
@@ -92,6 +89,7 @@ def find_files(inputs: Sequence[Path], output: Path) -> Found:
                 passed_over[path.suffix.lower() or "no suffix"] += 1
             else:
                 files.append(SourceFile(path, _source(root, path), kind, path.stat().st_size))
+    files.sort(key=lambda file: file.source)  # so that the order of the inputs can't be seen in the corpus
     found = Found(tuple(files), dict(sorted(passed_over.items())))
     if not files:
         raise UserError(_nothing(inputs, found))
@@ -135,10 +133,12 @@ def _walk(root: Path, output: Path, seen: set[str], passed_over: dict[str, int])
         if MANIFEST in names:  # an artifact of raw documents: the JSON beside them is about them, not one of them
             names = [name for name in names if not name.endswith(".json")]
         children = [root / name for name in names]
-        yield from _once([c for c in children if c.is_file()], seen)
+        yield from _once([child for child in children if os.path.isfile(child)], seen)
         for child in children:
-            if child.is_dir() and not is_artifact(child):
+            if os.path.isdir(child) and not is_artifact(child):
                 yield from _walk(child, output, seen, passed_over)
+            elif not os.path.isfile(child) and not os.path.isdir(child):
+                passed_over[_NO_FILE] = passed_over.get(_NO_FILE, 0) + 1
 
 
 def _once(files: list[Path], seen: set[str]) -> Iterator[Path]:

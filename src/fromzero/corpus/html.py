@@ -19,8 +19,7 @@ _CANONICAL = re.compile(
     r"""<link[^>]{0,200}?rel=["']?canonical["']?[^>]{0,200}?href=["']([^"'<>]{1,2000})""", re.IGNORECASE
 )
 _WIDE = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
-# White space is a blank, but a line end between ideographs is nothing: such scripts have no blanks to break lines at.
-_WIDE_LINE_END = re.compile(rf"(?<=[{_WIDE}])[ \t]*\r?\n\s*(?=[{_WIDE}])")
+_PRE_OR_LINE_END = re.compile(rf"</?pre\b|(?<=[{_WIDE}])[ \t]*\r?\n\s*(?=[{_WIDE}])", re.IGNORECASE)
 _BLANKS = re.compile(r"[ \t\r\n\f\v]+")
 _BLANK_RUN = re.compile(" {2,}")
 _AROUND_BREAK = re.compile(r" *\n *")
@@ -41,7 +40,20 @@ def page_text(html: str, mode: str) -> Raw:
 def decode_html(data: bytes, label: str | None = None) -> str:
     """A page's bytes as text; what its server (`label`) or itself says of its encoding counts if the bytes agree."""
     found = _XML_CHARSET.search(data[:1024]) or _META_CHARSET.search(data[:8192])
-    return decode_declared(data, label or (found[1].decode("ascii") if found else None))
+    return _without_wide_line_ends(decode_declared(data, label or (found[1].decode("ascii") if found else None)))
+
+
+def _without_wide_line_ends(html: str) -> str:
+    """A line end is a blank to all readers of HTML; between ideographs, which know no blanks, it has to be nothing."""
+    in_code = False
+
+    def replace(found: re.Match[str]) -> str:
+        nonlocal in_code
+        if found[0].startswith("<"):
+            in_code = found[0][1] != "/"
+        return found[0] if in_code or found[0].startswith("<") else ""
+
+    return _PRE_OR_LINE_END.sub(replace, html)
 
 
 def extract_html(html: str, mode: str) -> str:
@@ -105,7 +117,7 @@ def _edges(element: Any) -> tuple[str, str]:
 
 
 def _blanks(text: str | None) -> str:
-    return _BLANKS.sub(" ", _WIDE_LINE_END.sub("", text or ""))
+    return _BLANKS.sub(" ", text or "")
 
 
 def _code(element: Any) -> str:

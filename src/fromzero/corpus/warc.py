@@ -1,14 +1,14 @@
-"""WARC files of web crawls (ISO 28500), compressed or not: pages as they were sent, and Common Crawl's WET texts."""
+"""WARC files of web crawls (ISO 28500): pages as they were sent, and Common Crawl's WET texts."""
 
 import collections
 import functools
 from collections.abc import Iterator
 from typing import Any
 
-from fromzero.corpus.document import UNKNOWN_FORMAT
+from fromzero.corpus.document import DAMAGED, UNKNOWN_FORMAT
 from fromzero.corpus.encoding import decode_declared
 from fromzero.corpus.html import decode_html, page_text
-from fromzero.corpus.reading import Opened, Raw, ReadSettings, Record, failure, whole
+from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, Record, failure, whole
 from fromzero.errors import missing_extra
 
 _PAGES = ("text/html", "application/xhtml+xml")
@@ -21,7 +21,7 @@ def read_warc(file: Opened, settings: ReadSettings) -> Iterator[Record]:
     except ImportError as error:
         raise missing_extra("fastwarc", "corpus") from error
     passed_over: collections.Counter[str] = collections.Counter()
-    wanted = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
+    wanted = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion | WarcRecordType.unknown
     for record in ArchiveIterator(file.stream, record_types=wanted, auto_decode="all"):
         kind = _content_type(record)
         status = record.http_headers.status_code if record.http_headers is not None else 200
@@ -41,6 +41,9 @@ def _content_type(record: Any) -> str:
 
 def _parse(record: Any, kind: str, settings: ReadSettings) -> Raw:
     data = whole(record.reader, settings.limits.file_bytes)
+    coded = record.is_http and any(record.http_headers.get(f"{kind}-Encoding") for kind in ("Content", "Transfer"))
+    if len(data) < record.content_length and not coded:
+        raise ReadError(f"{DAMAGED}: the record is cut off")
     label = record.http_charset if record.is_http else "utf-8"
     url = record.headers.get("WARC-Target-URI", "").strip("<>")
     meta = {"date": date} if (date := record.headers.get("WARC-Date", "")) else {}

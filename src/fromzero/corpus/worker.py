@@ -91,7 +91,7 @@ def process(path: Path, kind: str, settings: WorkSettings, skip: int = 0) -> Ite
     try:
         for number, record in enumerate(read(path, kind, settings.read)):
             if number < skip:
-                if number == skip - 1 or number % _HEARTBEAT == 0:
+                if number == skip - 1 or number % _HEARTBEAT == _HEARTBEAT - 1:
                     yield {"skipped": record.inside} if number == skip - 1 else {"finished": skip}
                 continue
             held: dict[str, Any] = {}  # so that the last answer and the news that it is the last are one frame
