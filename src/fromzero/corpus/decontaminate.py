@@ -75,11 +75,12 @@ class EvaluationIndex:
         found: dict[int, list[tuple[int, int, int]]] = {}  # item -> runs: number in the index, first word, last word
         for size in self.sizes:
             hashes = shingles_of(words, size) if len(words) >= size else words[:0]
-            for place in np.flatnonzero(self._present[hashes >> np.uint64(40)]).tolist():
-                start, stop = np.searchsorted(self._hashes, hashes[place], "left"), 0
-                stop = np.searchsorted(self._hashes, hashes[place], "right")
-                for entry in range(start, stop):
-                    found.setdefault(int(self._items[entry]), []).append((entry, place, place + size - 1))
+            places = np.flatnonzero(self._present[hashes >> np.uint64(40)])
+            starts, stops = (np.searchsorted(self._hashes, hashes[places], side) for side in ("left", "right"))
+            for i in np.flatnonzero(starts < stops).tolist():
+                for entry in range(starts[i], stops[i]):
+                    run = (entry, int(places[i]), int(places[i]) + size - 1)
+                    found.setdefault(int(self._items[entry]), []).append(run)
         return [self._match(item, found[item], document, data, ends) for item in sorted(found)]
 
     def _match(self, item: int, runs: list[tuple[int, int, int]], document: str, data: bytes, ends: Any) -> Match:

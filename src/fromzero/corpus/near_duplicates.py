@@ -8,8 +8,9 @@ who signs which. A band is read, sorted and let go before the next: 100 bytes fo
 """
 
 import dataclasses
+import itertools
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from fromzero.corpus.shingles import word_table
 from fromzero.errors import UserError
 
-_BATCH_BYTES = 4_000_000
+_BATCH, _BLOCK = 2_000, 1 << 12  # texts and words at a time
 _EMPTY = np.uint32(0xFFFFFFFF)  # everywhere in the signature of a text without words, which is like no other
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -59,8 +60,9 @@ def sign(texts: Sequence[str], settings: MinHash) -> NDArray[np.uint32]:
     random = np.random.Generator(np.random.PCG64(settings.seed))
     factors = random.integers(0, 1 << 32, settings.bands * settings.rows, np.uint32) | np.uint32(1)
     signatures = np.empty((len(texts), len(factors)), np.uint32)
-    data = np.frombuffer(b"".join(encoded), np.uint8)
-    compiled_sign(data, stops, settings.words, word_table(), factors, signatures)
+    data, room = np.frombuffer(b"".join(encoded), np.uint8), np.empty((2, _BLOCK + settings.words), np.uint64)
+    nothing = np.empty((0, 2), np.int64)
+    compiled_sign(data, stops, settings.words, word_table(), factors, signatures, room, nothing)
     return signatures.reshape(-1, settings.bands, settings.rows)
 
 
@@ -69,66 +71,49 @@ def write_signatures(texts: Iterable[str], path: Path, settings: MinHash) -> int
 
     The file has an array for each band, uncompressed, and a checksum of each. It gets its name when all is there.
     """
-    parts = [sign([], settings), *(sign(batch, settings) for batch in _batches(texts))]
-    signatures = np.concatenate(parts)
-    arrays: dict[str, Any] = {f"band-{band}": signatures[:, band] for band in range(settings.bands)}
-    draft = path.with_name(f"{path.name}.draft")
+    texts, parts = iter(texts), [sign([], settings)]
+    while batch := list(itertools.islice(texts, _BATCH)):
+        parts.append(sign(batch, settings))
+    signatures, draft = np.concatenate(parts), path.with_name(f"{path.name}.draft")
+    arrays: dict[str, Any] = {_name(band, settings): signatures[:, band] for band in range(settings.bands)}
     with draft.open("wb") as file:
-        np.savez(file, settings=_stamp(settings), texts=np.array(len(signatures)), **arrays)
+        np.savez(file, **arrays)
     draft.replace(path)
     return len(signatures)
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= _BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    yield batch
+def _name(band: int, settings: MinHash) -> str:
+    return f"band-{band}-of-{settings.bands}x{settings.rows}-words-{settings.words}-seed-{settings.seed}"
 
 
-def _stamp(settings: MinHash) -> NDArray[np.int64]:
-    return np.array([settings.bands, settings.rows, settings.words, settings.seed])
-
-
-def _read(path: Path, name: str) -> NDArray[Any]:
-    """An array of a file of signatures. Raises UserError when it is not as it was written."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            info = file.zip.getinfo(f"{name}.npy")
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size > path.stat().st_size:
-                raise ValueError(f"{name} is compressed")
-            array: NDArray[Any] = file[name]
-            if array.dtype.kind not in "iu":
-                raise ValueError(f"{name} is not of whole numbers")
-            return array
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-        EOFError,
-        MemoryError,
-        RuntimeError,
-        zipfile.BadZipFile,
-    ) as error:
-        raise UserError(f"{path}: damaged signatures ({error}); make them again") from error
-
-
-def _read_band(paths: Sequence[Path], sizes: Sequence[int], band: int, settings: MinHash) -> NDArray[np.uint32]:
-    """The hashes that all texts have in a band, (texts, rows)."""
-    hashes = np.empty((sum(sizes), settings.rows), np.uint32)
-    stops = np.cumsum(sizes).tolist()
-    for path, size, stop in zip(paths, sizes, stops, strict=True):
-        part = _read(path, f"band-{band}")
-        if part.shape != (size, settings.rows) or part.dtype != np.uint32:
-            raise UserError(f"{path}: damaged signatures (band {band} is of other size); make them again")
-        hashes[stop - size : stop] = part
-    return hashes
+def _read_band(paths: Sequence[Path], band: int, settings: MinHash, order: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """The hashes of all texts in a band, (texts, rows), in the order given. Raises UserError for a damaged file."""
+    parts = [np.empty((0, settings.rows), np.uint32)]
+    for path in paths:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                info = file.zip.getinfo(f"{_name(band, settings)}.npy")
+                if info.compress_type != zipfile.ZIP_STORED or info.file_size > path.stat().st_size:
+                    raise ValueError("compressed")
+                parts.append(file[_name(band, settings)])
+            if parts[-1].dtype != np.uint32 or parts[-1].shape[1:] != (settings.rows,):
+                raise ValueError("of other numbers")
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            LookupError,
+            EOFError,
+            MemoryError,
+            RuntimeError,
+            zipfile.BadZipFile,
+        ) as error:
+            message = f"{path}: signatures that are damaged, or of other settings of minhash ({error}); make them again"
+            raise UserError(message) from error
+    hashes = np.concatenate(parts)
+    if len(hashes) != len(order):
+        raise UserError(f"{len(order)} texts have {len(hashes)} signatures; make the signatures again")
+    return hashes[order]
 
 
 def preference(ids: Sequence[str], scores: ArrayLike) -> NDArray[np.int64]:
@@ -151,38 +136,32 @@ def find_near_duplicates(paths: Sequence[Path], settings: MinHash, ranks: NDArra
     """
     from fromzero.kernels.minhash import unite
 
-    for path in paths:
-        if _read(path, "settings").tolist() != _stamp(settings).tolist():
-            raise UserError(f"{path}: signatures made with other settings of minhash; make them again")
-    sizes = [int(_read(path, "texts").sum()) for path in paths]
-    if sum(sizes) != len(ranks):
-        raise UserError(f"{len(ranks)} texts have {sum(sizes)} signatures; make the signatures again")
     parents, order = np.arange(len(ranks)), np.argsort(ranks)  # from here on, texts go by their ranks
-    candidates = np.empty((0, 2), np.int64)
+    found = np.empty(0, np.int64)  # a pair as one number
     for band in range(settings.bands):
-        pairs = _pairs(_read_band(paths, sizes, band, settings)[order])
+        pairs = _pairs(_read_band(paths, band, settings, order))
         if settings.least_similarity is None:
             unite(pairs, parents)
         else:
-            candidates = np.unique(np.concatenate((candidates, pairs)), axis=0)
+            found = np.unique(np.concatenate((found, pairs[:, 0] * len(ranks) + pairs[:, 1])))
     if settings.least_similarity is not None:
-        equal = np.zeros(len(candidates), np.int64)
+        pairs = np.stack(np.divmod(found, max(1, len(ranks))), axis=1)
+        equal = np.zeros(len(pairs), np.int64)
         for band in range(settings.bands):
-            hashes = _read_band(paths, sizes, band, settings)[order]
-            equal += (hashes[candidates[:, 0]] == hashes[candidates[:, 1]]).sum(axis=1)
-        unite(candidates[equal >= settings.least_similarity * settings.bands * settings.rows], parents)
+            hashes = _read_band(paths, band, settings, order)
+            equal += (hashes[pairs[:, 0]] == hashes[pairs[:, 1]]).sum(axis=1)
+        unite(pairs[equal >= settings.least_similarity * settings.bands * settings.rows], parents)
     result: NDArray[np.int64] = order[parents[ranks]]
     return result
 
 
 def _pairs(hashes: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """Pairs of texts that are equal in a band: (pairs, 2), the best of them first."""
-    from fromzero.kernels.minhash import pairs_of
-
+    """Pairs of texts that are equal in a band: (pairs, 2), the least number of those that are equal and another."""
     keys = np.zeros(len(hashes), np.uint64)
     for row in hashes.T:
         keys = (keys ^ keys >> np.uint64(29)) * _MIX + row
     texts = np.flatnonzero((hashes != _EMPTY).any(axis=1))
     texts = texts[np.argsort(keys[texts])]
-    pairs = np.empty((len(texts), 2), np.int64)
-    return pairs[: pairs_of(keys, texts, pairs)]
+    starts = np.flatnonzero(np.diff(keys[texts], prepend=~keys[texts[:1]]))
+    least = np.repeat(np.minimum.reduceat(texts, starts), np.diff(starts, append=len(texts))) if len(texts) else texts
+    return np.stack((least, texts), axis=1)[least != texts]

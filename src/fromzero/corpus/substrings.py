@@ -1,6 +1,9 @@
 """Repeated passages: spans of many bytes that stand elsewhere too, whatever lines they are in (Lee et al. 2022).
 
-Exact, by the suffix array of all texts, which lie in memory: 25 bytes for each byte of text, at some 3 MB a second.
+Exact, over the suffix array of all texts, sorted as far as the length that is asked for by prefix doubling (Manber and
+Myers 1993): places are sorted by their first 8 bytes and numbered, equal ones alike; the numbers at a place and 8 bytes
+on tell the order by 16 bytes, and so on. A place whose bytes are found nowhere else leaves at once. All texts lie in
+memory, with MEMORY bytes for each byte of text.
 """
 
 from collections.abc import Sequence
@@ -10,20 +13,20 @@ from numpy.typing import NDArray
 
 from fromzero.errors import UserError
 
-LEAST_BYTES = 200
-"""About 50 tokens of English, as Lee et al. have it; 67 ideographs."""
+MEMORY = 50
+_FIRST, _UNIQUE = 8, -1
 _MOST = 2**31 - 1
 
 
-def drop_repeated_passages(documents: Sequence[tuple[str, str]], least: int = LEAST_BYTES) -> list[tuple[str, int]]:
+def drop_repeated_passages(documents: Sequence[tuple[str, str]], least: int = 200) -> list[tuple[str, int]]:
     """The text of each document (id, text) without what earlier ones have, and how many bytes of UTF-8 were left out.
 
-    What is repeated over `least` bytes or more stays where it stands first, by order of ids and then of places, and is
-    cut out elsewhere, at borders of characters. Every window of so many bytes that was there more than once still is
-    in one place. Raises UserError for 2 GB or more at a time, or for fewer than 8 bytes.
+    What is repeated over `least` bytes or more (200 are about 50 tokens) stays where it stands first, by order of ids
+    and then of places, and is cut out elsewhere, at borders of characters. Every window of so many bytes that was there
+    more than once still is in one place. Raises UserError for 2 GB or more at a time, or for fewer than 16 bytes.
     """
-    if least < 8:
-        raise UserError(f"repeated passages of {least} bytes are everywhere; take 8 or more")
+    if least <= _FIRST:
+        raise UserError(f"passages of {least} bytes are repeated everywhere; take {2 * _FIRST} or more")
     order = sorted(range(len(documents)), key=lambda i: documents[i][0])
     encoded = [documents[i][1].encode("utf-8", "surrogatepass") for i in order]
     ends = np.cumsum([len(data) for data in encoded], dtype=np.int64)
@@ -37,27 +40,51 @@ def drop_repeated_passages(documents: Sequence[tuple[str, str]], least: int = LE
     return results
 
 
-def repeated_bytes(data: NDArray[np.uint8], ends: NDArray[np.int64], length: int) -> NDArray[np.uint8]:
-    """1 for the bytes that are repeated, 0 for the others. ends: where each document ends; windows end with them."""
-    from fromzero.kernels.suffixes import FIRST, first_keys, mark, next_keys, number
+def repeated_bytes(data: NDArray[np.uint8], ends: NDArray[np.int64], length: int) -> NDArray[np.bool_]:
+    """Which bytes are in a window of `length` bytes that stood before, and in none that stands first of several.
 
-    places, keys = np.empty(len(data), np.int32), np.empty(len(data), np.uint64)
-    numbers, count, reach = np.empty(len(data), np.int32), first_keys(data, ends, places, keys), FIRST
-    while True:
-        number(places[:count], keys[:count], np.argsort(keys[:count]), numbers)
-        if reach == length:
-            break
+    ends: where each document ends; windows end with them.
+    """
+    rest = np.repeat(ends, np.diff(ends, prepend=0)).astype(np.int32) - np.arange(len(data), dtype=np.int32)
+    places, numbers = np.arange(len(data), dtype=np.int32), np.empty(len(data), np.int32)
+    keys, reach = np.zeros(len(data), np.uint64), _FIRST
+    for i in range(min(_FIRST, len(data))):
+        keys[: len(data) - i] |= data[i:].astype(np.uint64) << np.uint64(56 - 8 * i)
+    while reach < length:
+        _number(places, keys, numbers)
         step = min(reach, length - reach)
         reach += step
-        count = next_keys(numbers, step, reach, ends, places[:count], keys[:count])
-    marks = np.zeros(len(data), np.uint8)
-    mark(places[:count], numbers, length, np.zeros(count, np.int32), marks)
-    return marks
+        places = places[(numbers[places] != _UNIQUE) & (rest[places] >= reach)]
+        places = places[numbers[places + step] != _UNIQUE]
+        keys = numbers[places].astype(np.uint64) << np.uint64(32) | numbers[places + step].astype(np.uint64)
+    _number(places, keys, numbers)
+    places = places[numbers[places] != _UNIQUE]
+    first = np.zeros(len(places), bool)
+    first[np.unique(numbers[places], return_index=True)[1]] = True
+    return _covered(places[~first], length, len(data)) & ~_covered(places[first], length, len(data))
 
 
-def _without(data: bytes, marks: NDArray[np.uint8], least: int) -> bytes:
+def _number(places: NDArray[np.int32], keys: NDArray[np.uint64], numbers: NDArray[np.int32]) -> None:
+    """Number the places by the order of their keys; _UNIQUE for one whose key no other has, and for all others."""
+    order = np.argsort(keys)
+    starts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]])).astype(np.int32)
+    sizes = np.diff(starts, append=np.int32(len(keys)))
+    numbers.fill(_UNIQUE)
+    numbers[places[order]] = np.repeat(np.where(sizes > 1, starts, _UNIQUE), sizes)
+
+
+def _covered(starts: NDArray[np.int32], length: int, size: int) -> NDArray[np.bool_]:
+    """Which of `size` bytes are in a window that begins at one of `starts`."""
+    change = np.zeros(size + 1, np.int8)
+    change[starts] += 1
+    change[starts + length] -= 1
+    covered: NDArray[np.bool_] = np.cumsum(change[:-1], dtype=np.int32) > 0
+    return covered
+
+
+def _without(data: bytes, marks: NDArray[np.bool_], least: int) -> bytes:
     """The bytes without the marked spans; what is shorter stays, and so do characters that are not marked whole."""
-    edges = np.flatnonzero(np.diff(marks, prepend=0, append=0).astype(bool)).tolist()
+    edges = np.flatnonzero(np.diff(marks, prepend=False, append=False)).tolist()
     parts, at = [], 0
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
         if stop - start < least:

@@ -11,27 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from fromzero.kernels.compiling import compiled, inlined, lean
+from fromzero.kernels.compiling import inlined, lean
 from fromzero.kernels.shingles import cut_words, roll
-
-_BLOCK = 1 << 12  # words at a time, so that a long text needs no more room than a short one
-
-
-@compiled
-def sign(data: Any, stops: Any, size: Any, table: Any, factors: Any, signatures: Any) -> None:
-    """Fill `signatures`, uint32 (texts, orders), from texts that lie one behind the other in `data` and end at `stops`.
-
-    size: words in a shingle. A text without words gets the greatest numbers everywhere.
-    """
-    words, shingles = np.empty(_BLOCK + size, np.uint64), np.empty(_BLOCK + size, np.uint64)
-    _sign(data, stops, size, table, factors, signatures, words, shingles, np.empty((0, 2), np.int64))
 
 
 @lean
-def _sign(
-    data: Any, stops: Any, size: Any, table: Any, factors: Any, signatures: Any, words: Any, shingles: Any, ends: Any
-) -> None:
-    at = np.int64(0)
+def sign(data: Any, stops: Any, size: Any, table: Any, factors: Any, signatures: Any, words: Any, ends: Any) -> None:
+    """Fill `signatures`, uint32 (texts, orders), from texts that lie one behind the other in `data` and end at `stops`.
+
+    size: words in a shingle. words: uint64 (2, n), scratch room for more than `size` words, so that a long text takes
+    no more than a short one. ends: (0, 2). A text without words gets the greatest numbers everywhere.
+    """
+    words, shingles, at = words[0], words[1], np.int64(0)
     for text in range(len(stops)):
         kept, start, stop = 0, at, stops[text]
         signatures[text] = np.uint32(0xFFFFFFFF)
@@ -51,27 +42,6 @@ def _lower(shingles: Any, count: Any, factors: Any, signature: Any) -> None:
         low, high = np.uint32(shingles[j]), np.uint32(shingles[j] >> np.uint64(32))
         for i in range(len(factors)):
             signature[i] = min(signature[i], np.uint32(factors[i] * low + high))
-
-
-@lean
-def pairs_of(keys: Any, order: Any, pairs: Any) -> Any:
-    """Write pairs (n, 2): the least number of each group of equal keys, and each other of the group.
-
-    keys: by number; order: the numbers sorted by their keys. Returns how many pairs there are.
-    """
-    count, start = 0, 0
-    for stop in range(1, len(order) + 1):
-        if stop < len(order) and keys[order[stop]] == keys[order[start]]:
-            continue
-        least = order[start]
-        for i in range(start + 1, stop):
-            least = min(least, order[i])
-        for i in range(start, stop):
-            if order[i] != least:
-                pairs[count, 0], pairs[count, 1] = least, order[i]
-                count += 1
-        start = stop
-    return count
 
 
 @lean

@@ -1,4 +1,4 @@
-"""Shingles: text to the hashes of its words, and of each run of so many words.
+"""Hashes of the parts of a text: its words, each run of so many words (shingles), its lines and paragraphs.
 
 What a word is stands in a table: by code point (uint32), 0 for what stands between words, else the character's folded
 form, with ALONE added where a character is a word by itself. The plain reference is in `corpus.shingles`.
@@ -89,3 +89,25 @@ def roll(words: Any, count: Any, size: Any, shingles: Any) -> Any:
     if 0 < count < size:
         shingles[0] = _mixed(value)
     return max(count - size + 1, min(count, 1))
+
+
+@lean
+def hash_parts(data: Any, newlines: Any, least: Any, hashes: Any) -> Any:
+    """Write the hash of each part (uint64) without blanks and ASCII case, 0 for one of fewer bytes than `least`.
+
+    newlines: how many stand between two parts; 0 for one part. Returns how many there are.
+    """
+    count, size, value, at = 0, 0, _SEED, np.int64(0)
+    while at < len(data):
+        byte = np.uint64(data[at])
+        at += 1
+        if byte == 10 and (newlines == 1 or (newlines == 2 and at < len(data) and data[at] == 10)):
+            hashes[count] = value if size >= least else np.uint64(0)
+            count, size, value, at = count + 1, 0, _SEED, at + newlines - 1
+        elif byte > 32:
+            byte += np.uint64(32) if 65 <= byte <= 90 else np.uint64(0)
+            value = (value ^ byte) * _MIX
+            value ^= value >> _HALF
+            size += 1
+    hashes[count] = value if size >= least else np.uint64(0)
+    return count + 1
