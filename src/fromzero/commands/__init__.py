@@ -64,7 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         return _fail(str(stop), stop.code)
     except KeyboardInterrupt:
-        return _fail("interrupted; finished stages are kept, run the same command again to go on from there", 130)
+        code = _fail("interrupted; finished stages are kept, run the same command again to go on from there", 130)
+        if "daft" in sys.modules:  # its threads abort a process that ends in their midst
+            sys.stdout.flush()
+            os._exit(code)
+        return code
     except BrokenPipeError:  # the reader of our output went away (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + int(getattr(signal, "SIGPIPE", 13))
@@ -134,7 +138,7 @@ def _find(arguments: Sequence[str]) -> tuple[str, list[str]]:
             return name, list(arguments[words:])
     group = [verb for verb in VERBS if verb.split()[0] == arguments[0]]
     if group and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
-        print("\n".join(f"  fromzero {verb:<22}{VERBS[verb]}" for verb in group))
+        print("\n".join(f"  fromzero {verb:<25}{VERBS[verb]}" for verb in group))
         raise SystemExit(0)
     if group:
         raise UserError(f"unknown verb '{' '.join(arguments[:2])}'{nearest(' '.join(arguments[:2]), group)}")
@@ -147,7 +151,7 @@ def _overview() -> str:
         "",
         "A folder of raw documents in, a language model you can talk to out.",
         "",
-        *(f"  {verb:<22}{line}" for verb, line in VERBS.items()),
+        *(f"  {verb:<25}{line}" for verb, line in VERBS.items()),
         "",
         "fromzero VERB --help          the settings of a verb, with units and defaults",
         "fromzero VERB --print_config  the same as YAML that --config reads",
