@@ -17,12 +17,12 @@ from fromzero.errors import UserError
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("The cat, the CAT.", ["the", "cat", ",", "the", "cat", "."]),
-        ("我是cat。", ["我", "是", "cat", "。"]),
-        ("naïve Größe x_1", ["naïve", "größe", "x_1"]),
+        ("The cat, the CAT.", ["the", "cat", "the", "cat"]),
+        ("我是cat。", ["我", "是", "cat"]),
+        ("naïve Größe x1", ["naïve", "größe", "x1"]),
         ("한국어 мир 42", ["한국어", "мир", "42"]),
         ("ไทย", ["ไ", "ท", "ย"]),
-        ("👍\U00020000 \n\t", ["👍", "\U00020000"]),
+        ("👍\U00020000 \n\t", ["\U00020000"]),
         ("", []),
     ],
 )

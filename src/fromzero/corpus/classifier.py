@@ -1,17 +1,14 @@
 """A classifier of text quality: logistic regression over hashed n-grams of words, trained on examples.
 
-A word is a run of letters and digits of a script with blanks between words; an ideograph, a kana, a letter of Thai,
-Lao, Burmese or Khmer, and a punctuation mark are words by themselves, so Chinese is seen by n-grams of characters.
-As in fastText (Joulin et al. 2016), n-grams share a fixed number of weights by their hash, and all count alike. Their
-sum is divided by the square root of their number, so that long texts are not surer than they should be.
+Words are those of `corpus.shingles`: an ideograph is one by itself, so Chinese is seen by n-grams of characters. As in
+fastText (Joulin et al. 2016), n-grams share a fixed number of weights by their hash, and all count alike. Their sum is
+divided by the square root of their number, so that long texts are not surer than they should be.
 """
 
 import dataclasses
-import functools
 import json
 import math
 import random
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,12 @@ from safetensors.numpy import load_file, save_file
 
 from fromzero.artifact import Artifact, build, open_artifact, write_json
 from fromzero.corpus.examples import digest_examples, held_out, read_examples
+from fromzero.corpus.shingles import words_of
 from fromzero.errors import UserError
 
 VERSION = 1
 WEIGHTS, SETTINGS = "weights.safetensors", "classifier.json"
 LOW_SCORE = "low score of the classifier"
-_ALONE = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef]|[^\\w\\s]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +109,8 @@ class Classifier:
 
 
 def split(text: str) -> NDArray[np.uint64]:
-    """Hashes of the words of a text, without regard to case."""
-    from fromzero.kernels.ngrams import tokens_of
-
-    codes = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), np.uint32)
-    tokens = np.empty(len(codes), np.uint64)
-    return tokens[: tokens_of(codes, _kinds(), tokens)]
+    """Hashes of the words of a text."""
+    return words_of(text.encode("utf-8", "replace"))[0]
 
 
 def train_classifier(config: ClassifierConfig) -> Artifact:
@@ -181,12 +174,3 @@ def measure(low: Sequence[float], high: Sequence[float]) -> dict[str, float]:
 
 def _sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, value))))
-
-
-@functools.cache
-def _kinds() -> NDArray[np.uint8]:
-    """What a character is, as `kernels.ngrams.tokens_of` takes it."""
-    return np.array(
-        [2 if _ALONE.match(c) else 0 if c.isspace() or not c.isprintable() else 1 for c in map(chr, range(65536))],
-        np.uint8,
-    )

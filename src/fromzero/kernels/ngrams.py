@@ -60,31 +60,6 @@ def _letter_ends(data: Any, stop: Any) -> Any:
     return _letter_begins(data[stop - 1 if data[stop - 1] < 0x80 or stop == 1 else stop - 2])
 
 
-@lean
-def tokens_of(codes: Any, kinds: Any, tokens: Any) -> Any:
-    """Hashes (uint64) of the words of code points (uint32), of which there are at most as many; returns how many.
-
-    kinds: by code point below 65536, 0 for blanks, 1 for what words are made of, 2 for what is a word by itself, as the
-    rest is.
-    """
-    count, word = np.int64(0), np.uint64(0)
-    for code in codes:
-        kind = kinds[code] if code < len(kinds) else 2
-        if kind == 1:
-            word = (word ^ np.uint64(code)) * _MIX
-            continue
-        if word:
-            tokens[count] = word
-            count, word = count + 1, np.uint64(0)
-        if kind == 2:
-            tokens[count] = np.uint64(code) * _MIX
-            count += 1
-    if word:
-        tokens[count] = word
-        count += 1
-    return count
-
-
 @inlined
 def _longer(key: Any, token: Any, bits: Any) -> Any:
     """The key of an n-gram that goes on with a token, and its place among 2**bits weights."""
