@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from fromzero.artifact import MANIFEST, Artifact, open_artifact
-from fromzero.corpus import CorpusConfig, Document, build_corpus, read_corpus
+from fromzero.corpus import CorpusConfig, Document, build_corpus, pipeline, read_corpus
 from fromzero.corpus.settings import Filters, Limits
 from fromzero.errors import UserError
 
@@ -222,15 +222,15 @@ def test_an_unfinished_run_is_done_again(settings: Settings, tmp_path: Path, ess
         "import os, sys; from pathlib import Path\n"
         "from fromzero.corpus import CorpusConfig, build_corpus, pipeline\n"
         "def die(*_): os.kill(os.getpid(), 9)\n"
-        "pipeline.hold_out = die\n"  # after the first pass: the spool and the rejected documents are on disk
+        "pipeline.hold_out = die\n"  # after the first pass: the partitions and the rejected documents are on disk
         "build_corpus(CorpusConfig((Path(sys.argv[1]),), Path(sys.argv[2]), workers=2))"
     )
     output = tmp_path / "killed"
     ended = subprocess.run([sys.executable, "-c", script, tmp_path / "in", output], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert (output / ".spool").exists()
+    assert (output / pipeline.WORK).exists()
     assert build_corpus(settings(output=output)).digest == finished.digest
-    assert not (output / ".spool").exists()
+    assert not (output / pipeline.WORK).exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -240,7 +240,7 @@ def test_interrupt_and_run_again(settings: Settings, tmp_path: Path, chinese: st
     (folder / "a.jsonl").write_text("".join(json.dumps({"text": f"{n} {chinese}"}) + "\n" for n in range(15_000)))
     command = [sys.executable, "-m", "fromzero", "corpus", "build", "--inputs", f"[{folder}]", "--output", "out"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not list(tmp_path.glob("out/.spool/*")):
+    while not list(tmp_path.glob("out/partitions/*")):
         assert process.poll() is None
         time.sleep(0.02)
     started = time.monotonic()
@@ -276,9 +276,9 @@ def test_inputs_that_are_not_there(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match="no files to read there"):
         build_corpus(settings())
-    (tmp_path / "in" / "a.docx").write_bytes(b"PK")
+    (tmp_path / "in" / "a.xcf").write_bytes(b"PK")
     (tmp_path / "in" / "b.png").write_bytes(b"PNG")
-    with pytest.raises(UserError, match=r"2 files there, none in a format that is read \(1 .docx, 1 .png\)"):
+    with pytest.raises(UserError, match=r"2 files there, none in a format that is read \(1 .png, 1 .xcf\)"):
         build_corpus(settings())
     assert not (tmp_path / "out").exists()
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from fromzero.corpus.document import REASONS, category
 
+_SUMS = ("files_read", "files_unreadable", "file_bytes", "cut")
+
 
 @dataclasses.dataclass
 class Tally:
@@ -37,10 +39,10 @@ class _Kind:
 
 
 class Counts:
-    """Filled while documents are read, in reading order."""
+    """Filled while documents are read; those of several partitions are added up."""
 
-    def __init__(self, passed_over: Mapping[str, int]) -> None:
-        self.passed_over = dict(passed_over)
+    def __init__(self, passed_over: Mapping[str, int] | None = None) -> None:
+        self.passed_over = dict(passed_over or {})
         self.files_read = self.files_unreadable = self.file_bytes = self.cut = 0
         self.rejected: dict[str, Tally] = collections.defaultdict(Tally)
         self.languages: dict[str, Tally] = collections.defaultdict(Tally)
@@ -64,6 +66,24 @@ class Counts:
         self.languages[language].add(size)
         self.kinds[kind].documents += 1
         self.kinds[kind].bytes += size
+
+    def plain(self) -> dict[str, Any]:
+        """What was counted of the reading of a partition, as JSON."""
+        return {
+            **{name: getattr(self, name) for name in _SUMS},
+            "files": {name: kind.files for name, kind in self.kinds.items()},
+            "rejected": {reason: vars(tally) for reason, tally in self.rejected.items()},
+        }
+
+    def add(self, plain: Mapping[str, Any]) -> None:
+        """Add what `plain` gave."""
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + plain[name])
+        for name, files in plain["files"].items():
+            self.kinds[name].files += files
+        for reason, tally in plain["rejected"].items():
+            self.rejected[reason].documents += tally["documents"]
+            self.rejected[reason].bytes += tally["bytes"]
 
     def funnel(self) -> list[dict[str, Any]]:
         """Reasons that occurred, in the order of the pipeline."""

@@ -10,34 +10,9 @@ from pathlib import Path
 from fromzero.artifact import MANIFEST, UNFINISHED, digest_file, digest_of, is_artifact
 from fromzero.errors import UserError
 
-KINDS = {
-    ".txt": "text",
-    ".text": "text",
-    ".rst": "text",
-    ".md": "markdown",
-    ".markdown": "markdown",
-    ".html": "html",
-    ".htm": "html",
-    ".xhtml": "html",
-    ".pdf": "pdf",
-    ".docx": "docx",
-    ".epub": "epub",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".warc": "warc",
-    ".wet": "warc",
-    ".zip": "zip",
-    ".tar": "tar",
-    ".tgz": "tar.gz",
-    ".gz": "gz",
-    ".zst": "zst",
-    ".bz2": "bz2",
-    ".xz": "xz",
-}
+KINDS = {f".{kind}": kind for kind in "html pdf docx epub json jsonl csv parquet warc zip tar gz zst bz2 xz".split()}
+KINDS |= dict.fromkeys((".txt", ".text", ".rst"), "text") | dict.fromkeys((".md", ".markdown"), "markdown")
+KINDS |= {".htm": "html", ".xhtml": "html", ".ndjson": "jsonl", ".tsv": "csv", ".wet": "warc", ".tgz": "gz"}
 _NO_FILE = "links that lead nowhere, pipes and devices"
 
 

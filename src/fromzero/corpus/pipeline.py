@@ -1,31 +1,31 @@
 """`build_corpus`: the whole stage, in the order in which it happens.
 
-walk the inputs -> children read, normalise, cut and judge -> exact deduplication -> spool on disk -> split -> shards
+walk the inputs -> partitions -> the engine reads each: children parse, normalise, cut and judge -> exact deduplication
+over all -> split -> shards
 """
 
 import contextlib
-import hashlib
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fromzero.artifact import Artifact, build, write_json
-from fromzero.console import Reporter, progress
+from fromzero.console import progress
 from fromzero.corpus.counting import Counts, Tally
 from fromzero.corpus.document import DUPLICATE, REASONS, Document
-from fromzero.corpus.files import Found, SourceFile, clear, digest_inputs, find_files
-from fromzero.corpus.pool import Pool
+from fromzero.corpus.files import Found, clear, digest_inputs, find_files
+from fromzero.corpus.partitions import REJECTED_COLUMNS, Partition, partition, read_all, rejected_row
 from fromzero.corpus.settings import CorpusConfig
 from fromzero.corpus.splitting import hold_out, split_at, tail_position
-from fromzero.corpus.storing import DocumentWriter, ShardWriter, read_documents
+from fromzero.corpus.storing import DocumentWriter, ShardWriter, read_rows
 from fromzero.corpus.worker import WorkSettings
 from fromzero.errors import UserError
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings would give another corpus."""
-SPOOL = ".spool"
+WORK = "partitions"
+"""What each partition gave, until the corpus is finished: an interrupted build goes on from there."""
 MIN_DIVISIBLE = 2_000
 """Characters: a corpus of one document is held out from its end if it is at least this long."""
 
@@ -33,8 +33,8 @@ MIN_DIVISIBLE = 2_000
 def build_corpus(config: CorpusConfig) -> Artifact:
     """Turn files and folders of documents into a corpus: Parquet shards of clean text, and the reasons for the rest.
 
-    The result depends on the contents of the inputs and on the settings, and not on the number of workers. Raises
-    UserError when there is nothing to read, or when too little is left for a train and a validation part.
+    The result depends on the contents of the inputs and on the settings, not on the engine or the number of workers.
+    Raises UserError when there is nothing to read, or when too little is left for a train and a validation part.
     """
     found = find_files(config.inputs, config.output)
     return build(
@@ -44,105 +44,85 @@ def build_corpus(config: CorpusConfig) -> Artifact:
         digest_inputs(config.inputs, found),
         lambda folder: _make(folder, found, config),
         version=VERSION,
-        ignore=("inputs", "output", "workers"),
+        ignore=("inputs", "output", "workers", "engine", "engine_address"),
+        scratch=WORK,
     )
 
 
 def _make(folder: Path, found: Found, config: CorpusConfig) -> Mapping[str, Any]:
-    clear(folder)
+    parts = partition(found.files, folder / WORK)
+    with progress("reading documents", found.bytes, "B") as report:
+        settings = WorkSettings.of(config)
+        read_all(parts, settings, config.engine, config.engine_address, config.workers, report)
+    clear(folder, WORK)
     counts = Counts(found.passed_over)
-    try:
-        sizes, characters = _read(folder, found, config, counts)
-        if not sizes:
-            raise UserError(_nothing_kept(folder, config, counts))
-        summary = _write_sides(folder, config, counts, sizes, characters)
-    finally:
-        shutil.rmtree(folder / SPOOL, ignore_errors=True)
+    for part in parts:
+        counts.add(json.loads((part.folder / "counts.json").read_text()))
+    kept, characters = _deduplicate(folder, parts, counts)
+    if not kept:
+        raise UserError(_nothing_kept(folder, config, counts))
+    summary = _write_sides(folder, config, counts, parts, kept, characters)
     write_json(folder / "counts.json", summary)
     return summary
 
 
-def _read(folder: Path, found: Found, config: CorpusConfig, counts: Counts) -> tuple[list[tuple[str, int]], int]:
-    """First pass: every document is judged, the kept ones are spooled. Returns their ids and bytes, and characters."""
-    sizes: list[tuple[str, int]] = []
-    seen: set[bytes] = set()
-    with (
-        progress("reading documents", found.bytes, "B") as report,
-        DocumentWriter(folder / SPOOL, "kept") as kept,
-        ShardWriter(
-            folder / "rejected", "rejected", dict.fromkeys(("id", "source", "reason", "text"), "string")
-        ) as bin_,
-    ):
-        for file, answer in _answers(found, config, counts, report):
-            size = len((answer.get("text") or "").encode())
-            if answer["reason"] is None and (key := bytes.fromhex(answer["id"])) in seen:
-                answer["reason"] = DUPLICATE
-            if answer["reason"] is not None:
-                counts.reject(answer["reason"], size)
-                bin_.write(_rejected_row(file, answer), size)
-                continue
-            seen.add(key)
-            document = Document(
-                answer["id"], answer["text"], file.source, answer["url"], answer["language"], answer["meta"]
-            )
-            kept.write(document)
-            counts.keep(file.kind, document.language, size)
-            sizes.append((document.id, size))
-    return sizes, kept.characters
-
-
-def _answers(
-    found: Found, config: CorpusConfig, counts: Counts, report: Reporter
-) -> Iterator[tuple[SourceFile, dict[str, Any]]]:
-    """What the children say about each document, in file order; files are counted on the way."""
-    done = size = 0
-    readable = False
-    with Pool(WorkSettings.of(config), config.workers or os.cpu_count() or 1) as pool:
-        for file, answer in pool.parse(found.files):
-            if answer is None:
-                counts.file(file.kind, file.bytes, readable)
-                done, size, readable = done + file.bytes, 0, False
-                report(done)
-                continue
-            size += len(answer.get("text") or "")
-            readable = readable or "text" in answer
-            counts.cut += answer.get("meta", {}).get("part") == "1"
-            report(done + min(size, file.bytes))
-            yield file, answer
-
-
-def _rejected_row(file: SourceFile, answer: Mapping[str, Any]) -> dict[str, Any]:
-    name = f"{file.source}: {answer['reason']}"
-    return {
-        "id": answer.get("id") or hashlib.sha256(name.encode()).hexdigest()[:32],
-        "source": file.source,
-        "reason": answer["reason"],
-        "text": answer.get("text"),
-    }
+def _deduplicate(folder: Path, parts: Sequence[Partition], counts: Counts) -> tuple[dict[str, int], int]:
+    """Of equal texts the first is kept. Writes what was rejected; returns id -> bytes of the others, and characters."""
+    kept: dict[str, int] = {}
+    characters = 0
+    with ShardWriter(folder / "rejected", "rejected", REJECTED_COLUMNS) as rejected:
+        for part in parts:
+            for row in read_rows(part.folder, "rejected"):
+                rejected.write(row, len((row["text"] or "").encode()))
+            for row in read_rows(part.folder, "kept"):
+                size = len(row["text"].encode())
+                if row["id"] in kept:
+                    counts.reject(DUPLICATE, size)
+                    rejected.write(rejected_row(row["source"], row | {"reason": DUPLICATE}), size)
+                    continue
+                kept[row["id"]] = size
+                characters += len(row["text"])
+                counts.keep(row["kind"], row["language"], size)
+    return kept, characters
 
 
 def _write_sides(
-    folder: Path, config: CorpusConfig, counts: Counts, sizes: list[tuple[str, int]], characters: int
+    folder: Path,
+    config: CorpusConfig,
+    counts: Counts,
+    parts: Sequence[Partition],
+    kept: Mapping[str, int],
+    characters: int,
 ) -> dict[str, Any]:
-    """Second pass: the spooled documents go to the train or the validation shards."""
+    """Second pass: the documents go to the train or the validation shards."""
     with DocumentWriter(folder, "train") as train, DocumentWriter(folder, "validation") as validation:
         writers = {"train": train, "validation": validation}
-        for side, document in _sides(folder / SPOOL, config, sizes, characters):
+        for side, document in _sides(_documents(parts), config, kept, characters):
             writers[side].write(document)
     tallies = {side: Tally(writer.documents, writer.bytes) for side, writer in writers.items()}
-    halved = train.documents + validation.documents - len(sizes)
+    halved = train.documents + validation.documents - len(kept)
     return counts.summary(tallies, {side: writer.characters for side, writer in writers.items()}, halved)
 
 
+def _documents(parts: Sequence[Partition]) -> Iterator[Document]:
+    """Each text once, in the order of the files."""
+    seen: set[str] = set()
+    for part in parts:
+        for row in read_rows(part.folder, "kept"):
+            if row["id"] not in seen:
+                seen.add(row["id"])
+                del row["kind"]
+                yield Document(**row | {"meta": dict(row["meta"])})
+
+
 def _sides(
-    spool: Path, config: CorpusConfig, sizes: list[tuple[str, int]], characters: int
+    documents: Iterator[Document], config: CorpusConfig, kept: Mapping[str, int], characters: int
 ) -> Iterator[tuple[str, Document]]:
-    documents = read_documents(spool, "kept")
-    if config.split == "random" and len(sizes) > 1:
-        held = hold_out(sizes, config.validation, config.validation_max_bytes, config.seed)
+    if config.split == "random" and len(kept) > 1:
+        held = hold_out(list(kept.items()), config.validation, config.validation_max_bytes, config.seed)
         for document in documents:
             yield ("validation" if document.id in held else "train"), document
-    elif len(sizes) > 1 or characters >= MIN_DIVISIBLE:
+    elif len(kept) > 1 or characters >= MIN_DIVISIBLE:
         yield from split_at(documents, tail_position(characters, config.validation))
     else:
         raise UserError(

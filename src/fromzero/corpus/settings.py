@@ -89,7 +89,11 @@ class CorpusConfig:
     output: Path
     """Folder for the corpus."""
     workers: int = 0
-    """Parsing processes; 0 means one for each core. The result does not depend on it."""
+    """Reading processes; 0 means one for each core. The result does not depend on it."""
+    engine: Literal["native", "ray"] = "native"
+    """Where they run: on this machine, or on a Ray cluster (install `fromzero[cluster]`). The result is the same."""
+    engine_address: str = ""
+    """Address of the cluster, whose machines see all paths, as in ray://head:10001; empty starts Ray here."""
     validation: float = 0.05
     """Share of the text held out for validation."""
     validation_max_bytes: int = 2_000_000

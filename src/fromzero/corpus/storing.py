@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from fromzero.corpus.document import Document
 from fromzero.errors import UserError, missing_extra
@@ -15,10 +15,13 @@ GROUP_BYTES = 4_000_000
 GROUP_ROWS = 10_000
 
 
+Columns = Mapping[str, Literal["string", "map"]]
+
+
 class ShardWriter:
     """Writes rows into NAME-00000.parquet, NAME-00001.parquet, ... of a folder."""
 
-    def __init__(self, folder: Path, name: str, columns: Mapping[str, Literal["string", "map"]]) -> None:
+    def __init__(self, folder: Path, name: str, columns: Columns) -> None:
         pa = _pyarrow()
         kinds = {"string": pa.string(), "map": pa.map_(pa.string(), pa.string())}
         self.schema = pa.schema([(column, kinds[kind]) for column, kind in columns.items()])
@@ -65,7 +68,7 @@ class ShardWriter:
 class DocumentWriter:
     """Writes documents into shards and counts them."""
 
-    COLUMNS: Mapping[str, Literal["string", "map"]] = {
+    COLUMNS: ClassVar[Columns] = {
         "id": "string",
         "text": "string",
         "source": "string",
@@ -96,14 +99,13 @@ class DocumentWriter:
         self.characters += len(document.text)
 
 
-def read_documents(folder: Path, name: str) -> Iterator[Document]:
-    """The documents of all shards NAME-*.parquet of a folder, in order, a row group in memory at a time."""
+def read_rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The rows of all shards NAME-*.parquet of a folder, in order, a row group in memory at a time."""
     pa = _pyarrow()
     for path in sorted(Path(folder).glob(f"{name}-*.parquet")):
         with pa.parquet.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                for row in file.read_row_group(group, use_threads=False).to_pylist():
-                    yield Document(**row | {"meta": dict(row["meta"])})
+                yield from file.read_row_group(group, use_threads=False).to_pylist()
 
 
 def read_corpus(path: Path, split: Literal["train", "validation"]) -> Iterator[Document]:
@@ -114,7 +116,7 @@ def read_corpus(path: Path, split: Literal["train", "validation"]) -> Iterator[D
     """
     if not next(Path(path).glob(f"{split}-*.parquet"), None):
         raise UserError(f"{path} holds no {split} documents; make it with: fromzero corpus build --output {path}")
-    return read_documents(path, split)
+    return (Document(**row | {"meta": dict(row["meta"])}) for row in read_rows(path, split))
 
 
 def _pyarrow() -> Any:

@@ -1,0 +1,162 @@
+"""Partitions: the files of a build in groups, each of which is read on its own, in any order, on any machine.
+
+How the files are grouped depends on nothing but the files, so the corpus does not depend on who reads which group. A
+partition is finished when its folder has its final name; a build that was killed goes on with the others.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fromzero.artifact import to_plain, write_json
+from fromzero.console import Reporter
+from fromzero.corpus import engine
+from fromzero.corpus.counting import Counts
+from fromzero.corpus.files import SourceFile
+from fromzero.corpus.pool import Pool
+from fromzero.corpus.storing import Columns, DocumentWriter, ShardWriter
+from fromzero.corpus.worker import WorkSettings
+from fromzero.errors import UserError
+
+AT_LEAST, AT_MOST, ABOUT = 1_000_000, 256_000_000, 64
+"""Bytes of files in a partition, and how many partitions there are between these bounds."""
+ATTEMPTS = 3
+"""How often all workers may die one after the other without finishing a partition before a build gives up."""
+KEPT_COLUMNS: Columns = {**DocumentWriter.COLUMNS, "kind": "string"}
+REJECTED_COLUMNS: Columns = dict.fromkeys(("id", "source", "reason", "text"), "string")
+
+
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """Files that are read together, and the folder for what comes of them."""
+
+    folder: Path
+    """`kept-*.parquet` (KEPT_COLUMNS), `rejected-*.parquet` (REJECTED_COLUMNS) and `counts.json`."""
+    files: tuple[SourceFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the files."""
+        return sum(file.bytes for file in self.files)
+
+
+def partition(files: Sequence[SourceFile], folder: Path) -> list[Partition]:
+    """The files in groups of about the same size, in their order, each with a folder below `folder`."""
+    limit = min(max(sum(file.bytes for file in files) / ABOUT, AT_LEAST), AT_MOST)
+    groups: list[list[SourceFile]] = [[]]
+    size = 0
+    for file in files:
+        if groups[-1] and size + file.bytes > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(file)
+        size += file.bytes
+    return [Partition(folder / f"{number:05d}", tuple(group)) for number, group in enumerate(groups)]
+
+
+def read_all(
+    partitions: Sequence[Partition],
+    settings: WorkSettings,
+    runner: engine.Runner,
+    address: str,
+    workers: int,
+    report: Reporter,
+) -> None:
+    """Read those partitions that are not finished. Raises UserError when a task can't go on, as on a full disk."""
+    missing, attempts = _unfinished(partitions), 0
+    done = sum(p.bytes for p in partitions) - sum(p.bytes for p in missing)
+    while missing:
+        items = [json.dumps({"partition": to_plain(p), "settings": to_plain(settings)}) for p in missing]
+        try:
+            with contextlib.closing(engine.run(read_one, items, runner, address, workers)) as results:
+                for result in map(json.loads, results):
+                    if "error" in result:
+                        raise UserError(result["error"])
+                    done += result["bytes"]
+                    report(done)
+        except UserError:
+            raise
+        except Exception as error:  # a worker was killed (Daft has several for that): what the others finished is kept
+            attempts = attempts + 1 if len(_unfinished(partitions)) == len(missing) else 1
+            if attempts >= ATTEMPTS:
+                raise UserError(f"workers of the corpus build die again and again: {str(error)[-500:]}") from error
+        missing = _unfinished(partitions)
+        done = sum(p.bytes for p in partitions) - sum(p.bytes for p in missing)
+
+
+def read_one(item: str) -> str:
+    """Read a partition: what the engine runs."""
+    plain = json.loads(item)
+    files = tuple(SourceFile(**file | {"path": Path(file["path"])}) for file in plain["partition"]["files"])
+    part = Partition(Path(plain["partition"]["folder"]), files)
+    try:
+        _read(part, WorkSettings.from_plain(plain["settings"]))
+    except UserError as error:
+        return json.dumps({"error": str(error)})
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return json.dumps(
+            {"error": f"{part.folder}: {error.strerror}; make room and run it again, to go on from there"}
+        )
+    return json.dumps({"bytes": part.bytes})
+
+
+def _read(part: Partition, settings: WorkSettings) -> None:
+    """Read into a folder of this process, and give it its name when all is there."""
+    draft = part.folder.with_name(f"{part.folder.name}.{os.getpid()}")
+    shutil.rmtree(draft, ignore_errors=True)
+    counts = Counts()
+    with (
+        ShardWriter(draft, "kept", KEPT_COLUMNS) as kept,
+        ShardWriter(draft, "rejected", REJECTED_COLUMNS) as rejected,
+    ):
+        for file, answer in _answers(part.files, settings, counts):
+            size = len((answer.get("text") or "").encode())
+            if answer["reason"] is not None:
+                counts.reject(answer["reason"], size)
+                rejected.write(rejected_row(file.source, answer), size)
+            else:
+                columns = {key: answer[key] for key in ("id", "text", "url", "language")}
+                meta = sorted(answer["meta"].items())
+                kept.write(columns | {"source": file.source, "meta": meta, "kind": file.kind}, size)
+    write_json(draft / "counts.json", counts.plain())
+    draft.rename(part.folder)
+
+
+def _answers(
+    files: Sequence[SourceFile], settings: WorkSettings, counts: Counts
+) -> Iterator[tuple[SourceFile, dict[str, Any]]]:
+    """What a child says about each document, in file order; files are counted on the way."""
+    readable = False
+    with Pool(settings, 1) as pool:
+        for file, answer in pool.parse(files):
+            if answer is None:
+                counts.file(file.kind, file.bytes, readable)
+                readable = False
+                continue
+            readable = readable or "text" in answer
+            counts.cut += answer.get("meta", {}).get("part") == "1"
+            yield file, answer
+
+
+def rejected_row(source: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of REJECTED_COLUMNS."""
+    name = f"{source}: {answer['reason']}"
+    return {
+        "id": answer.get("id") or hashlib.sha256(name.encode()).hexdigest()[:32],
+        "source": source,
+        "reason": answer["reason"],
+        "text": answer.get("text"),
+    }
+
+
+def _unfinished(partitions: Sequence[Partition]) -> list[Partition]:
+    return [part for part in partitions if not part.folder.exists()]

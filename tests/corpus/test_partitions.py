@@ -1,0 +1,143 @@
+"""Files in groups: what is finished stays finished, and who read which group can't be seen in the corpus."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fromzero.artifact import open_artifact, to_plain
+from fromzero.corpus import CorpusConfig, build_corpus, partitions, pipeline
+from fromzero.corpus.files import SourceFile
+from fromzero.corpus.partitions import Partition, partition, read_one
+from fromzero.corpus.storing import ShardWriter
+from fromzero.corpus.worker import WorkSettings
+
+Settings = Callable[..., CorpusConfig]
+SMALL = "from fromzero.corpus import partitions; partitions.AT_LEAST = 2000; "
+BUILD = SMALL + "from fromzero.commands import main; import sys; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture
+def documents(tmp_path: Path, essays: Callable[[int], list[str]]) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, text in enumerate(essays(60)):
+        (folder / f"{number:03d}.txt").write_text(text, encoding="utf-8")
+    (folder / "100.txt").write_text(essays(60)[7], encoding="utf-8")
+    return folder
+
+
+def start(folder: Path, output: Path) -> "subprocess.Popen[str]":
+    line = [sys.executable, "-c", BUILD, "corpus", "build", "--inputs", f"[{folder}]", "--output", str(output)]
+    return subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finished(output: Path) -> dict[str, int]:
+    folders = [f for f in output.glob(pipeline.WORK + "/*") if f.name.isdigit()]
+    return {folder.name: (folder / "counts.json").stat().st_mtime_ns for folder in folders}
+
+
+def wait_for_partitions(process: "subprocess.Popen[str]", output: Path, count: int) -> None:
+    while len(finished(output)) < count:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+
+
+def test_groups_depend_on_the_files_alone() -> None:
+    files = [
+        SourceFile(Path(str(n)), str(n), "text", size) for n, size in enumerate([900_000, 200_000, 9, 5_000_000, 1])
+    ]
+    groups = [[file.source for file in part.files] for part in partition(files, Path("w"))]
+    assert groups == [["0"], ["1", "2"], ["3"], ["4"]]
+    assert [part.folder.name for part in partition(files, Path("w"))] == ["00000", "00001", "00002", "00003"]
+    large = [SourceFile(Path(), "", "text", 10_000_000)] * 640
+    assert len(partition(large, Path())) == partitions.ABOUT
+
+
+def test_many_partitions_give_the_corpus_of_one(
+    documents: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = build_corpus(settings(output=tmp_path / "whole"))
+    monkeypatch.setattr(partitions, "AT_LEAST", 2000)
+    for workers in (1, 3):
+        parts = build_corpus(settings(output=tmp_path / f"parts{workers}", workers=workers))
+        assert parts.digest == whole.digest
+        assert not (parts.path / pipeline.WORK).exists()
+    assert whole.summary["documents"]["kept"] == 60
+    assert [row["reason"] for row in whole.summary["funnel"]] == ["duplicate"]
+
+
+def test_the_order_of_the_inputs_can_not_be_seen(documents: Path, settings: Settings, tmp_path: Path) -> None:
+    other = tmp_path / "a"
+    other.mkdir()
+    (other / "x.txt").write_text((documents / "003.txt").read_text())
+    one = build_corpus(settings(inputs=(documents, other), output=tmp_path / "one"))
+    two = build_corpus(settings(inputs=(other, documents), output=tmp_path / "two"))
+    assert one.digest == two.digest
+
+
+def test_a_killed_build_goes_on_from_its_partitions(
+    documents: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = build_corpus(settings(output=tmp_path / "expected"))
+    output = tmp_path / "killed"
+    process = start(documents, output)
+    wait_for_partitions(process, output, 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = finished(output)
+    kept: dict[str, int] = {}
+    monkeypatch.setattr(partitions, "AT_LEAST", 2000)
+    monkeypatch.setattr(
+        pipeline, "_deduplicate", lambda *a, f=pipeline._deduplicate: kept.update(finished(output)) or f(*a)
+    )
+    assert build_corpus(settings(output=output)).digest == expected.digest
+    assert before.items() <= kept.items()
+    assert len(kept) > len(before)
+
+
+def test_a_build_outlives_a_killed_worker(documents: Path, settings: Settings, tmp_path: Path) -> None:
+    expected = build_corpus(settings(output=tmp_path / "expected"))
+    output = tmp_path / "robbed"
+    process = start(documents, output)
+    wait_for_partitions(process, output, 2)
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        if status.read_text().rpartition(")")[2].split()[1] == str(process.pid):  # a child
+            os.kill(int(status.parent.name), signal.SIGKILL)
+            break
+    else:
+        pytest.fail("there was no worker to kill")
+    said = process.communicate(timeout=100)[1]
+    assert process.returncode == 0, said
+    assert open_artifact(output, "corpus").digest == expected.digest
+
+
+def test_on_ray_the_corpus_is_the_same(documents: Path, settings: Settings, tmp_path: Path) -> None:
+    expected = build_corpus(settings(output=tmp_path / "expected"))
+    output = tmp_path / "ray"
+    line = [sys.executable, "-c", BUILD, "corpus", "build", "--inputs", f"[{documents}]", "--output", str(output)]
+    done = subprocess.run([*line, "--engine", "ray"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert open_artifact(output, "corpus").digest == expected.digest
+
+
+def test_a_full_disk_ends_the_build_with_a_sentence(
+    documents: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ShardWriter, "write", full)
+    file = SourceFile(documents / "000.txt", "in/000.txt", "text", 100)
+    part = Partition(tmp_path / "work" / "00000", (file,))
+    item = {"partition": to_plain(part), "settings": to_plain(WorkSettings.of(settings()))}
+    assert "make room and run it again" in json.loads(read_one(json.dumps(item)))["error"]
+    assert not part.folder.exists()
