@@ -1,5 +1,6 @@
 """Each format, read in this process; what children do with the results is in test_pool."""
 
+import csv
 import dataclasses
 import json
 from collections.abc import Callable
@@ -201,3 +202,36 @@ def test_json_files_hold_an_object_or_a_list_of_them(tmp_path: Path) -> None:
     file.write_text('{"text": ')
     with pytest.raises(ReadError, match="not valid JSON"):
         texts(file, "json", settings)
+
+
+@pytest.mark.parametrize(("suffix", "mark"), [("csv", ","), ("tsv", "\t"), ("csv", ";")])
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
+def test_tables_in_text(tmp_path: Path, suffix: str, mark: str, codec: str, chinese: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    rows = [
+        ["id", "text", "url"],
+        ["1", f'{chinese}\n"two" {mark} lines', "https://a.org"],
+        ["2"],
+        [],
+        ["3", "third", ""],
+    ]
+    with path.open("w", encoding=codec, newline="") as file:
+        csv.writer(file, delimiter=mark).writerows(rows)
+    first, second, third = documents(path, "csv")
+    assert isinstance(first, Raw)
+    assert (first.blocks, first.url, first.meta) == ([text], "https://a.org", {"id": "1"})
+    assert second == "record could not be read: row 2 has no text under 'text'"
+    assert isinstance(third, Raw)
+    assert third.blocks == ["third"]
+
+
+def test_tables_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ReadError, match="no column 'text'"):
+        texts(path, "csv")
+    path.write_text("id,text\n1," + "x" * 5000 + "\n2,next\n")
+    settings = ReadSettings(Limits(document_bytes=1000), "fast", "text")
+    assert texts(path, "csv", settings) == ["document too large: row 1", "next"]
+    path.write_text('id,text\n1,"never closed\n' + "2,next\n" * 1000)
+    assert texts(path, "csv", settings)[0] == "record could not be read: row 1"

@@ -14,8 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from fromzero.corpus.document import DAMAGED, ENCRYPTED
 from fromzero.corpus.encoding import NotTextError, decode
-from fromzero.corpus.reading import Allowance, Opened, ReadError, whole
-from fromzero.errors import missing_extra
+from fromzero.corpus.reading import Allowance, Opened, ReadError, optional, whole
 
 _BLOCK = 1 << 20
 _IN_MEMORY = 1 << 24
@@ -60,31 +59,28 @@ class Unpacked(io.RawIOBase):
         return self._at
 
 
-def unpacked(unpack: Callable[[], Any], allowance: Allowance) -> BinaryIO:
+def _unpacked(unpack: Callable[[], Any], allowance: Allowance) -> BinaryIO:
     """What a compressed stream holds, as a file; `unpack` opens it at its start."""
     return cast(BinaryIO, io.BufferedReader(Unpacked(unpack, allowance), _BLOCK // 8))
 
 
-def decompressor(file: Opened, kind: str) -> Callable[[], Any]:
-    """How to open a compressed file, from its start each time."""
+def decompressed(file: Opened, kind: str) -> BinaryIO:
+    """What a compressed file holds."""
 
     def unpack() -> Any:
         file.stream.seek(0)
-        return _DECOMPRESSORS[kind](file.stream)
+        return DECOMPRESSORS[kind](file.stream)
 
-    return unpack
+    return _unpacked(unpack, file.allowance)
 
 
 def _zst(stream: BinaryIO) -> Any:
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise missing_extra("pyarrow", "corpus") from error
+    pyarrow = optional("pyarrow")
     lent = types.SimpleNamespace(read=stream.read, closed=False, close=lambda: None)  # it would close the stream itself
     return pyarrow.CompressedInputStream(pyarrow.PythonFile(lent, mode="r"), "zstd")
 
 
-_DECOMPRESSORS: dict[str, Callable[[BinaryIO], Any]] = {
+DECOMPRESSORS: dict[str, Callable[[BinaryIO], Any]] = {
     "gz": lambda stream: gzip.GzipFile(fileobj=stream),
     "zst": _zst,
     "bz2": bz2.BZ2File,
@@ -92,14 +88,9 @@ _DECOMPRESSORS: dict[str, Callable[[BinaryIO], Any]] = {
 }
 
 
-def open_zip(file: Opened, limit: int) -> zipfile.ZipFile:
-    """A zip archive; held in memory, up to `limit` bytes, when it is itself inside of something compressed."""
-    return zipfile.ZipFile(io.BytesIO(whole(file.stream, limit)) if file.depth else file.stream)
-
-
 def zip_members(file: Opened, limit: int) -> Iterator[Member]:
-    """The members of a zip archive in the order of its directory."""
-    with open_zip(file, limit) as archive:
+    """The members of a zip archive, which is held in memory, up to `limit` bytes, when it is itself inside another."""
+    with zipfile.ZipFile(io.BytesIO(whole(file.stream, limit)) if file.depth else file.stream) as archive:
         for info in archive.infolist():
             if not info.is_dir():
                 yield _zip_name(info), functools.partial(_open_zip_member, archive, info, file.allowance)
@@ -108,7 +99,7 @@ def zip_members(file: Opened, limit: int) -> Iterator[Member]:
 def _open_zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, allowance: Allowance) -> BinaryIO:
     if info.flag_bits & _ENCRYPTED_FLAG:
         raise ReadError(ENCRYPTED)
-    return unpacked(lambda: archive.open(info), allowance)
+    return _unpacked(lambda: archive.open(info), allowance)
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
@@ -155,5 +146,3 @@ def _spool(archive: tarfile.TarFile, info: tarfile.TarInfo, allowance: Allowance
 
 
 ARCHIVES: dict[str, Callable[[Opened, int], Iterator[Member]]] = {"zip": zip_members, "tar": tar_members}
-COMPRESSED = {kind: kind for kind in _DECOMPRESSORS} | {"tar.gz": "gz"}
-"""Kind of a compressed file -> how it is compressed."""

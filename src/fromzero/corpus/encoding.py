@@ -24,28 +24,14 @@ _BOMS = (  # UTF-32 before UTF-16: one starts with the other
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_MAGIC = (
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",
-    b"GIF8",
-    b"PK\x03\x04",
-    b"PK\x05\x06",
-    b"\x7fELF",
-    b"MZ\x90",
-    b"%PDF-",
-    b"\x1f\x8b\x08",
-    b"BZh",
-    b"\xfd7zXZ\x00",
-    b"\x28\xb5\x2f\xfd",
-    b"Rar!\x1a\x07",
-    b"7z\xbc\xaf\x27\x1c",
-    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
-    b"\xca\xfe\xba\xbe",
-    b"\xcf\xfa\xed\xfe",
-    b"SQLite format 3\x00",
-    b"PAR1",
-    b"\x00asm",
-)
+# PNG, JPEG, GIF, zip (twice), ELF, Windows, PDF, gzip, bzip2, xz, Zstandard, RAR, 7-Zip, OLE, Java, Mac, SQLite,
+# Parquet, WebAssembly
+_MAGIC_HEX = """
+    89504e470d0a1a0a ffd8ff 47494638 504b0304 504b0506 7f454c46 4d5a90 255044462d 1f8b08 425a68
+    fd377a585a00 28b52ffd 526172211a07 377abcaf271c d0cf11e0a1b11ae1 cafebabe cffaedfe
+    53514c69746520666f726d6174203300 50415231 0061736d
+"""
+_MAGIC = tuple(map(bytes.fromhex, _MAGIC_HEX.split()))
 _ALIASES = {"gb2312": "gb18030", "gbk": "gb18030", "gb_2312-80": "gb18030", "hz-gb-2312": "hz", "x-sjis": "cp932"}
 _ALIASES |= {"shift_jis": "cp932", "shift-jis": "cp932", "iso-8859-1": "cp1252", "latin-1": "cp1252", "ascii": "cp1252"}
 _ALIASES |= {"euc-kr": "cp949", "ks_c_5601-1987": "cp949", "big5": "cp950", "big5-hkscs": "big5hkscs"}

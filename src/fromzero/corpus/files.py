@@ -10,7 +10,8 @@ from pathlib import Path
 from fromzero.artifact import MANIFEST, UNFINISHED, digest_file, digest_of, is_artifact
 from fromzero.errors import UserError
 
-KINDS = {f".{kind}": kind for kind in "html pdf docx epub json jsonl csv parquet warc zip tar gz zst bz2 xz".split()}
+_PLAIN = "html pdf docx epub json jsonl csv parquet warc zip tar gz zst bz2 xz"
+KINDS = {f".{kind}": kind for kind in _PLAIN.split()}
 KINDS |= dict.fromkeys((".txt", ".text", ".rst"), "text") | dict.fromkeys((".md", ".markdown"), "markdown")
 KINDS |= {".htm": "html", ".xhtml": "html", ".ndjson": "jsonl", ".tsv": "csv", ".wet": "warc", ".tgz": "gz"}
 _NO_FILE = "links that lead nowhere, pipes and devices"

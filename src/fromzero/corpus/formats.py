@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from fromzero.corpus.archives import ARCHIVES, COMPRESSED, decompressor, unpacked
+from fromzero.corpus.archives import ARCHIVES, decompressed
 from fromzero.corpus.document import NESTED, UNKNOWN_FORMAT
 from fromzero.corpus.files import kind_of
 from fromzero.corpus.html import parse_html
@@ -70,10 +70,9 @@ def _records(file: Opened, kind: str, settings: ReadSettings) -> Iterator[Record
     elif kind in ARCHIVES:
         yield from _archived(file, kind, settings)
     else:
-        stem = os.path.splitext(file.name)[0]
-        name = f"{stem}.tar" if kind == "tar.gz" else stem
-        stream = unpacked(decompressor(file, COMPRESSED[kind]), file.allowance)
-        yield from _records(_within(file, stream, name), _known(name), settings)
+        stem, suffix = os.path.splitext(file.name)
+        name = f"{stem}.tar" if suffix.lower() == ".tgz" else stem
+        yield from _records(_within(file, decompressed(file, kind), name), _known(name), settings)
 
 
 def _known(name: str) -> str:

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fromzero.corpus.encoding import decode_declared
-from fromzero.corpus.reading import Opened, Raw, ReadSettings, whole
-from fromzero.errors import missing_extra
+from fromzero.corpus.reading import Opened, Raw, ReadSettings, optional, whole
 
 TINY_BYTES = 200
 """When the precise extractor finds less than this on a page, the fast one is asked as well."""
@@ -58,10 +57,7 @@ def _without_wide_line_ends(html: str) -> str:
 
 def extract_html(html: str, mode: str) -> str:
     """The main text of a page, 'precise' or 'fast'; everything visible when there is no main part to be found."""
-    try:
-        from resiliparse.extract.html2text import extract_plain_text
-    except ImportError as error:
-        raise missing_extra("resiliparse", "corpus") from error
+    extract_plain_text = optional("resiliparse.extract.html2text").extract_plain_text
     best = _trafilatura(html) if mode == "precise" else ""
     if len(best.encode("utf-8", "replace")) < TINY_BYTES:
         best = max(best, extract_plain_text(html, main_content=True, alt_texts=False), key=len)
@@ -71,12 +67,8 @@ def extract_html(html: str, mode: str) -> str:
 
 
 def _trafilatura(html: str) -> str:
-    try:
-        import trafilatura
-    except ImportError as error:
-        raise missing_extra("trafilatura", "corpus") from error
     # The tree and not the text that it would make, which loses blank lines in code and mixes rows with rulers.
-    found: Any = trafilatura.bare_extraction(html, favor_precision=True, include_comments=False)
+    found = optional("trafilatura").bare_extraction(html, favor_precision=True, include_comments=False)
     return "" if found is None or found.body is None else render(found.body)
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from fromzero.corpus.document import DAMAGED, ENCRYPTED
 from fromzero.corpus.html import decode_html, render
-from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, whole
-from fromzero.errors import missing_extra
+from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, optional, whole
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
@@ -45,20 +44,12 @@ class _Package:
 
     def tree(self, name: str) -> Any:
         """The root element of a part. Raises ReadError when there is none."""
-        etree = _etree()
+        etree = optional("lxml.etree")
         parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
         try:
             return etree.fromstring(self.read(name), parser)
         except etree.XMLSyntaxError as error:
             raise ReadError(f"{DAMAGED}: {name} is missing or not XML") from error
-
-
-def _etree() -> Any:
-    try:
-        from lxml import etree
-    except ImportError as error:
-        raise missing_extra("lxml", "corpus") from error
-    return etree
 
 
 def parse_docx(file: Opened, settings: ReadSettings) -> Raw:
@@ -126,9 +117,10 @@ def parse_epub(file: Opened, settings: ReadSettings) -> Raw:
 
 
 def _chapters(package: _Package, names: list[str]) -> Iterator[str]:
-    parser = _etree().HTMLParser(encoding="utf-8", no_network=True)
+    etree = optional("lxml.etree")
+    parser = etree.HTMLParser(encoding="utf-8", no_network=True)
     for name in dict.fromkeys(names):  # each once: a spine may name a chapter a million times
-        root = _etree().fromstring(decode_html(package.read(name)).encode("utf-8", "replace") or b"<p/>", parser)
+        root = etree.fromstring(decode_html(package.read(name)).encode("utf-8", "replace") or b"<p/>", parser)
         body = None if root is None else root.find("body")
         if body is not None:
             yield render(body) + "\n\n"

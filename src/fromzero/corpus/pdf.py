@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fromzero.corpus.document import DAMAGED, ENCRYPTED
-from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, bounded, whole
-from fromzero.errors import missing_extra
+from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, bounded, optional, whole
 
 HYPHEN = "\ufffe"
 REPEATED_PAGES = 3
@@ -56,10 +55,7 @@ class Line:
 
 def parse_pdf(file: Opened, settings: ReadSettings) -> Raw:
     """A PDF: the text of its pages in reading order."""
-    try:
-        import pypdfium2
-    except ImportError as error:
-        raise missing_extra("pypdfium2", "corpus") from error
+    pypdfium2 = optional("pypdfium2")
     data = whole(file.stream, settings.limits.file_bytes)
     try:
         pdf = pypdfium2.PdfDocument(data)

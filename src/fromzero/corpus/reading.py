@@ -6,15 +6,16 @@ Runs in a child process: every byte here may be hostile. `formats` has the table
 """
 
 import dataclasses
+import importlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fromzero.corpus.document import BINARY, DAMAGED, DOCUMENT_TOO_LARGE, TOO_LARGE, UNOPENED, UNPACKED_TOO_LARGE
 from fromzero.corpus.encoding import NotTextError, decode_stream, detect
 from fromzero.corpus.settings import Limits
-from fromzero.errors import UserError
+from fromzero.errors import UserError, missing_extra
 
 _FRONT_MATTER = re.compile(
     r"\A\ufeff?---[ \t]*\r?\n(.{0,20000}?)^(?:---|\.\.\.)[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE
@@ -77,6 +78,14 @@ class Opened:
     allowance: Allowance
     depth: int = 0
     """How many archives and compressed files it is inside of."""
+
+
+def optional(name: str) -> Any:
+    """A module of the extra `corpus`. Raises UserError, with the command that installs it, when it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise missing_extra(name.partition(".")[0], "corpus") from error
 
 
 def failure(reason: str, inside: str = "") -> Record:

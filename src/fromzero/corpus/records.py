@@ -10,8 +10,7 @@ from typing import Any, BinaryIO
 
 from fromzero.corpus.document import BAD_RECORD, DAMAGED, DOCUMENT_TOO_LARGE
 from fromzero.corpus.encoding import decode_stream, detect
-from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, Record, failure, whole
-from fromzero.errors import missing_extra
+from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, Record, failure, optional, whole
 
 
 def read_jsonl(file: Opened, settings: ReadSettings) -> Iterator[Record]:
@@ -19,20 +18,30 @@ def read_jsonl(file: Opened, settings: ReadSettings) -> Iterator[Record]:
     longest = settings.limits.document_bytes
     with _characters(file.stream) as text:
         for number in itertools.count(1):
-            line = text.readline(longest + 1)
+            try:
+                line = _line(text, longest)
+            except ReadError as error:
+                yield failure(f"{error}: line {number}")
+                continue
             if not line:
                 return
-            if len(line) > longest:
-                while line and not line.endswith("\n"):
-                    line = text.readline(1 << 20)
-                yield failure(f"{DOCUMENT_TOO_LARGE}: line {number}")
-            elif line.strip():
+            if line.strip():
                 yield Record(functools.partial(_json_record, line, number, settings))
 
 
 def _characters(stream: BinaryIO) -> io.TextIOWrapper:
     """A file as text in which lines end as they do in the file."""
     return io.TextIOWrapper(stream, encoding=detect(stream), errors="replace", newline="\n")
+
+
+def _line(text: io.TextIOWrapper, longest: int) -> str:
+    """The next line, or nothing at the end. A line that is too long is read to its end, and raises ReadError."""
+    line = text.readline(longest + 1)
+    if len(line) <= longest:
+        return line
+    while line and not line.endswith("\n"):
+        line = text.readline(1 << 20)
+    raise ReadError(DOCUMENT_TOO_LARGE)
 
 
 def _json_record(line: str, number: int, settings: ReadSettings) -> Raw:
@@ -57,7 +66,8 @@ def read_json(file: Opened, settings: ReadSettings) -> Iterator[Record]:
 
 def read_csv(file: Opened, settings: ReadSettings) -> Iterator[Record]:
     """A table in text, separated by commas (or tabs, if there are more of them in its first line), with a header."""
-    csv.field_size_limit(settings.limits.document_bytes)
+    longest = settings.limits.document_bytes
+    csv.field_size_limit(longest)  # of lines in quotes that never end
     with _characters(file.stream) as text:
         first = text.readline(1 << 16).lstrip("\ufeff")
         delimiter = max(",\t;", key=first.count)
@@ -65,11 +75,15 @@ def read_csv(file: Opened, settings: ReadSettings) -> Iterator[Record]:
         if not {settings.text_key, "content"} & set(header):
             raise ReadError(f"{BAD_RECORD}: no column '{settings.text_key}'")
         for number in itertools.count(1):
-            rows = csv.reader(text, delimiter=delimiter)
+            rows = csv.reader(iter(functools.partial(_line, text, longest), ""), delimiter=delimiter)
             try:
                 row = next(rows, None)
-            except csv.Error as error:  # the reader is no more in step, and the next begins with the next line
-                yield failure(f"{BAD_RECORD}: row {number} ({error})")
+            except (
+                csv.Error,
+                ReadError,
+            ) as error:  # this reader is no more in step: the next begins with the next line
+                reason = BAD_RECORD if isinstance(error, csv.Error) else str(error)
+                yield failure(f"{reason}: row {number}")
                 continue
             if row is None:
                 return
@@ -80,14 +94,10 @@ def read_csv(file: Opened, settings: ReadSettings) -> Iterator[Record]:
 
 def read_parquet(file: Opened, settings: ReadSettings) -> Iterator[Record]:
     """A Parquet file with a column of texts, read in small batches."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise missing_extra("pyarrow", "corpus") from error
+    pyarrow, parquet = optional("pyarrow"), optional("pyarrow.parquet")
     data = io.BytesIO(whole(file.stream, settings.limits.file_bytes)) if file.depth else file.stream
     try:
-        with pyarrow.parquet.ParquetFile(data) as table:
+        with parquet.ParquetFile(data) as table:
             wanted = {settings.text_key, "content", "id", "url", "title", *settings.heading_keys}
             columns = [name for name in table.schema_arrow.names if name in wanted]
             if not {settings.text_key, "content"} & set(columns):

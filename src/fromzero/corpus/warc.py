@@ -8,21 +8,18 @@ from typing import Any
 from fromzero.corpus.document import DAMAGED, UNKNOWN_FORMAT
 from fromzero.corpus.encoding import decode_declared
 from fromzero.corpus.html import decode_html, page_text
-from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, Record, failure, whole
-from fromzero.errors import missing_extra
+from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, Record, failure, optional, whole
 
 _PAGES = ("text/html", "application/xhtml+xml")
 
 
 def read_warc(file: Opened, settings: ReadSettings) -> Iterator[Record]:
     """Successful responses of HTML or plain text, and conversion records, with their address and date."""
-    try:
-        from fastwarc.warc import ArchiveIterator, WarcRecordType
-    except ImportError as error:
-        raise missing_extra("fastwarc", "corpus") from error
+    warc = optional("fastwarc.warc")
+    types = warc.WarcRecordType
     passed_over: collections.Counter[str] = collections.Counter()
-    wanted = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion | WarcRecordType.unknown
-    for record in ArchiveIterator(file.stream, record_types=wanted, auto_decode="all"):
+    wanted = types.response | types.resource | types.conversion | types.unknown
+    for record in warc.ArchiveIterator(file.stream, record_types=wanted, auto_decode="all"):
         kind = _content_type(record)
         status = record.http_headers.status_code if record.http_headers is not None else 200
         if status == 200 and kind in (*_PAGES, "text/plain"):
