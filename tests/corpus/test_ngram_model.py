@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from fromzero.artifact import build, write_json
+from fromzero.corpus.examples import read_examples
 from fromzero.corpus.ngram_model import (
     HIGH_PERPLEXITY,
     SETTINGS,
@@ -118,6 +119,14 @@ def test_a_table_that_lies_is_refused(tmp_path: Path, keys: list[int], values: l
     build(tmp_path / "out", "ngrams", NgramConfig((), tmp_path), {}, make)
     with pytest.raises(UserError, match="damaged"):
         NgramModel.load(tmp_path / "out")
+
+
+def test_no_more_is_read_than_wanted(tmp_path: Path) -> None:
+    (tmp_path / "many.txt").write_text("".join(f"text {n}\n\n" for n in range(99)) + "text 0\n", encoding="utf-8")
+    texts = [f"text {n}" for n in range(99)]
+    assert read_examples([tmp_path / "many.txt"], 100) == texts
+    assert read_examples([tmp_path / "many.txt"], 4, 4) == ["text"]
+    assert read_examples([tmp_path / "many.txt"], 100, 60) == texts[:10]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

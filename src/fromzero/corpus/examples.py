@@ -1,5 +1,6 @@
 """The texts from which the classifier and the language model of n-grams learn."""
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,17 +14,18 @@ from fromzero.errors import UserError
 MAX_LINE = 16_000_000
 
 
-def read_examples(paths: Sequence[Path], characters: int) -> list[str]:
+def read_examples(paths: Sequence[Path], characters: int, most: int = 1_000_000_000) -> list[str]:
     """The different texts of corpora (their training documents) and files, each cut after so many characters.
 
-    Files: .jsonl, the text of each line under `text`; .txt, a text a line. Raises UserError for anything else, for
+    No more are read once there are `most` characters. Files: .jsonl, the text of each line under `text`; .txt, a text a line. Raises UserError for anything else, for
     lines that can't be read, and when there is no text.
     """
     texts: dict[str, str] = {}
-    for path in paths:
-        for text in _texts(path):
-            if cut := normalize(text[:characters]).strip():
-                texts.setdefault(text_digest(cut), cut)
+    for text in itertools.chain.from_iterable(map(_texts, paths)):
+        if (cut := normalize(text[:characters]).strip()) and (key := text_digest(cut)) not in texts:
+            texts[key], most = cut, most - len(cut)
+        if most <= 0:
+            break
     if not texts:
         raise UserError(f"{', '.join(map(str, paths)) or 'an empty list of files'}: no text there; name examples")
     return list(texts.values())

@@ -41,9 +41,7 @@ class Masking:
     def __post_init__(self) -> None:
         for kind, marker in vars(self).items():
             if marker is not None and re.search("[0-9@]", marker):
-                raise UserError(
-                    f"masking.{kind} is {marker!r}; a marker has neither digits nor @, to be told from data"
-                )
+                raise UserError(f"masking.{kind} is {marker!r}; a marker has no digits and no @, as data have")
 
 
 class _Rule(NamedTuple):
@@ -132,7 +130,9 @@ def random_value(match: re.Match[str]) -> bool:
 _MIN_ENTROPY = 3.25  # bits a character: 20 random hexadecimal digits have 3.4, more have more; dates and names have 3
 _SHORTEST_ADDRESS = 10  # characters; of a thousand addresses one is shorter, but most headings (2.4.12.1) are
 _WINDOW = re.compile("[0-9+(][0-9 .()+-]{8,}[Xx]?")  # no kind of number is shorter
-_VERSION = re.compile(r"(?:\b(?:v|ver|version|release|firmware|build)\.?|版本号?|固件)[ :：=\"']{0,3}\Z|[/-]\Z", re.I)
+_VERSION = re.compile(
+    r"(?:\b(?:v|ver|version|release|firmware|build)\.?|版本号?|固件)[ :：=\"']{0,3}\Z|[a-z][/-]\Z", re.I
+)
 _KEY_NAME = re.compile(
     r"(?:(?:api|access|secret|private|auth|signing)[_-]?key|secret|token|passw(?:or)?d)[\"']?\s{0,3}\Z", re.I
 )
@@ -158,9 +158,8 @@ _BLOCK = (
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----(?:[^-]|-(?!----)){1,20000}"
     r"-----END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
 )
-_IPV6 = (
-    r"[23](?<![A-Za-z0-9:.].)[0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![A-Za-z0-9:]|/[0-9])"  # of 2000::/3, all in use
-)
+_ASSIGNED = r"[:=]\s{0,3}[\"']?([A-Za-z0-9+/_.-]{16,255}+={0,2})(?![A-Za-z0-9+/_.(-])"
+_IPV6 = r"[23](?<![A-Za-z0-9:.].)[0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,7}(?![A-Za-z0-9:]|/[0-9])"  # 2000::/3
 _EMAIL = (
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}"
     r"(?!(?:png|jpe?g|gif|webp|svg)(?![A-Za-z]))[A-Za-z]{2,24}(?![A-Za-z0-9])"  # icon@2x.png is a picture
@@ -189,13 +188,7 @@ RULES = (
     _key("sk-", "(?=[A-Za-z_-]{0,40}[0-9])[A-Za-z0-9_-]{20,255}"),
     _key("hf_", "[A-Za-z0-9]{30,255}"),
     _key("eyJ", r"[A-Za-z0-9_-]{8,4000}\.eyJ[A-Za-z0-9_-]{8,4000}\.[A-Za-z0-9_-]{8,2000}"),
-    _Rule(
-        "secret",
-        re.compile(r"[:=]\s{0,3}[\"']?([A-Za-z0-9+/_.-]{16,255}+={0,2})(?![A-Za-z0-9+/_.(-])"),
-        random_value,
-        ("=", ":"),
-        1,
-    ),
+    _Rule("secret", re.compile(_ASSIGNED), random_value, ("=", ":"), 1),
     _Rule("email", re.compile(_EMAIL), needles=("@",)),
     _Rule("ip", re.compile(_IPV6), public_address, (":",)),
 )

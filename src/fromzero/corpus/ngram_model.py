@@ -7,6 +7,7 @@ trained on clean text of one language, and documents fall into three buckets by 
 """
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -45,7 +46,8 @@ class NgramConfig:
     order: int = 5
     """Longest n-gram, in characters."""
     characters: int = 10_000_000
-    """Characters to train on at the most; training takes about 130 bytes of memory and 2 microseconds for each."""
+    """Characters to read at the most, in the order of `texts`; training takes about 130 bytes of
+    memory for each."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= MAX_ORDER:
@@ -101,13 +103,14 @@ def train_ngrams(config: NgramConfig) -> Artifact:
 
 
 def _make(folder: Path, config: NgramConfig) -> Mapping[str, Any]:
-    texts = read_examples(config.texts, config.characters)
+    read = functools.partial(read_examples, characters=config.characters, most=config.characters)
+    texts = read(config.texts)
     test, train = ([text for text in texts if held_out(text, 0.05) is side] for side in (True, False))
     if not (test and train):
         raise UserError(f"{len(texts)} texts are too few; one in twenty is held out to measure: add some")
     model = estimate("\n".join(train)[: config.characters], config.order)
     perplexities = list(map(model.perplexity, test))
-    pool = list(map(model.perplexity, read_examples(config.pool, config.characters))) if config.pool else perplexities
+    pool = list(map(model.perplexity, read(config.pool))) if config.pool else perplexities
     low, high = map(float, np.quantile(pool, config.cutoffs))
     save_file({"keys": model.keys, "values": model.values}, folder / WEIGHTS)
     write_json(folder / SETTINGS, {"order": model.order, "unseen": model.unseen, "cutoffs": [low, high]})
