@@ -41,11 +41,15 @@ def tokens_of(text: str) -> list[str]:
         if c.isspace():
             kind = ""
             continue
+        joined = (c in ".@_" and is_spaced(before or " ") and is_spaced(after or " ")) or (
+            c in ",:" and before.isdigit() and after.isdigit() and is_spaced(before) and is_spaced(after)
+        )
+        if kind == "spaced" and not joined and text.startswith("://", i):
+            kind = "address"
         goes_on = (
-            (is_mark(c) and kind in ("spaced", "unspaced"))
-            or (kind == "spaced" and is_spaced(c))
-            or (kind != "symbol" and kind and c in ".," and before.isdigit() and after.isdigit())
-            or (kind == "unspaced" and tokens[-1][1:] and before in ".," and c.isdigit())
+            kind == "address"
+            or (is_mark(c) and kind in ("spaced", "unspaced"))
+            or (kind == "spaced" and (is_spaced(c) or joined))
             or (kind == "symbol" and c == before)
         )
         if goes_on:
@@ -155,8 +159,8 @@ def check(text: str) -> None:
 
 PIECES = (
     *"abe1#{(\n\n\n -•.,'’!?…\"", *"的是中、。！あ漢", "the", "of", "...", "\n\n", "Lorem ipsum", "3.5", "1,000",
-    "it's", "don't", "e\u0301", "क्षि", "ไทย", "한국", "\ufffd", "\u3000", "\x1c", "https://a.b/c", "www.x", "👍",
-    "\U0002a6d6", "x" * 40,
+    "it's", "e\u0301", "क्षि", "ไทย", "한국", "\ufffd", "\u3000", "\x1c", "https://a.b/c", "://", "_", "@", ":",
+    "www.x", "👍", "\U0002a6d6", "x" * 40,
 )  # fmt: skip
 
 
@@ -186,8 +190,9 @@ def test_equal_on_repetitive_text(pieces: list[str], between: str) -> None:
 
 
 def test_tokens() -> None:
-    text = "It's 3.5% of U.S. x-rays, isn't it?... 他说：“ok” ที่ 1,000.\n---"
-    expected = "It 's 3.5 % of U . S . x - rays , isn 't it ? ... 他 说 ： “ ok ” ที่ 1,000 . ---"
+    text = "It's 3.5% of U.S. x-rays, isn't it?... 他说：“ok” ที่ 1,000.\n---me@home.org 10:30 http://a.b/c?d 3.x"
+    expected = "It 's 3.5 % of U.S . x - rays , isn 't it ? ... 他 说 ： “ ok ” ที่ 1,000 . --- "
+    expected += "me@home.org 10:30 http://a.b/c?d 3.x"
     assert tokens_of(text) == expected.split()
 
 

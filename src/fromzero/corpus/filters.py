@@ -13,9 +13,9 @@ from fromzero.corpus.settings import Filters
 from fromzero.corpus.statistics import SEARCHED, measure
 
 _CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
-_PHRASES = re.compile(
-    "javascript|terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies", re.IGNORECASE
-)
+_PHRASES = (
+    "javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"
+)  # fmt: skip
 _SENTENCE_ENDS = (".", "?", "!", '"', "'")
 
 
@@ -68,11 +68,13 @@ def _first_broken(text: str, rules: tuple[Rule, ...], limits: dict[str, float], 
 
 def clean_lines(text: str, limits: dict[str, float]) -> str:
     """The lines that break none of the rules for lines (`rules.LINES`), without blanks around them."""
-    lines = (_clean_line(line.strip(), limits) for line in text.split("\n"))
+    lowered = text.lower()
+    phrases = [phrase for phrase in _PHRASES if phrase in lowered]
+    lines = (_clean_line(line.strip(), phrases, limits) for line in text.split("\n"))
     return "\n".join(line for line in lines if line is not None).strip()
 
 
-def _clean_line(line: str, limits: dict[str, float]) -> str | None:
+def _clean_line(line: str, phrases: list[str], limits: dict[str, float]) -> str | None:
     words = line.split()
     longest = limits.get("max_line_word")
     if longest is not None and len(line) > longest and max(map(len, words), default=0) > longest:
@@ -83,5 +85,5 @@ def _clean_line(line: str, limits: dict[str, float]) -> str | None:
         return None
     if len(words) < limits.get("min_line_words", 0):
         return None
-    most = limits.get("max_line_phrases")
-    return line if most is None or len(_PHRASES.findall(line)) <= most else None
+    found = sum(map(line.lower().count, phrases)) if phrases else 0
+    return line if found <= limits.get("max_line_phrases", found) else None

@@ -1,8 +1,9 @@
 """What the quality rules ask about a text: `measure` gives every number by its name.
 
 A token is a run of letters, digits and marks, or of one and the same symbol (`...`, `---`). In scripts without blanks
-between words (`UNSPACED`: Chinese, Japanese, Thai, ...) each character with its marks is one. An apostrophe between
-letters begins the next token ("it" and "'s"), and a point or comma between digits is part of a number, as spaCy has it.
+between words (`UNSPACED`: Chinese, Japanese, Thai, ...) each character with its marks is one. In others `.`, `@` and
+`_` join what they stand between, `,` and `:` digits only; addresses go from '://' to the next blank; an apostrophe
+between letters begins a token ("it", "'s"). That is nearly what spaCy cuts, for which published limits were found.
 A word is a token with a letter, a digit or a mark. Lines end at a newline, and blank ones don't count; paragraphs are
 what blank lines divide. A copy is what stood before in the same text; the first of several is none. Characters are
 code points. What there is nothing to ask about (a share of no lines, say) is NaN, which breaks no rule.

@@ -14,7 +14,8 @@ from fromzero.kernels.compiling import inlined, lean
 
 BLANK, LETTER, WORD, UNSPACED, IDEOGRAPH, TERMINAL, DIGIT, MARK = 1, 2, 4, 8, 16, 32, 64, 128
 KNOWN = 0x40000  # no script, blank or mark of punctuation lies above
-NEWLINE, APOSTROPHES, JOINTS, DOT, ELLIPSIS = 10, (0x27, 0x2019), (0x2E, 0x2C), 0x2E, 0x2026
+NEWLINE, APOSTROPHES, DOT, COLON, SLASH, ELLIPSIS = 10, (0x27, 0x2019), 0x2E, 0x3A, 0x2F, 0x2026
+JOINTS, NUMBER_JOINTS = (0x2E, 0x40, 0x5F), (0x2C, 0x3A)  # . @ _ and , :
 CLOSING = (0x22, 0x27, 0x29, 0x5D, 0x2019, 0x201D, 0x300D, 0x300F, 0xFF09)  # " ' ) ] ’ ” 」 』 ）
 OPEN, MARKED, ENDED = 0, 1, 2  # a sentence; marked as ended, if a blank follows
 SHORT_LINE, LONG_LINE = 30, 200
@@ -129,6 +130,32 @@ def count_characters(points: Any, classes: Any, kinds: Any, counts: Any) -> None
             counts[CHUNK_CHARACTERS] += kinds[kind] * (not kind & UNSPACED)
 
 
+@inlined
+def is_spaced(kind: Any) -> Any:
+    """Whether a character with these bits belongs to words that blanks divide."""
+    return kind & (WORD | UNSPACED) == WORD
+
+
+@lean
+def is_joint(points: Any, classes: Any, at: Any) -> Any:
+    """Whether a symbol inside the text joins what is before and behind it to one token."""
+    if at + 1 == len(points):
+        return False
+    before, after = class_of(classes, points[at - 1]), class_of(classes, points[at + 1])
+    if points[at] in NUMBER_JOINTS:
+        return before & after & DIGIT and not (before | after) & UNSPACED
+    return points[at] in JOINTS and is_spaced(before) and is_spaced(after)
+
+
+@lean
+def url_end(points: Any, classes: Any, at: Any) -> Any:
+    """The next blank where '://' goes on from here, else here."""
+    if at + 2 < len(points) and points[at] == COLON and points[at + 1] == SLASH and points[at + 2] == SLASH:
+        while at < len(points) and not class_of(classes, points[at]) & BLANK:
+            at += 1
+    return at
+
+
 @lean
 def token_end(points: Any, classes: Any, start: Any) -> Any:
     """Where the token that begins at `start`, which is no blank, ends."""
@@ -136,9 +163,9 @@ def token_end(points: Any, classes: Any, start: Any) -> Any:
     i = start + 1
     if not kind & WORD and points[start] in APOSTROPHES and start > 0:
         before = class_of(classes, points[start - 1])
-        if before & WORD and not before & UNSPACED and i < len(points):
+        if is_spaced(before) and i < len(points):
             after = class_of(classes, points[i])
-            if after & LETTER and not after & UNSPACED:
+            if after & LETTER and is_spaced(after):
                 kind = after
     if not kind & WORD:
         while i < len(points) and points[i] == points[start]:
@@ -147,11 +174,10 @@ def token_end(points: Any, classes: Any, start: Any) -> Any:
     while i < len(points):
         following = class_of(classes, points[i])
         if not following & MARK:
-            joint = points[i] in JOINTS and i + 1 < len(points) and class_of(classes, points[i - 1]) & DIGIT
-            if joint and class_of(classes, points[i + 1]) & DIGIT:
-                i += 1
-            elif kind & UNSPACED or not following & WORD or following & UNSPACED:
+            if kind & UNSPACED:
                 break
+            if not is_spaced(following) and not is_joint(points, classes, i):
+                return url_end(points, classes, i)
         i += 1
     return i
 
