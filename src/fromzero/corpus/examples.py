@@ -17,8 +17,8 @@ MAX_LINE = 16_000_000
 def read_examples(paths: Sequence[Path], characters: int, most: int = 1_000_000_000) -> list[str]:
     """The different texts of corpora (their training documents) and files, each cut after so many characters.
 
-    No more are read once there are `most` characters. Files: .jsonl, the text of each line under `text`; .txt, a text a line. Raises UserError for anything else, for
-    lines that can't be read, and when there is no text.
+    No more are read once there are `most` characters. Files: .jsonl, the text of each line under `text`; .txt, a text
+    a line. Raises UserError for anything else, for lines that can't be read, and when there is no text.
     """
     texts: dict[str, str] = {}
     for text in itertools.chain.from_iterable(map(_texts, paths)):
