@@ -65,8 +65,9 @@ class EvaluationIndex:
         self._hashes, self._items = hashes[order], items[order]
         self.totals = np.bincount(self._items, minlength=len(self.items))
         """Runs of each item; 0 for one that can't be checked."""
-        self._present = np.zeros(1 << 24, bool)
-        self._present[self._hashes >> np.uint64(40)] = True
+        bits = min(28, max(10, (32 * len(self._hashes)).bit_length()))
+        self._shift, self._present = np.uint64(64 - bits), np.zeros(1 << bits, bool)  # spares most of the searching
+        self._present[self._hashes >> self._shift] = True
 
     def matches(self, document: str, text: str) -> list[Match]:
         """What a document, named `document`, shares with items, in their order."""
@@ -75,12 +76,11 @@ class EvaluationIndex:
         found: dict[int, list[tuple[int, int, int]]] = {}  # item -> runs: number in the index, first word, last word
         for size in self.sizes:
             hashes = shingles_of(words, size) if len(words) >= size else words[:0]
-            places = np.flatnonzero(self._present[hashes >> np.uint64(40)])
+            places = np.flatnonzero(self._present[hashes >> self._shift])
             starts, stops = (np.searchsorted(self._hashes, hashes[places], side) for side in ("left", "right"))
-            for i in np.flatnonzero(starts < stops).tolist():
-                for entry in range(starts[i], stops[i]):
-                    run = (entry, int(places[i]), int(places[i]) + size - 1)
-                    found.setdefault(int(self._items[entry]), []).append(run)
+            for place, start, stop in zip(places.tolist(), starts.tolist(), stops.tolist(), strict=True):
+                for entry in range(start, stop):
+                    found.setdefault(int(self._items[entry]), []).append((entry, place, place + size - 1))
         return [self._match(item, found[item], document, data, ends) for item in sorted(found)]
 
     def _match(self, item: int, runs: list[tuple[int, int, int]], document: str, data: bytes, ends: Any) -> Match:

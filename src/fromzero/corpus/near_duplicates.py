@@ -23,6 +23,7 @@ from fromzero.errors import UserError
 _BATCH, _BLOCK = 2_000, 1 << 12  # texts and words at a time
 _EMPTY = np.uint32(0xFFFFFFFF)  # everywhere in the signature of a text without words, which is like no other
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+_DAMAGED = (OSError, ValueError, TypeError, LookupError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,23 +47,23 @@ class MinHash:
             if not 1 <= getattr(self, name) <= 1000:
                 raise UserError(f"minhash.{name} is {getattr(self, name)}; it takes a number from 1 to 1000")
         if self.least_similarity is not None and not 0 <= self.least_similarity <= 1:
-            raise UserError(
-                f"minhash.least_similarity is {self.least_similarity}; it takes a share, as in 0.8, or null"
-            )
+            raise UserError(f"minhash.least_similarity is {self.least_similarity}; it takes a share, or null for any")
 
 
 def sign(texts: Sequence[str], settings: MinHash) -> NDArray[np.uint32]:
     """The signatures of texts, (texts, bands, rows)."""
+    from fromzero.kernels.compiling import first_use
     from fromzero.kernels.minhash import sign as compiled_sign
 
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     stops = np.cumsum([len(data) for data in encoded], dtype=np.int64)
-    random = np.random.Generator(np.random.PCG64(settings.seed))
-    factors = random.integers(0, 1 << 32, settings.bands * settings.rows, np.uint32) | np.uint32(1)
+    drawn = np.random.PCG64(settings.seed).random_raw(settings.bands * settings.rows)  # the same in every NumPy
+    factors = drawn.astype(np.uint32) | np.uint32(1)
     signatures = np.empty((len(texts), len(factors)), np.uint32)
     data, room = np.frombuffer(b"".join(encoded), np.uint8), np.empty((2, _BLOCK + settings.words), np.uint64)
     nothing = np.empty((0, 2), np.int64)
-    compiled_sign(data, stops, settings.words, word_table(), factors, signatures, room, nothing)
+    with first_use("near duplicates"):
+        compiled_sign(data, stops, settings.words, word_table(), factors, signatures, room, nothing)
     return signatures.reshape(-1, settings.bands, settings.rows)
 
 
@@ -98,16 +99,7 @@ def _read_band(paths: Sequence[Path], band: int, settings: MinHash, order: NDArr
                 parts.append(file[_name(band, settings)])
             if parts[-1].dtype != np.uint32 or parts[-1].shape[1:] != (settings.rows,):
                 raise ValueError("of other numbers")
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            LookupError,
-            EOFError,
-            MemoryError,
-            RuntimeError,
-            zipfile.BadZipFile,
-        ) as error:
+        except _DAMAGED as error:
             message = f"{path}: signatures that are damaged, or of other settings of minhash ({error}); make them again"
             raise UserError(message) from error
     hashes = np.concatenate(parts)

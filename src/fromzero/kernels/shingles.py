@@ -1,7 +1,7 @@
 """Hashes of the parts of a text: its words, each run of so many words (shingles), its lines and paragraphs.
 
 What a word is stands in a table: by code point (uint32), 0 for what stands between words, else the character's folded
-form, with ALONE added where a character is a word by itself. The plain reference is in `corpus.shingles`.
+form, with ALONE added where a character is a word by itself. `corpus.shingles` makes it.
 """
 
 from typing import Any
