@@ -208,13 +208,8 @@ def test_json_files_hold_an_object_or_a_list_of_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
 def test_tables_in_text(tmp_path: Path, suffix: str, mark: str, codec: str, chinese: str) -> None:
     path = tmp_path / f"a.{suffix}"
-    rows = [
-        ["id", "text", "url"],
-        ["1", f'{chinese}\n"two" {mark} lines', "https://a.org"],
-        ["2"],
-        [],
-        ["3", "third", ""],
-    ]
+    text = f'{chinese}\n"two" {mark} lines'
+    rows = [["id", "text", "url"], ["1", text, "https://a.org"], ["2"], [], ["3", "third", ""]]
     with path.open("w", encoding=codec, newline="") as file:
         csv.writer(file, delimiter=mark).writerows(rows)
     first, second, third = documents(path, "csv")

@@ -81,7 +81,7 @@ def read_csv(file: Opened, settings: ReadSettings) -> Iterator[Record]:
             except (
                 csv.Error,
                 ReadError,
-            ) as error:  # this reader is no more in step: the next begins with the next line
+            ) as error:  # the next reader begins with the next line
                 reason = BAD_RECORD if isinstance(error, csv.Error) else str(error)
                 yield failure(f"{reason}: row {number}")
                 continue

@@ -25,9 +25,10 @@ from typing import Any, BinaryIO
 
 from fromzero.corpus.cutting import cut
 from fromzero.corpus.document import OUT_OF_MEMORY, text_digest
-from fromzero.corpus.filters import judge
+from fromzero.corpus.filters import refine
 from fromzero.corpus.formats import read
 from fromzero.corpus.language import UNKNOWN, identify
+from fromzero.corpus.masking import Masking, mask
 from fromzero.corpus.normalize import normalize_stream, replace_surrogates
 from fromzero.corpus.reading import Raw, ReadSettings, Record, bounded, reason_of
 from fromzero.corpus.settings import CorpusConfig, Filters, Limits
@@ -43,6 +44,7 @@ class WorkSettings:
 
     read: ReadSettings
     filters: Filters
+    masking: Masking | None
     cut_characters: int | None
     normalize: bool
 
@@ -50,7 +52,7 @@ class WorkSettings:
     def of(config: CorpusConfig) -> "WorkSettings":
         """Taken from the stage's settings."""
         read_settings = ReadSettings(config.limits, config.html, config.text_key, config.heading_keys)
-        return WorkSettings(read_settings, config.filters, config.cut_characters, config.normalize)
+        return WorkSettings(read_settings, config.filters, config.masking, config.cut_characters, config.normalize)
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> "WorkSettings":
@@ -59,7 +61,9 @@ class WorkSettings:
         read_settings = ReadSettings(
             Limits(**inner["limits"]), inner["html"], inner["text_key"], tuple(inner["heading_keys"])
         )
-        return WorkSettings(read_settings, Filters(**plain["filters"]), plain["cut_characters"], plain["normalize"])
+        masking = plain["masking"] and Masking(**plain["masking"])
+        filters, cut_characters, normalized = (plain[name] for name in ("filters", "cut_characters", "normalize"))
+        return WorkSettings(read_settings, Filters(**filters), masking, cut_characters, normalized)
 
 
 def write_frame(stream: BinaryIO, value: Any) -> None:
@@ -124,15 +128,23 @@ def _parts(raw: Raw, settings: WorkSettings) -> Iterator[dict[str, Any]]:
 
 
 def _judged(text: str, raw: Raw, part: dict[str, str], settings: WorkSettings) -> dict[str, Any]:
-    reason = judge(text, settings.filters)
+    depends = settings.filters.profile == "web" or settings.filters.languages
+    language = identify(text) if depends else ""
+    refined, reason = refine(text, settings.filters, language)
+    masked: dict[str, int] = {}
+    if reason is None:
+        text, language = refined, language or identify(refined)
+        if settings.masking:
+            text, masked = mask(text, settings.masking)
     meta = {key: replace_surrogates(value) for key, value in raw.meta.items()} | part
     return {
         "id": text_digest(text),
         "text": text,
         "url": replace_surrogates(raw.url),
-        "language": UNKNOWN if reason else identify(text),
+        "language": UNKNOWN if reason else language,
         "meta": meta,
         "reason": reason,
+        "masked": masked,
     }
 
 
