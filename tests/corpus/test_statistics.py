@@ -4,11 +4,11 @@ import itertools
 import math
 import re
 import time
-import unicodedata
 import zlib
 from collections import Counter
 
 import pytest
+import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -22,11 +22,19 @@ IDEOGRAPH = re.compile(f"[{IDEOGRAPHS}]")
 
 
 def is_mark(c: str) -> bool:
-    return unicodedata.category(c)[0] == "M"
+    return regex.match(r"\p{M}", c) is not None
+
+
+def is_letter(c: str) -> bool:
+    return regex.match(r"\p{L}", c) is not None
+
+
+def is_digit(c: str) -> bool:
+    return regex.match(r"\p{Nd}", c) is not None
 
 
 def is_word(c: str) -> bool:
-    return c.isalnum() or is_mark(c)
+    return regex.match(r"[\p{L}\p{N}\p{M}]", c) is not None
 
 
 def is_spaced(c: str) -> bool:
@@ -42,7 +50,7 @@ def tokens_of(text: str) -> list[str]:
             kind = ""
             continue
         joined = (c in ".@_" and is_spaced(before or " ") and is_spaced(after or " ")) or (
-            c in ",:" and before.isdigit() and after.isdigit() and is_spaced(before) and is_spaced(after)
+            c in ",:" and is_digit(before) and is_digit(after) and is_spaced(before) and is_spaced(after)
         )
         if kind == "spaced" and not joined and text.startswith("://", i):
             kind = "address"
@@ -57,7 +65,7 @@ def tokens_of(text: str) -> list[str]:
             continue
         tokens.append(c)
         kind = "spaced" if is_spaced(c) else "unspaced" if is_word(c) else "symbol"
-        if c in "'’" and before and is_spaced(before) and after.isalpha() and is_spaced(after):
+        if c in "'’" and before and is_spaced(before) and is_letter(after) and is_spaced(after):
             kind = "spaced"
     return tokens
 
@@ -112,9 +120,9 @@ def reference(text: str) -> dict[str, float]:
     total = sum(map(len, stripped))
     return {
         "undecodable": share(solid.count("\ufffd"), len(solid)),
-        "letters": share(sum(map(str.isalpha, solid)), len(solid)),
+        "letters": share(sum(map(is_letter, solid)), len(solid)),
         "han": share(han, len(solid)),
-        "word_share": share(sum(any(map(str.isalpha, token)) for token in tokens), len(tokens)),
+        "word_share": share(sum(any(map(is_letter, token)) for token in tokens), len(tokens)),
         "hashes": share(text.count("#"), len(tokens)),
         "ellipses": share(text.count("...") + text.count("…"), len(tokens)),
         "newlines": share(text.count("\n"), len(tokens)),
@@ -128,7 +136,7 @@ def reference(text: str) -> dict[str, float]:
         "line_ends": share(sum(line[-1] in TERMINAL for line in lines), len(lines)),
         "short_lines": share(sum(len(line) <= 30 for line in lines), len(lines)),
         "line_length": share(sum(map(len, lines)), len(lines)),
-        "digits": share(sum(map(str.isdigit, text)), len(text)),
+        "digits": share(sum(map(is_digit, text)), len(text)),
         "parentheses": share(sum(text.count(c) for c in "()（）"), len(text)),
         "words": len(words),
         "characters": len(solid),
@@ -175,8 +183,6 @@ def test_equal_on_any_text(text: str) -> None:
 
 
 def unusual_end(c: str) -> bool:
-    import regex
-
     return regex.match(r"\p{Sentence_Terminal}", c) is not None
 
 

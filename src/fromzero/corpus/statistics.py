@@ -15,7 +15,6 @@ Plain arithmetic on `kernels.text`, one pass; what only a few rules need is foun
 import functools
 import math
 import re
-import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Sequence
 
@@ -169,14 +168,18 @@ def _classes() -> NDArray[np.uint8]:
 
     from fromzero.kernels import text as kernel
 
-    every = "".join(map(chr, range(kernel.KNOWN)))
-    classes = np.zeros(kernel.KNOWN, np.uint8)
-    for bit, test in ((kernel.BLANK, str.isspace), (kernel.LETTER, str.isalpha), (kernel.DIGIT, str.isdigit)):
-        classes |= np.where(np.fromiter(map(test, every), bool, len(every)), bit, 0).astype(np.uint8)
-    marks = np.fromiter((unicodedata.category(c)[0] == "M" for c in every), bool, len(every))
-    words = marks | np.fromiter(map(str.isalnum, every), bool, len(every))
-    classes |= (np.where(marks, kernel.MARK, 0) + np.where(words, kernel.WORD, 0)).astype(np.uint8)
-    ranges = (UNSPACED, kernel.UNSPACED), (IDEOGRAPHS, kernel.IDEOGRAPH), (r"\p{Sentence_Terminal}", kernel.TERMINAL)
-    for characters, bit in ranges:
-        classes[[ord(c) for c in regex.findall(f"[{characters}]", every)]] |= bit
+    patterns = {
+        r"\s\x1c-\x1f": kernel.BLANK,
+        r"\p{L}": kernel.LETTER,
+        r"\p{L}\p{N}\p{M}": kernel.WORD,
+        UNSPACED: kernel.UNSPACED,
+        IDEOGRAPHS: kernel.IDEOGRAPH,
+        r"\p{Sentence_Terminal}": kernel.TERMINAL,
+        r"\p{Nd}": kernel.DIGIT,
+        r"\p{M}": kernel.MARK,
+    }
+    classes, every = np.zeros(kernel.KNOWN, np.uint8), "".join(map(chr, range(kernel.KNOWN)))
+    for pattern, bit in patterns.items():
+        for run in regex.finditer(f"[{pattern}]+", every):
+            classes[run.start() : run.end()] |= bit
     return classes
