@@ -21,7 +21,7 @@ def drop_duplicates(
     """Each document (id, text), in the order given, as (id, text without what others have, number of units left out).
 
     A unit stays in the document of the smallest id that has it, as often as that one has it. documents: gone through
-    twice, so a list or something else that begins anew. Memory: 16 bytes for each unit, and the ids. Units are told
+    twice, so a list or something else that begins anew. Memory: 50 bytes for each unit, and the ids. Units are told
     apart by 64 bits: among a thousand million different ones, two are taken for equal with a probability of 3 %.
     """
     keys, owners, ids = array("Q"), array("q"), []

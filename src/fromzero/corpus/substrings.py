@@ -3,7 +3,7 @@
 Exact, over the suffix array of all texts, sorted as far as the length that is asked for by prefix doubling (Manber and
 Myers 1993): places are sorted by their first 8 bytes and numbered, equal ones alike; the numbers at a place and 8 bytes
 on tell the order by 16 bytes, and so on. A place whose bytes are found nowhere else leaves at once. All texts lie in
-memory, with MEMORY bytes for each byte of text.
+memory, with 50 bytes for each byte of text.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from fromzero.errors import UserError
 
-MEMORY = 50
 _FIRST, _UNIQUE = 8, -1
 _MOST = 2**31 - 1
 
