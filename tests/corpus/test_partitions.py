@@ -11,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from fromzero.artifact import open_artifact, to_plain
-from fromzero.corpus import CorpusConfig, build_corpus, partitions, pipeline
+from fromzero.corpus import CorpusConfig, build_corpus, partitions, pipeline, read_corpus
 from fromzero.corpus.files import SourceFile
+from fromzero.corpus.masking import Masking
+from fromzero.corpus.near_duplicates import MinHash
 from fromzero.corpus.partitions import Partition, partition, read_one
 from fromzero.corpus.storing import ShardWriter
 from fromzero.corpus.worker import WorkSettings
@@ -138,6 +141,43 @@ def test_a_full_disk_ends_the_build_with_a_sentence(
     monkeypatch.setattr(ShardWriter, "write", full)
     file = SourceFile(documents / "000.txt", "in/000.txt", "text", 100)
     part = Partition(tmp_path / "work" / "00000", (file,))
-    item = {"partition": to_plain(part), "settings": to_plain(WorkSettings.of(settings()))}
+    common = {"settings": to_plain(WorkSettings.of(settings())), "near_duplicates": None}
+    item = {"partition": to_plain(part), **common}
     assert "make room and run it again" in json.loads(read_one(json.dumps(item)))["error"]
     assert not part.folder.exists()
+
+
+def test_of_nearly_equal_texts_the_longest_is_kept(
+    settings: Settings, tmp_path: Path, novel: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    text = novel(1000)
+    other = novel(2000)[len(text) :]
+    for name, content in (
+        ("a", text),
+        ("b", text + " And so it ends."),
+        ("c", other),
+        ("d", text.replace("hills", "Hills", 1)),
+    ):
+        (tmp_path / "in" / f"{name}.txt").write_text(content)
+    monkeypatch.setattr(partitions, "AT_LEAST", 1)
+    corpus = build_corpus(settings(near_duplicates=MinHash()))
+    rows = pyarrow.parquet.read_table(corpus.path / "rejected").to_pylist()
+    assert {row["source"]: row["reason"] for row in rows} == dict.fromkeys(("in/a.txt", "in/d.txt"), "near duplicate")
+    assert corpus.summary["documents"]["kept"] == 2
+    monkeypatch.setattr(partitions, "AT_LEAST", 10**9)
+    whole = build_corpus(settings(near_duplicates=MinHash(), output=tmp_path / "whole"))
+    assert whole.digest == corpus.digest
+
+
+def test_personal_data_is_masked_and_counted(
+    settings: Settings, tmp_path: Path, essays: Callable[[int], list[str]]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number, text in enumerate(essays(3)):
+        (tmp_path / "in" / f"{number}.txt").write_text(f"{text} me{number}@mail.example.org", encoding="utf-8")
+    corpus = build_corpus(settings(masking=Masking()))
+    texts = [document.text for side in ("train", "validation") for document in read_corpus(corpus.path, side)]
+    assert all(text.endswith("[email]") for text in texts)
+    assert corpus.summary["masked"] == {"email": 3}
+    assert build_corpus(settings(output=tmp_path / "plain")).summary["masked"] == {}

@@ -48,6 +48,7 @@ class Counts:
         self.languages: dict[str, Tally] = collections.defaultdict(Tally)
         self.kinds: dict[str, _Kind] = collections.defaultdict(_Kind)
         self.kept = Tally()
+        self.masked: collections.Counter[str] = collections.Counter()
 
     def file(self, kind: str, size: int, readable: bool) -> None:
         """A file of `size` bytes is finished; readable when any text came out of it."""
@@ -73,6 +74,7 @@ class Counts:
             **{name: getattr(self, name) for name in _SUMS},
             "files": {name: kind.files for name, kind in self.kinds.items()},
             "rejected": {reason: vars(tally) for reason, tally in self.rejected.items()},
+            "masked": self.masked,
         }
 
     def add(self, plain: Mapping[str, Any]) -> None:
@@ -84,6 +86,7 @@ class Counts:
         for reason, tally in plain["rejected"].items():
             self.rejected[reason].documents += tally["documents"]
             self.rejected[reason].bytes += tally["bytes"]
+        self.masked.update(plain["masked"])
 
     def funnel(self) -> list[dict[str, Any]]:
         """Reasons that occurred, in the order of the pipeline."""
@@ -125,5 +128,6 @@ class Counts:
                 name: vars(tally)
                 for name, tally in sorted(self.languages.items(), key=lambda kv: (-kv[1].bytes, kv[0]))
             },
+            "masked": dict(sorted(self.masked.items())),
             "kinds": {name: vars(kind) for name, kind in sorted(self.kinds.items())},
         }

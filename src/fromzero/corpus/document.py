@@ -48,6 +48,7 @@ LISTS = "lists and scraps rather than sentences"
 FEW_STOP_WORDS = "too few stop words"
 PLACEHOLDERS = "placeholders or code"
 DUPLICATE = "duplicate"
+NEAR_DUPLICATE = "near duplicate"
 
 # Reason -> the setting that decides it, for messages that tell what to change.
 REASONS: dict[str, str] = {
@@ -73,6 +74,7 @@ REASONS: dict[str, str] = {
     REPEATED_TEXT: "filters.min_compressed",
     **dict.fromkeys((TOO_LONG, SYMBOLS, LISTS, FEW_STOP_WORDS, PLACEHOLDERS), "filters.profile and filters.limits"),
     DUPLICATE: "",
+    NEAR_DUPLICATE: "near_duplicates",
 }
 
 

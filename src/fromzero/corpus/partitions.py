@@ -20,8 +20,9 @@ from fromzero.console import Reporter
 from fromzero.corpus import engine
 from fromzero.corpus.counting import Counts
 from fromzero.corpus.files import SourceFile
+from fromzero.corpus.near_duplicates import MinHash, write_signatures
 from fromzero.corpus.pool import Pool
-from fromzero.corpus.storing import Columns, DocumentWriter, ShardWriter
+from fromzero.corpus.storing import Columns, DocumentWriter, ShardWriter, read_rows
 from fromzero.corpus.worker import WorkSettings
 from fromzero.errors import UserError
 
@@ -29,6 +30,7 @@ AT_LEAST, AT_MOST, ABOUT = 1_000_000, 256_000_000, 64
 """Bytes of files in a partition, and how many partitions there are between these bounds."""
 ATTEMPTS = 3
 """How often all workers may die one after the other without finishing a partition before a build gives up."""
+SIGNATURES = "signatures.npz"
 KEPT_COLUMNS: Columns = {**DocumentWriter.COLUMNS, "kind": "string"}
 REJECTED_COLUMNS: Columns = dict.fromkeys(("id", "source", "reason", "text"), "string")
 
@@ -38,7 +40,8 @@ class Partition:
     """Files that are read together, and the folder for what comes of them."""
 
     folder: Path
-    """`kept-*.parquet` (KEPT_COLUMNS), `rejected-*.parquet` (REJECTED_COLUMNS) and `counts.json`."""
+    """`kept-*.parquet` (KEPT_COLUMNS), `rejected-*.parquet` (REJECTED_COLUMNS), `counts.json`, and
+    SIGNATURES of the kept documents where near duplicates are looked for."""
     files: tuple[SourceFile, ...]
 
     @property
@@ -64,6 +67,7 @@ def partition(files: Sequence[SourceFile], folder: Path) -> list[Partition]:
 def read_all(
     partitions: Sequence[Partition],
     settings: WorkSettings,
+    near: MinHash | None,
     runner: engine.Runner,
     address: str,
     workers: int,
@@ -73,7 +77,8 @@ def read_all(
     missing, attempts = _unfinished(partitions), 0
     done = sum(p.bytes for p in partitions) - sum(p.bytes for p in missing)
     while missing:
-        items = [json.dumps({"partition": to_plain(p), "settings": to_plain(settings)}) for p in missing]
+        common = {"settings": to_plain(settings), "near_duplicates": to_plain(near)}
+        items = [json.dumps({"partition": to_plain(p), **common}) for p in missing]
         try:
             with contextlib.closing(engine.run(read_one, items, runner, address, workers)) as results:
                 for result in map(json.loads, results):
@@ -97,7 +102,8 @@ def read_one(item: str) -> str:
     files = tuple(SourceFile(**file | {"path": Path(file["path"])}) for file in plain["partition"]["files"])
     part = Partition(Path(plain["partition"]["folder"]), files)
     try:
-        _read(part, WorkSettings.from_plain(plain["settings"]))
+        near = plain["near_duplicates"] and MinHash(**plain["near_duplicates"])
+        _read(part, WorkSettings.from_plain(plain["settings"]), near)
     except UserError as error:
         return json.dumps({"error": str(error)})
     except OSError as error:
@@ -109,7 +115,7 @@ def read_one(item: str) -> str:
     return json.dumps({"bytes": part.bytes})
 
 
-def _read(part: Partition, settings: WorkSettings) -> None:
+def _read(part: Partition, settings: WorkSettings, near: MinHash | None) -> None:
     """Read into a folder of this process, and give it its name when all is there."""
     draft = part.folder.with_name(f"{part.folder.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
@@ -126,7 +132,10 @@ def _read(part: Partition, settings: WorkSettings) -> None:
             else:
                 columns = {key: answer[key] for key in ("id", "text", "url", "language")}
                 meta = sorted(answer["meta"].items())
+                counts.masked.update(answer["masked"])
                 kept.write(columns | {"source": file.source, "meta": meta, "kind": file.kind}, size)
+    if near:
+        write_signatures((row["text"] for row in read_rows(draft, "kept")), draft / SIGNATURES, near)
     write_json(draft / "counts.json", counts.plain())
     draft.rename(part.folder)
 

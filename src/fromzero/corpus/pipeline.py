@@ -1,7 +1,7 @@
 """`build_corpus`: the whole stage, in the order in which it happens.
 
-walk the inputs -> partitions -> the engine reads each: children parse, normalise, cut and judge -> exact deduplication
-over all -> split -> shards
+walk the inputs -> partitions -> the engine reads each: children parse, normalise, cut, judge and mask -> duplicates,
+exact and near, over all -> split -> shards
 """
 
 import contextlib
@@ -10,12 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fromzero.artifact import Artifact, build, write_json
 from fromzero.console import progress
 from fromzero.corpus.counting import Counts, Tally
-from fromzero.corpus.document import DUPLICATE, REASONS, Document
+from fromzero.corpus.document import DUPLICATE, NEAR_DUPLICATE, REASONS, Document
 from fromzero.corpus.files import Found, clear, digest_inputs, find_files
-from fromzero.corpus.partitions import REJECTED_COLUMNS, Partition, partition, read_all, rejected_row
+from fromzero.corpus.near_duplicates import MinHash, find_near_duplicates, preference
+from fromzero.corpus.partitions import REJECTED_COLUMNS, SIGNATURES, Partition, partition, read_all, rejected_row
 from fromzero.corpus.settings import CorpusConfig
 from fromzero.corpus.splitting import hold_out, split_at, tail_position
 from fromzero.corpus.storing import DocumentWriter, ShardWriter, read_rows
@@ -53,12 +57,12 @@ def _make(folder: Path, found: Found, config: CorpusConfig) -> Mapping[str, Any]
     parts = partition(found.files, folder / WORK)
     with progress("reading documents", found.bytes, "B") as report:
         settings = WorkSettings.of(config)
-        read_all(parts, settings, config.engine, config.engine_address, config.workers, report)
+        read_all(parts, settings, config.near_duplicates, config.engine, config.engine_address, config.workers, report)
     clear(folder, WORK)
     counts = Counts(found.passed_over)
     for part in parts:
         counts.add(json.loads((part.folder / "counts.json").read_text()))
-    kept, characters = _deduplicate(folder, parts, counts)
+    kept, characters = _deduplicate(folder, parts, config.near_duplicates, counts)
     if not kept:
         raise UserError(_nothing_kept(folder, config, counts))
     summary = _write_sides(folder, config, counts, parts, kept, characters)
@@ -66,24 +70,42 @@ def _make(folder: Path, found: Found, config: CorpusConfig) -> Mapping[str, Any]
     return summary
 
 
-def _deduplicate(folder: Path, parts: Sequence[Partition], counts: Counts) -> tuple[dict[str, int], int]:
-    """Of equal texts the first is kept. Writes what was rejected; returns id -> bytes of the others, and characters."""
+def _deduplicate(
+    folder: Path, parts: Sequence[Partition], near: MinHash | None, counts: Counts
+) -> tuple[dict[str, int], int]:
+    """Of equal texts the first is kept, of nearly equal ones the longest, and of those the one with the smallest id.
+
+    Writes what was rejected; returns id -> bytes of the others, and characters.
+    """
+    better = _better(parts, near) if near else None
     kept: dict[str, int] = {}
-    characters = 0
+    seen: set[str] = set()
+    characters = number = 0
     with ShardWriter(folder / "rejected", "rejected", REJECTED_COLUMNS) as rejected:
         for part in parts:
             for row in read_rows(part.folder, "rejected"):
                 rejected.write(row, len((row["text"] or "").encode()))
             for row in read_rows(part.folder, "kept"):
                 size = len(row["text"].encode())
-                if row["id"] in kept:
-                    counts.reject(DUPLICATE, size)
-                    rejected.write(rejected_row(row["source"], row | {"reason": DUPLICATE}), size)
+                near_one = better is not None and better[number] != number
+                reason = DUPLICATE if row["id"] in seen else NEAR_DUPLICATE if near_one else None
+                seen.add(row["id"])
+                number += 1
+                if reason:
+                    counts.reject(reason, size)
+                    rejected.write(rejected_row(row["source"], row | {"reason": reason}), size)
                     continue
                 kept[row["id"]] = size
                 characters += len(row["text"])
                 counts.keep(row["kind"], row["language"], size)
     return kept, characters
+
+
+def _better(parts: Sequence[Partition], near: MinHash) -> NDArray[np.int64]:
+    """For each document the number of the one that is kept of those it is nearly the same as, often its own."""
+    rows = [(row["id"], len(row["text"])) for part in parts for row in read_rows(part.folder, "kept")]
+    ranks = preference([name for name, _ in rows], [length for _, length in rows])
+    return find_near_duplicates([part.folder / SIGNATURES for part in parts], near, ranks)
 
 
 def _write_sides(
@@ -97,19 +119,19 @@ def _write_sides(
     """Second pass: the documents go to the train or the validation shards."""
     with DocumentWriter(folder, "train") as train, DocumentWriter(folder, "validation") as validation:
         writers = {"train": train, "validation": validation}
-        for side, document in _sides(_documents(parts), config, kept, characters):
+        for side, document in _sides(_documents(parts, kept), config, kept, characters):
             writers[side].write(document)
     tallies = {side: Tally(writer.documents, writer.bytes) for side, writer in writers.items()}
     halved = train.documents + validation.documents - len(kept)
     return counts.summary(tallies, {side: writer.characters for side, writer in writers.items()}, halved)
 
 
-def _documents(parts: Sequence[Partition]) -> Iterator[Document]:
+def _documents(parts: Sequence[Partition], kept: Mapping[str, int]) -> Iterator[Document]:
     """Each text once, in the order of the files."""
     seen: set[str] = set()
     for part in parts:
         for row in read_rows(part.folder, "kept"):
-            if row["id"] not in seen:
+            if row["id"] in kept and row["id"] not in seen:
                 seen.add(row["id"])
                 del row["kind"]
                 yield Document(**row | {"meta": dict(row["meta"])})

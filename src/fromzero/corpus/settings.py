@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from fromzero.corpus.masking import Masking
+from fromzero.corpus.near_duplicates import MinHash
 from fromzero.corpus.rules import RULES
 from fromzero.errors import UserError, nearest
 
@@ -14,8 +16,8 @@ class Limits:
     """What one file may cost. A file that costs more is rejected with the reason, and the rest goes on."""
 
     file_bytes: int = 100_000_000
-    """Largest file that has to be parsed whole, in bytes: HTML, PDF, Word, EPUB, JSON, and what archives hold of Parquet
-    and further archives. Text, JSON lines, CSV, Parquet, WARC and the members of archives are read as streams."""
+    """Largest file that has to be parsed whole, in bytes: HTML, PDF, Word, EPUB, JSON, and what archives hold of
+    Parquet and further archives. Text, JSON lines, CSV, Parquet, WARC and the members of archives are streams."""
     document_bytes: int = 64_000_000
     """Largest single record, in bytes of UTF-8; for text files when `cut_characters` is null only."""
     unpacked_ratio: float = 200.0
@@ -120,6 +122,11 @@ class CorpusConfig:
     """What one file may cost."""
     filters: Filters = Filters()
     """Thresholds of the quality filters."""
+    masking: Masking | None = None
+    """What stands in the place of personal data: `masking: {}` puts [email], [phone] ...; null leaves it as it is."""
+    near_duplicates: MinHash | None = None
+    """How texts that are nearly the same are found, of which the longest is kept: `near_duplicates: {}` takes the
+    values that are usual; null keeps them all but exact copies."""
 
     def __post_init__(self) -> None:
         if not self.inputs:

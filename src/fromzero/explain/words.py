@@ -284,6 +284,10 @@ TABLE: dict[str, tuple[str, str]] = {
     "reason.file too large": ("file too large", "文件太大"),
     "reason.binary file, not text": ("binary file, not text", "是二进制文件，不是文本"),
     "reason.damaged file": ("damaged file", "文件损坏"),
+    "reason.encrypted file": ("encrypted file", "文件已加密"),
+    "reason.format that is not read": ("format that is not read", "不支持的格式"),
+    "reason.archives in archives": ("archives in archives", "压缩包嵌套过深"),
+    "reason.unpacks to too much": ("unpacks to too much", "解压后过大"),
     "reason.parser crashed": ("parser crashed", "解析器崩溃"),
     "reason.parser took too long": ("parser took too long", "解析超时"),
     "reason.parser needed too much memory": ("parser needed too much memory", "解析内存超限"),
@@ -305,6 +309,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "reason.too few stop words": ("too few stop words", "虚词太少"),
     "reason.placeholders or code": ("placeholders or code", "占位文字或代码"),
     "reason.duplicate": ("duplicate", "重复的文档"),
+    "reason.near duplicate": ("near duplicate", "近似重复的文档"),
 }
 
 
