@@ -1,7 +1,7 @@
 """Web pages -> text: the main part of a page, and a tree of elements as paragraphs, lists, tables and code."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fromzero.corpus.encoding import decode_declared
@@ -128,12 +128,14 @@ def _list(element: Any) -> str:
 
 
 def _table(element: Any) -> str:
-    return "\n".join(filter(None, map(_row, element.iter("row", "tr", "{*}tr"))))
+    rows = element.iter("row", "tr", "{*}tr")
+    return table_text([" ".join(cell.itertext()) for cell in row if isinstance(cell.tag, str)] for row in rows)
 
 
-def _row(row: Any) -> str:
-    cells = [" ".join(_blanks(" ".join(cell.itertext())).split()) for cell in row if isinstance(cell.tag, str)]
-    return " | ".join(cells).strip() if any(cells) else ""
+def table_text(rows: Iterable[list[str]]) -> str:
+    """The cells of a table, a row a line; rows without text are left out."""
+    lines = (" | ".join(" ".join(cell.split()) for cell in row).strip() for row in rows)
+    return "\n".join(line for line in lines if line.strip("| "))
 
 
 _SILENT = frozenset(("script", "style", "nav", "template", "noscript", "svg", "title", "form", "button"))

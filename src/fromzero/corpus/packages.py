@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fromzero.corpus.document import DAMAGED, ENCRYPTED
-from fromzero.corpus.html import decode_html, render
+from fromzero.corpus.html import decode_html, render, table_text
 from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, optional, whole
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -84,14 +84,10 @@ def _word_blocks(parent: Any) -> Iterator[tuple[str, bool]]:
             text = _word_text(child).strip("\n")
             yield f"- {text}" if item and text.strip() else text, item
         elif child.tag == f"{_W}tbl":
-            yield "\n".join(filter(None, map(_word_row, child.iterchildren(f"{_W}tr")))), False
+            rows = (row.iterchildren(f"{_W}tc") for row in child.iterchildren(f"{_W}tr"))
+            yield table_text([" ".join(map(_word_text, c.iter(f"{_W}p"))) for c in row] for row in rows), False
         elif isinstance(child.tag, str):
             yield from _word_blocks(child)
-
-
-def _word_row(row: Any) -> str:
-    cells = [" ".join(" ".join(map(_word_text, cell.iter(f"{_W}p"))).split()) for cell in row.iterchildren(f"{_W}tc")]
-    return " | ".join(cells).strip() if any(cells) else ""
 
 
 def _word_text(paragraph: Any) -> str:

@@ -5,6 +5,7 @@ From the places of the lines comes the rest: running heads and page numbers repe
 columns are full of lines that leave the same gutter free; a line goes on if the next word would not have fitted.
 """
 
+import bisect
 import collections
 import dataclasses
 import itertools
@@ -130,13 +131,16 @@ def _columns(lines: list[Line]) -> list[list[Line]]:
 
 def _gutter(lines: list[Line]) -> float | None:
     """Where a page divides into columns of running text; None for one column, and for tables: their cells are short."""
-    left, right = min((p.left for p in lines), default=0), max((p.right for p in lines), default=0)
-    best, fewest = None, len(lines) // 4 + 1
-    margin = COLUMN_WIDTH * (right - left)
+    lefts, rights = sorted(p.left for p in lines), sorted(p.right for p in lines)
+    left, right = (lefts[0], rights[-1]) if lines else (0, 0)
+    best, fewest, margin = None, len(lines) // 4 + 1, COLUMN_WIDTH * (right - left)
     for x in sorted({round(p.right) + 1.0 for p in lines if left + margin < p.right < right - margin}):
-        before, after = [p for p in lines if p.right <= x], [p for p in lines if p.left >= x]
-        crossing = len(lines) - len(before) - len(after)
-        if crossing < fewest and _filled(before, left, x) and _filled(after, x, right):
+        crossing = bisect.bisect_left(lefts, x) - bisect.bisect_right(rights, x)
+        if (
+            crossing < fewest
+            and _filled([p for p in lines if p.right <= x], left, x)
+            and _filled([p for p in lines if p.left >= x], x, right)
+        ):
             best, fewest = x, crossing
     return best
 

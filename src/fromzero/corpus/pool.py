@@ -45,6 +45,7 @@ class _Child:
         self.deadline = float("inf")
         self.timed_out = False
         self.finished, self.died = 0, cast(str | None, None)
+        self.made_for = settings
         self.settings: WorkSettings | None = settings  # until they are sent
         # -P: a folder of documents with a file called json.py in it must not become part of the program
         self.process = subprocess.Popen(
@@ -100,7 +101,7 @@ class _Child:
     @property
     def alive(self) -> bool:
         """Whether it can take another file."""
-        return not self.stdin.closed
+        return not self.stdin.closed and self.process.poll() is None
 
     def stop(self) -> None:
         """End the child and forget its pipes."""
@@ -111,8 +112,20 @@ class _Child:
                 pipe.close()
 
 
+_parked: list[_Child] = []  # idle ones of pools that are finished: a child takes a second to start
+
+
+def release() -> None:
+    """End the children that wait for another pool in this process."""
+    while _parked:
+        _parked.pop().stop()
+
+
 class Pool:
-    """Parses files in `workers` children. Use as a context manager: leaving it ends every child at once."""
+    """Parses files in `workers` children. Use as a context manager: leaving it ends every child that is at work.
+
+    Children that have nothing left to do are used again by the next pool with the same settings, until `release`.
+    """
 
     def __init__(self, settings: WorkSettings, workers: int) -> None:
         self.settings, self.workers = settings, workers
@@ -172,7 +185,9 @@ class Pool:
                 self._put(answers, {"error": f"a parsing process could not be started: {error}"})
             self._put(answers, None)
         if child is not None:
-            child.stop()
+            with self.lock:
+                self.children.remove(child)
+            _parked.append(child)
 
     def _read(self, child: _Child | None, file: SourceFile, answers: _Answers) -> _Child:
         """Put all answers about a file into its queue, through the deaths of children. Returns the last child."""
@@ -191,12 +206,20 @@ class Pool:
         """The same child if it can take another file, else a fresh one."""
         if child is not None and child.alive:
             return child
-        fresh = _Child(self.settings)
+        fresh = self._parked() or _Child(self.settings)
         with self.lock:
             self.children = [c for c in self.children if c is not child] + [fresh]
             if self.stopping.is_set():
                 fresh.process.kill()
         return fresh
+
+    def _parked(self) -> _Child | None:
+        while _parked:
+            child = _parked.pop()
+            if child.alive and child.made_for == self.settings:
+                return child
+            child.stop()
+        return None
 
     def _put(self, answers: _Answers, answer: dict[str, Any] | None) -> None:
         def put() -> bool:
