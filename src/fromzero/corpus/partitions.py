@@ -21,7 +21,7 @@ from fromzero.corpus import engine
 from fromzero.corpus.counting import Counts
 from fromzero.corpus.files import SourceFile
 from fromzero.corpus.near_duplicates import MinHash, write_signatures
-from fromzero.corpus.pool import Pool
+from fromzero.corpus.pool import Pool, release
 from fromzero.corpus.storing import Columns, DocumentWriter, ShardWriter, read_rows
 from fromzero.corpus.worker import WorkSettings
 from fromzero.errors import UserError
@@ -94,6 +94,7 @@ def read_all(
                 raise UserError(f"workers of the corpus build die again and again: {str(error)[-500:]}") from error
         missing = _unfinished(partitions)
         done = sum(p.bytes for p in partitions) - sum(p.bytes for p in missing)
+    release()
 
 
 def read_one(item: str) -> str:
