@@ -85,8 +85,8 @@ def _lines(page: Any, words: set[str]) -> list[Line]:
         piece: list[Any] = []
         for part in _PARTS.finditer(match[0]):
             start = match.start() + part.start()
-            left, bottom, _, top = text_page.get_charbox(start, loose=True)
-            right = text_page.get_charbox(start + len(part[0].rstrip(HYPHEN) or "-") - 1, loose=True)[2]
+            left, bottom, _, top = _box(text_page, start)
+            right = _box(text_page, start + len(part[0].rstrip(HYPHEN) or "-") - 1)[2]
             if piece and 0 <= left - piece[3] <= top - bottom:
                 piece = [f"{piece[0]} {part[0]}", piece[1], min(piece[2], bottom), right, max(piece[4], top)]
             else:
@@ -96,6 +96,13 @@ def _lines(page: Any, words: set[str]) -> list[Line]:
     text_page.close()
     page.close()
     return lines
+
+
+def _box(text_page: Any, place: int) -> tuple[float, float, float, float]:
+    """Left, bottom, right and top of a character by its place in the text, which leaves out what has no Unicode."""
+    index = optional("pypdfium2.raw").FPDFText_GetCharIndexFromTextIndex(text_page, place)
+    left, bottom, right, top = text_page.get_charbox(max(index, 0), loose=True)
+    return left, bottom, right, top
 
 
 def _place(line: Line) -> tuple[str, int, int]:
