@@ -6,5 +6,6 @@ compiles, and keeps the machine code beside the source (or in the user's cache f
 
 Read in this order: compiling, flags and scan (text to pre-tokens), words and count (different pre-tokens), spelling and
 learn (which pairs to merge), merge_pairs and merge (pre-tokens to ids), tree and match (the same without merging),
-viterbi (the likeliest pieces).
+viterbi (the likeliest pieces); shingles and minhash (words, and texts that share most of them), text (what the quality
+rules ask about), ngrams (models of words and characters).
 """
