@@ -86,8 +86,9 @@ class CorpusConfig:
     """How a folder of documents becomes a corpus."""
 
     inputs: tuple[Path, ...]
-    """Files and folders of documents: .txt, .md, .rst, .html, .pdf, .json, .jsonl, .parquet. Folders are read with all
-    their subfolders, in sorted order; hidden files and folders that fromzero made are passed over."""
+    """Files and folders of documents: text, Markdown, HTML, PDF, Word, EPUB, JSON, CSV, Parquet, WARC, and archives and
+    compressed files of these. Folders are read with all their subfolders; hidden files and folders that fromzero made
+    are passed over."""
     output: Path
     """Folder for the corpus."""
     workers: int = 0
