@@ -11,12 +11,12 @@ from fromzero.corpus.engine import Runner, run
 from fromzero.errors import UserError
 
 TASKS = """
-import os, signal, sys, time
+import os, signal
 from pathlib import Path
 def double(item):
     return f"{2 * int(item)} {os.getpid()}"
 def die_once(item):
-    mark = Path(sys.argv[0]).parent / "died"
+    mark = Path(os.environ["MARK"])
     if item == "3" and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -35,7 +35,9 @@ def drive(folder: Path, task: str, runner: Runner) -> subprocess.CompletedProces
     (folder / "tasks.py").write_text(TASKS)
     (folder / "driver.py").write_text(DRIVER)
     line = [sys.executable, str(folder / "driver.py"), task, runner]
-    return subprocess.run(line, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True)
+    return subprocess.run(
+        line, env=os.environ | {"PYTHONPATH": str(folder), "MARK": str(folder / "died")}, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize("runner", ["native", "ray"])

@@ -51,7 +51,7 @@ class _Worker:
 _QUIET = {"DO_NOT_TRACK": "1", "DAFT_ANALYTICS_ENABLED": "0", "SCARF_NO_ANALYTICS": "1", "DAFT_PROGRESS_BAR": "0"}
 
 
-_chosen: dict[str, Runner] = {}
+_chosen: list[Runner] = []
 
 
 def _daft(runner: Runner, address: str) -> Any:
@@ -62,11 +62,11 @@ def _daft(runner: Runner, address: str) -> Any:
         raise missing_extra("daft", "corpus") from error
     if runner == "ray":
         _start_ray(address)
-    if _chosen.setdefault("runner", runner) != runner:
-        raise UserError(f"this process uses Daft with the {_chosen['runner']} runner; start a new one for {runner}")
-    if len(_chosen) == 1:  # Daft takes one runner in the life of a process
+    if not _chosen:  # Daft takes one runner in the life of a process
         daft.set_runner_ray() if runner == "ray" else daft.set_runner_native()
-        _chosen["set"] = runner
+        _chosen.append(runner)
+    if _chosen != [runner]:
+        raise UserError(f"this process uses Daft with the {_chosen[0]} runner; start a new one for {runner}")
     return daft
 
 

@@ -74,7 +74,7 @@ def read_all(
     report: Reporter,
 ) -> None:
     """Read those partitions that are not finished. Raises UserError when a task can't go on, as on a full disk."""
-    missing, attempts = _unfinished(partitions), 0
+    missing, attempts, why = _unfinished(partitions), 0, ""
     done = sum(p.bytes for p in partitions) - sum(p.bytes for p in missing)
     while missing:
         common = {"settings": to_plain(settings), "near_duplicates": to_plain(near)}
@@ -89,9 +89,10 @@ def read_all(
         except UserError:
             raise
         except Exception as error:  # a worker was killed (Daft has several for that): what the others finished is kept
-            attempts = attempts + 1 if len(_unfinished(partitions)) == len(missing) else 1
-            if attempts >= ATTEMPTS:
-                raise UserError(f"workers of the corpus build die again and again: {str(error)[-500:]}") from error
+            why = f": {str(error)[-500:]}"
+        attempts = attempts + 1 if len(_unfinished(partitions)) == len(missing) else 0
+        if attempts >= ATTEMPTS:
+            raise UserError(f"workers of the corpus build die again and again{why}")
         missing = _unfinished(partitions)
         done = sum(p.bytes for p in partitions) - sum(p.bytes for p in missing)
     release()

@@ -10,39 +10,18 @@ Pairs that are too rare to be merged soon are not listed at all: below a thresho
 above it is left, it is lowered and all pairs are listed anew.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fromzero.kernels.compiling import compiled, inlined, lean
-from fromzero.kernels.spelling import compare, join, prefix, spell_bytes
+from fromzero.kernels.compiling import compiled, lean
+from fromzero.kernels.pairs import Pairs, add, find, insert, push, sift_down, swap
+from fromzero.kernels.spelling import join, spell_bytes
 
 BOUNDARY, GONE = -2, -1  # between two pre-tokens; first slot of a token that became the right half of another
 LEAST = 2  # a pair that occurs once is never merged
 STEP = 8  # by which the threshold is divided
 RESERVE = 256  # how much rarer than an average merge a listed pair may be at first
-
-_MIX = np.uint64(0x9E3779B97F4A7C15)
-
-
-class Pairs(NamedTuple):
-    """The pairs that are listed, and the heap of what to merge next."""
-
-    halves: NDArray[np.int32]
-    """(n, 2)"""
-    counts: NDArray[np.int64]
-    """How often each occurs; 0 when it was merged or passed over."""
-    spans: NDArray[np.int64]
-    """(n, 2): where its places start and how many they are."""
-    places: NDArray[np.int32]
-    """Slots at which a pair was seen, ascending for each."""
-    table: NDArray[np.int32]
-    """A hash table: number of a pair + 1, or 0."""
-    heap: NDArray[np.int64]
-    """(n, 3): count, rank among ties (the least first: the first place, or how the bytes begin), number of the pair."""
-    used: NDArray[np.int64]
-    """How many pairs, places, and entries of the heap there are."""
 
 
 @lean
@@ -159,11 +138,11 @@ def _recount(
     """Count the old neighbours down, and list the new ones where they are frequent enough."""
     merged, lefts, rights, again_weight, again, _ = found
     for left in lefts:
-        pair = _find(pairs.table, pairs.halves, left, a)
+        pair = find(pairs.table, pairs.halves, left, a)
         if pair >= 0 and pairs.counts[pair] > 0:
             pairs.counts[pair] -= scratch[left, 0]
     for right in rights:
-        pair = _find(pairs.table, pairs.halves, b, right)
+        pair = find(pairs.table, pairs.halves, b, right)
         if pair >= 0 and pairs.counts[pair] > 0:
             pairs.counts[pair] -= scratch[right, 2]
     scratch[a, 2] -= again_weight
@@ -174,17 +153,17 @@ def _recount(
     # From here on, the numbers of places become where the next place of each pair goes, or -1.
     for left in lefts:
         frequent = scratch[left, 0] >= threshold
-        scratch[left, 1] = _add(pairs, left, new, scratch[left, 0], scratch[left, 1]) if frequent else -1
+        scratch[left, 1] = add(pairs, left, new, scratch[left, 0], scratch[left, 1]) if frequent else -1
     for right in rights:
         frequent = scratch[right, 2] >= threshold
-        scratch[right, 3] = _add(pairs, new, right, scratch[right, 2], scratch[right, 3]) if frequent else -1
+        scratch[right, 3] = add(pairs, new, right, scratch[right, 2], scratch[right, 3]) if frequent else -1
     _fill(merged, pairs.places, lengths, scratch)
     for left in lefts:
         scratch[left, 0] = scratch[left, 1] = 0
     for right in rights:
         scratch[right, 2] = scratch[right, 3] = 0
     for pair in range(first, pairs.used[0]):
-        _push(pairs, pair, ties_first, spelling)
+        push(pairs, pair, ties_first, spelling)
     return pairs
 
 
@@ -200,44 +179,6 @@ def _fill(merged: Any, places: Any, lengths: Any, scratch: Any) -> None:
             scratch[right, 3] += 1
 
 
-@lean
-def _add(pairs: Any, left: Any, right: Any, weight: Any, number: Any) -> Any:
-    """List a pair; where its places go."""
-    pair, start = pairs.used[0], pairs.used[1]
-    pairs.halves[pair, 0], pairs.halves[pair, 1], pairs.counts[pair] = left, right, weight
-    pairs.spans[pair, 0], pairs.spans[pair, 1] = start, number
-    pairs.used[0], pairs.used[1] = pair + 1, start + number
-    _insert(pairs.table, pairs.halves, pair)
-    return start
-
-
-@inlined
-def _slot(left: Any, right: Any, size: Any) -> Any:
-    key = np.uint64(left) << np.uint64(32) | np.uint64(right)
-    key = (key ^ key >> np.uint64(29)) * _MIX
-    return (key ^ key >> np.uint64(32)) & np.uint64(size - 1)
-
-
-@lean
-def _insert(table: Any, halves: Any, pair: Any) -> None:
-    slot = _slot(halves[pair, 0], halves[pair, 1], len(table))
-    while table[slot]:
-        slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
-    table[slot] = pair + 1
-
-
-@lean
-def _find(table: Any, halves: Any, left: Any, right: Any) -> Any:
-    """The number of a pair, or -1."""
-    slot = _slot(left, right, len(table))
-    while table[slot]:
-        pair = np.int64(table[slot]) - 1
-        if halves[pair, 0] == left and halves[pair, 1] == right:
-            return pair
-        slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
-    return np.int64(-1)
-
-
 @compiled
 def _reserve(
     pairs: Any, more: Any, places: Any, slots: Any, lengths: Any, threshold: Any, ties_first: Any, spelling: Any
@@ -251,8 +192,8 @@ def _reserve(
     pairs = _with_room(pairs, pairs.used[0] + more, pairs.used[1] + places)
     pairs.used[2] = 0
     for pair in range(pairs.used[0]):
-        _insert(pairs.table, pairs.halves, pair)
-        _push(pairs, pair, ties_first, spelling)
+        insert(pairs.table, pairs.halves, pair)
+        push(pairs, pair, ties_first, spelling)
     return pairs
 
 
@@ -316,13 +257,13 @@ def _list_pairs(
     pairs = _with_room(pairs, kept + 8 * len(lengths), filled + 1024)
     for pair in range(len(counts)):
         if cursors[pair] >= 0:
-            _add(pairs, halves[pair, 0], halves[pair, 1], counts[pair], numbers[pair])
+            add(pairs, halves[pair, 0], halves[pair, 1], counts[pair], numbers[pair])
     if bytes_only:
         _fill_byte_places(slots, cursors, pairs.places)
     else:
         _fill_places(slots, lengths, table, halves, cursors, pairs.places)
     for pair in range(pairs.used[0]):
-        _push(pairs, pair, ties_first, spelling)
+        push(pairs, pair, ties_first, spelling)
     return pairs
 
 
@@ -356,7 +297,7 @@ def _fill_places(slots: Any, lengths: Any, table: Any, halves: Any, cursors: Any
         token = np.int64(slots[place, 0])
         following = place + lengths[token] if token >= 0 else place + 1
         if token >= 0 and slots[following, 0] >= 0:
-            pair = _find(table, halves, token, slots[following, 0])
+            pair = find(table, halves, token, slots[following, 0])
             if cursors[pair] >= 0:
                 places[cursors[pair]] = place
                 cursors[pair] += 1
@@ -376,7 +317,7 @@ def _count_pairs(slots: Any, lengths: Any) -> Any:
             counts, numbers = np.concatenate((counts, counts * 0)), np.concatenate((numbers, numbers * 0))
             table = np.zeros(2 * len(table), np.int32)
             for i in range(found):
-                _insert(table, halves, i)
+                insert(table, halves, i)
     return halves[:found], counts[:found], numbers[:found], table
 
 
@@ -392,11 +333,11 @@ def _count_some(
             return found, np.int64(following)
         right = np.int64(slots[following, 0])
         if token >= 0 and right >= 0:
-            pair = _find(table, halves, token, right)
+            pair = find(table, halves, token, right)
             if pair < 0:
                 pair, found = np.int64(found), found + 1
                 halves[pair, 0], halves[pair, 1] = token, right
-                _insert(table, halves, pair)
+                insert(table, halves, pair)
             counts[pair] += slots[place, 1]
             numbers[pair] += 1
         place = following
@@ -414,11 +355,11 @@ def _next_pair(pairs: Any, slots: Any, lengths: Any, ties_first: Any, spelling: 
             first = _first_place(pairs, pair, slots, lengths) if ties_first else heap[0, 1]
             if heap[0, 0] != count or heap[0, 1] != first:  # it got rarer, or was merged where it stood first
                 heap[0, 0], heap[0, 1] = count, first
-                _sift_down(pairs, spelling)
+                sift_down(pairs, spelling)
                 continue
         used[2] -= 1
-        _swap(heap, 0, used[2])
-        _sift_down(pairs, spelling)
+        swap(heap, 0, used[2])
+        sift_down(pairs, spelling)
         if count >= threshold:
             return pair
     return np.int64(-1)
@@ -435,46 +376,3 @@ def _first_place(pairs: Any, pair: Any, slots: Any, lengths: Any) -> Any:
         start, size = start + 1, size - 1
     pairs.spans[pair, 0], pairs.spans[pair, 1] = start, size
     return np.int64(pairs.places[start])
-
-
-@lean
-def _push(pairs: Any, pair: Any, ties_first: Any, spelling: Any) -> None:
-    heap, at = pairs.heap, pairs.used[2]
-    heap[at, 0], heap[at, 2] = pairs.counts[pair], pair
-    heap[at, 1] = pairs.places[pairs.spans[pair, 0]] if ties_first else -prefix(spelling, pairs.halves[pair, 0])
-    pairs.used[2] += 1
-    while at > 0 and _comes_first(pairs, at, (at - 1) // 2, spelling):
-        _swap(heap, at, (at - 1) // 2)
-        at = (at - 1) // 2
-
-
-@lean
-def _sift_down(pairs: Any, spelling: Any) -> None:
-    at, used = 0, pairs.used[2]
-    while 2 * at + 1 < used:
-        child = 2 * at + 1
-        if child + 1 < used and _comes_first(pairs, child + 1, child, spelling):
-            child += 1
-        if not _comes_first(pairs, child, at, spelling):
-            break
-        _swap(pairs.heap, at, child)
-        at = child
-
-
-@inlined
-def _swap(heap: Any, i: Any, j: Any) -> None:
-    for column in range(3):
-        heap[i, column], heap[j, column] = heap[j, column], heap[i, column]
-
-
-@inlined
-def _comes_first(pairs: Any, i: Any, j: Any, spelling: Any) -> Any:
-    """Whether one entry of the heap is to be merged before another."""
-    heap = pairs.heap
-    if heap[i, 0] != heap[j, 0]:
-        return heap[i, 0] > heap[j, 0]
-    if heap[i, 1] != heap[j, 1]:
-        return heap[i, 1] < heap[j, 1]
-    one, other = heap[i, 2], heap[j, 2]
-    order = compare(spelling, pairs.halves[one, 0], pairs.halves[other, 0])
-    return (order if order else compare(spelling, pairs.halves[one, 1], pairs.halves[other, 1])) > 0

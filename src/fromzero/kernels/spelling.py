@@ -44,6 +44,7 @@ def compare(spelling: Any, one: Any, other: Any) -> Any:
 
 @compiled
 def spell_bytes(tokens: Any) -> Any:
+    """The `Spelling` of the 256 bytes, with room for so many tokens."""
     letters, starts, size = np.empty(1 << 16, np.uint8), np.zeros(tokens + 1, np.int64), 1024
     while size < 2 * tokens:
         size *= 2
