@@ -1,9 +1,9 @@
 """From a pre-token pattern to the table of a finite automaton that cuts text as the `regex` module does, but faster.
 
-A pattern is read into a tree, the tree becomes a network of nodes (Thompson 1968), and sets of nodes become states, in
-which the order of the nodes keeps what a backtracking engine prefers: earlier alternatives, longer repeats (Cox 2010,
-"Regular expression matching in the wild"). Which characters `\\p{L}` or `[^\\s]` stand for is asked of the `regex`
-module itself, once for all code points, so both know the same version of Unicode.
+A pattern is read into a tree. What may still come is a list of threads, trees that wait for a character, and each such
+list is a state; the order of the threads keeps what a backtracking engine prefers: earlier alternatives, longer repeats
+(Cox 2010, "Regular expression matching in the wild"). Which characters `\\p{L}` or `[^\\s]` stand for is asked of the
+`regex` module itself, once for all code points, so both know the same version of Unicode.
 
 What is read: literals, classes, `.`, groups without capture, `(?i:...)`, alternatives, greedy and lazy repeats, looking
 ahead by one character, and possessive repeats of one class where giving back would never help. For all else
@@ -12,7 +12,7 @@ ahead by one character, and possessive repeats of one class where giving back wo
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from fromzero.kernels.flags import CUTS, MATCHES, SHIFT, STOPS
 
 CODE_POINTS = 0x110000
 _UNIFORM = 0x40000  # from here on only the beginning of plane 14 has characters of its own (Unicode 17)
-MAX_NODES, MAX_STATES = 4000, 2000  # larger patterns are left to the `regex` module
+MAX_THREADS, MAX_STATES = 4000, 2000  # larger patterns are left to the `regex` module
 
 _ATOM = re.compile(
     r"\\[pP](?:\{\^?[\w \-=:&]+\}|\w)"  # \p{L}
@@ -57,18 +57,19 @@ def compile_automaton(pattern: str) -> Automaton | None:
     """The automaton of a pattern; None where it can't be one, because it looks behind, refers back or is too large."""
     try:
         reader = _Reader(pattern)
-        tree = reader.read()
+        tree = reader.choice()
+        if reader.at < len(pattern) or _can_be_empty(tree):
+            return None
         classes, members = _character_classes(tuple(reader.atoms))
-        network = _Network(members)
-        start = network.add(tree, network.node("match"))
-        return Automaton(classes, _flagged(_states(network, start)), members.shape[1] + 1)
-    except _Unsupported:
+        return Automaton(classes, _flagged(_states(_Threads(members), tree)), members.shape[1] + 1)
+    except (_Unsupported, RecursionError):
         return None
 
 
-# A tree: ("set", atom), ("look", atom, negated), ("end",), ("sequence", trees), ("choice", trees),
-# ("repeat", tree, least, most or None, "" or "?" or "+").
+# A tree: ("set", atom), ("look", atom, negated), ("sequence", *trees), ("choice", *trees), or
+# ("repeat", tree, least, most or None, "" or "?" or "+"). An atom is a number; the last one is any character.
 _Tree = tuple[Any, ...]
+_END: _Tree = ("look", -1, True)
 
 
 class _Reader:
@@ -78,23 +79,17 @@ class _Reader:
         self.pattern, self.at = pattern, 0
         self.atoms: list[str] = []
 
-    def read(self) -> _Tree:
-        tree = self.choice(ignore_case=False)
-        if self.at < len(self.pattern):
-            raise _Unsupported
-        return tree
-
-    def choice(self, ignore_case: bool) -> _Tree:
+    def choice(self, ignore_case: bool = False) -> _Tree:
         options = [self.sequence(ignore_case)]
         while self.take("|"):
             options.append(self.sequence(ignore_case))
-        return ("choice", options)
+        return ("choice", *options)
 
     def sequence(self, ignore_case: bool) -> _Tree:
         trees: list[_Tree] = []
         while self.at < len(self.pattern) and self.pattern[self.at] not in "|)":
             trees.append(self.repeated(self.single(ignore_case, trees)))
-        return ("sequence", trees)
+        return ("sequence", *trees)
 
     def single(self, ignore_case: bool, before: list[_Tree]) -> _Tree:
         for opening, inside in (("(?:", ignore_case), ("(?i:", True)):
@@ -103,19 +98,15 @@ class _Reader:
         for opening, negated in (("(?!", True), ("(?=", False)):
             if self.take(opening):
                 return self.closed(("look", self.atom(ignore_case), negated))
-        if self.take("\\Z"):
-            return ("end",)
-        if self.take("$"):
-            return self.dollar(before)
+        if self.take("\\Z") or (self.takes_line_ends(before) and self.take("$")):
+            return _END
         return ("set", self.atom(ignore_case))
 
-    def dollar(self, before: list[_Tree]) -> _Tree:
+    def takes_line_ends(self, before: list[_Tree]) -> bool:
         """`$` also matches before a last line end, but not behind an endless repeat that takes line ends."""
         last = before[-1] if before else ("none",)
         endless = last[0] == "repeat" and last[1][0] == "set" and last[3] is None
-        if endless and regex.fullmatch(self.atoms[last[1][1]], "\n"):
-            return ("end",)
-        raise _Unsupported
+        return endless and regex.fullmatch(self.atoms[last[1][1]], "\n") is not None
 
     def repeated(self, tree: _Tree) -> _Tree:
         match = _REPEAT.match(self.pattern, self.at)
@@ -126,7 +117,8 @@ class _Reader:
         bounds = {"?": (0, 1), "*": (0, None), "+": (1, None)}.get(sign or "")
         if bounds is None:
             bounds = (int(least), (int(most) if most else None) if comma else int(least))
-        if tree[0] in ("look", "end") or _REPEAT.match(self.pattern, self.at):
+        endless_nothing = bounds[1] is None and _can_be_empty(tree)
+        if tree[0] == "look" or endless_nothing or _REPEAT.match(self.pattern, self.at):
             raise _Unsupported
         return ("repeat", tree, *bounds, mode)
 
@@ -149,6 +141,15 @@ class _Reader:
         found = self.pattern.startswith(text, self.at)
         self.at += len(text) * found
         return found
+
+
+def _can_be_empty(tree: _Tree) -> bool:
+    kind, *parts = tree
+    if kind == "repeat":
+        return parts[1] == 0 or _can_be_empty(parts[0])
+    if kind in ("sequence", "choice"):
+        return (all if kind == "sequence" else any)(map(_can_be_empty, parts))
+    return bool(kind == "look")
 
 
 @functools.cache
@@ -180,123 +181,91 @@ def _character_classes(atoms: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArr
     return np.repeat(numbers.ravel().astype(np.uint8), np.diff(edges)), members
 
 
-class _Network:
-    """Nodes: ("set", members, next), ("look", members, at end, next), ("split", first, second), ("match",)."""
+class _Threads:
+    """Trees that are being matched. A thread, a number, stands for a tree and the thread that follows; 0 is a match."""
 
     def __init__(self, members: NDArray[np.bool_]) -> None:
-        self.members = members
-        self.nodes: list[list[Any]] = []
+        self.members = np.vstack([members, np.ones_like(members[:1])])
+        self.parts: list[tuple[_Tree, int]] = [((), 0)]
+        self.numbers: dict[tuple[_Tree, int], int] = {}
 
-    def node(self, *parts: Any) -> int:
-        if len(self.nodes) >= MAX_NODES:
-            raise _Unsupported
-        self.nodes.append(list(parts))
-        return len(self.nodes) - 1
+    def add(self, tree: _Tree, after: int) -> int:
+        if (tree, after) not in self.numbers:
+            if len(self.parts) >= MAX_THREADS:
+                raise _Unsupported
+            self.numbers[tree, after] = len(self.parts)
+            self.parts.append((tree, after))
+        return self.numbers[tree, after]
 
-    def add(self, tree: _Tree, following: int) -> int:
-        """The node at which a tree begins that goes on at another node."""
-        kind = tree[0]
-        if kind == "set":
-            return self.node("set", self.members[tree[1]], following)
-        if kind == "look":
-            members = self.members[tree[1]]
-            return self.node("look", ~members if tree[2] else members, tree[2], following)
-        if kind == "end":
-            return self.node("look", np.zeros(self.members.shape[1], bool), True, following)
+    def unfold(self, thread: int) -> list[int]:
+        """What a thread is as others, what is preferred first; empty when it waits for a character, or is a match."""
+        (kind, *parts), after = self.parts[thread] if thread else (("match",), 0)
         if kind == "sequence":
-            for part in reversed(tree[1]):
-                following = self.add(part, following)
-            return following
+            return [functools.reduce(lambda after, part: self.add(part, after), reversed(parts), after)]
         if kind == "choice":
-            first, *others = [self.add(option, following) for option in reversed(tree[1])]
-            return functools.reduce(lambda later, earlier: self.node("split", earlier, later), others, first)
-        _, part, least, most, mode = tree
-        return self.repeat(part, least, most, mode, following)
-
-    def repeat(self, tree: _Tree, least: int, most: int | None, mode: str, following: int) -> int:
+            return [self.add(option, after) for option in parts]
+        if kind != "repeat":
+            return []
+        part, least, most, mode = parts
         if mode == "+":
-            self.check_possessive(tree, following)
-        turn: Callable[[int, int], tuple[int, int]] = (lambda a, b: (b, a)) if mode == "?" else (lambda a, b: (a, b))
-        if most is None:
-            here = self.node("split", -1, -1)
-            self.nodes[here][1:] = turn(self.add(tree, here), following)
-            if here in self.reach([self.nodes[here][1 + (mode == "?")]]):
-                raise _Unsupported  # the repeated part can be empty
-        else:
-            here = following
-            for _ in range(most - least):
-                here = self.node("split", *turn(self.add(tree, here), following))
-        for _ in range(least):
-            here = self.add(tree, here)
-        return here
+            self.check_possessive(part, after)
+        if most == 0:
+            return [after]
+        fewer = ("repeat", part, max(0, least - 1), most and most - 1, mode)
+        again = self.add(part, self.add(fewer, after))
+        return [again] if least else [after, again] if mode == "?" else [again, after]
 
-    def check_possessive(self, tree: _Tree, following: int) -> None:
+    def check_possessive(self, tree: _Tree, after: int) -> None:
         """A possessive repeat is a greedy one if what follows can be empty, or can't begin with what is repeated."""
-        if tree[0] != "set":
-            raise _Unsupported
-        ends = [self.nodes[i] for i in self.closure([following])]
-        if any(node[0] == "match" for node in ends):
-            return
-        if any((node[1] & self.members[tree[1]]).any() for node in ends):
+        ends = self.waiting([after])
+        begins = [self.members[self.parts[i][0][1]] ^ (self.parts[i][0][2:] == (True,)) for i in ends if i]
+        if tree[0] != "set" or (0 not in ends and any((self.members[tree[1]] & begin).any() for begin in begins)):
             raise _Unsupported
 
-    def reach(self, starts: list[int]) -> set[int]:
-        """All nodes that can be come to without reading a character."""
-        seen: set[int] = set()
-        waiting = list(starts)
-        while waiting:
-            if (i := waiting.pop()) not in seen:
-                seen.add(i)
-                waiting += {"split": self.nodes[i][1:], "look": self.nodes[i][3:]}.get(self.nodes[i][0], [])
-        return seen
-
-    def closure(self, starts: list[int]) -> list[int]:
-        """What is come to over splits alone, what is preferred first."""
-        seen: dict[int, None] = {}
-        waiting = starts[::-1]
-        while waiting:
-            if (i := waiting.pop()) not in seen:
-                seen[i] = None
-                if self.nodes[i][0] == "split":
-                    waiting += self.nodes[i][:0:-1]
-        return [i for i in seen if self.nodes[i][0] != "split"]
+    def waiting(self, threads: Iterable[int]) -> tuple[int, ...]:
+        """What threads are when they are unfolded."""
+        seen: dict[int, bool] = {}
+        todo = [*threads][::-1]
+        while todo:
+            if (thread := todo.pop()) not in seen:
+                others = self.unfold(thread)
+                seen[thread] = not others
+                todo += others[::-1]
+        return tuple(thread for thread, waits in seen.items() if waits)
 
     def step(self, state: tuple[int, ...], kind: int, at_end: bool) -> tuple[tuple[int, ...], bool]:
         """The state after a character of a class (or at the end of the text), and whether a match ends before it."""
         following: list[int] = []
         seen: set[int] = set()
-        waiting = list(state[::-1])
-        while waiting:
-            i = waiting.pop()
-            if i in seen:
+        todo = [*state][::-1]
+        while todo:
+            if (thread := todo.pop()) in seen:
                 continue
-            seen.add(i)
-            node = self.nodes[i]
-            if node[0] == "match":  # whatever comes later is preferred less
-                return tuple(self.closure(following)), True
-            if node[0] == "set" and not at_end and node[1][kind]:
-                following.append(node[2])
-            if node[0] == "look" and (node[2] if at_end else node[1][kind]):
-                waiting += self.closure([node[3]])[::-1]
-        return tuple(self.closure(following)), False
+            seen.add(thread)
+            if not thread:  # whatever comes later is preferred less
+                return self.waiting(following), True
+            (name, atom, *negated), after = self.parts[thread]
+            fits = not at_end and self.members[atom, kind]
+            if name == "set" and fits:
+                following.append(after)
+            if name == "look" and fits != negated[0]:
+                todo += self.waiting([after])[::-1]
+        return self.waiting(following), False
 
 
-def _states(network: _Network, start: int) -> list[list[tuple[int, bool]]]:
+def _states(threads: _Threads, tree: _Tree) -> list[list[tuple[int, bool]]]:
     """For each state and class (and for the end) the next state and whether a match ends before the character.
 
     State 0 is the one in which nothing more can match, state 1 the beginning.
     """
-    kinds = network.members.shape[1]
-    first = tuple(network.closure([start]))
-    if any(network.nodes[i][0] == "match" for i in network.reach([start])):
-        raise _Unsupported  # it matches the empty text
+    kinds, first = threads.members.shape[1], threads.waiting([threads.add(tree, 0)])
     numbers: dict[tuple[int, ...], int] = {(): 0, first: 1}
     waiting = [(), first]
     rows: list[list[tuple[int, bool]]] = []
     for state in waiting:  # grows
         rows.append([])
         for kind in range(kinds + 1):
-            following, match = network.step(state, kind, at_end=kind == kinds)
+            following, match = threads.step(state, kind, at_end=kind == kinds)
             if following not in numbers:
                 numbers[following] = len(numbers)
                 waiting.append(following)
