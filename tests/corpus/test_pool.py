@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -13,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fromzero.corpus import pool
 from fromzero.corpus.document import CRASHED, DAMAGED, OUT_OF_MEMORY, TIMED_OUT, category
 from fromzero.corpus.files import KINDS, SourceFile
-from fromzero.corpus.pool import FILES_AHEAD, QUEUE_FRAMES, Pool
+from fromzero.corpus.pool import Parser
 from fromzero.corpus.settings import CorpusConfig, Limits
 from fromzero.corpus.worker import WorkSettings, read_frame, write_frame
 
@@ -24,11 +24,11 @@ def source(path: Path) -> SourceFile:
     return SourceFile(path, path.name, KINDS[path.suffix], path.stat().st_size)
 
 
-def parse(paths: list[Path], workers: int = 2, **limits: Any) -> dict[str, list[dict[str, Any]]]:
+def parse(paths: list[Path], **limits: Any) -> dict[str, list[dict[str, Any]]]:
     settings = WorkSettings.of(CorpusConfig((Path("in"),), Path("out"), limits=Limits(**limits)))
     answers: dict[str, list[dict[str, Any]]] = {}
-    with Pool(settings, workers) as pool:
-        for file, answer in pool.parse([source(path) for path in paths]):
+    with Parser(settings) as parser:
+        for file, answer in parser.parse([source(path) for path in paths]):
             if answer is not None:
                 answers.setdefault(file.source, []).append(answer)
     return answers
@@ -50,7 +50,7 @@ def test_a_hanging_document_costs_that_document(tmp_path: Path, chinese: str) ->
         members.writestr("good.txt", chinese * 4)
         members.writestr("slow.html", "<div>" * 30_000)  # resiliparse takes the square of the depth
         members.writestr("more.txt", chinese * 5)
-    answers = parse([first, archive, after], workers=1, parse_seconds=5)
+    answers = parse([first, archive, after], parse_seconds=4)
     assert reasons(answers) == {
         "a.txt": [None],
         "b.zip!/good.txt": [None],
@@ -60,12 +60,30 @@ def test_a_hanging_document_costs_that_document(tmp_path: Path, chinese: str) ->
     }
 
 
+HUNGRY = f"[{'{},' * 4_000_000}{{}}]"  # 12 MB of JSON, 300 of objects
+
+
 def test_memory_is_bounded(tmp_path: Path, chinese: str) -> None:
     big, after = tmp_path / "a.json", tmp_path / "b.txt"
-    big.write_text(f"[{'{},' * 14_000_000}{{}}]")  # 42 MB of JSON, a gigabyte of objects
+    big.write_text(HUNGRY)
     after.write_text(chinese * 2)
-    answers = reasons(parse([big, after], workers=1, parse_memory_bytes=1_000_000_000))
+    answers = reasons(parse([big, after], parse_memory_bytes=400_000_000))
     assert answers == {"a.json": [OUT_OF_MEMORY], "b.txt": [None]}
+
+
+def test_the_rest_of_a_file_is_given_up_after_many_deaths(
+    tmp_path: Path, chinese: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "MAX_DEATHS", 3)
+    good = [json.dumps({"text": f"{n} {chinese}"}) for n in range(5)]
+    killers, after = tmp_path / "a.jsonl", tmp_path / "b.txt"
+    killers.write_text("\n".join([good[0], HUNGRY, good[1], good[2], HUNGRY, HUNGRY, good[3], HUNGRY, good[4]]))
+    after.write_text(chinese * 2)
+    answers = parse([killers, after], parse_memory_bytes=400_000_000)
+    given_up = [None, OUT_OF_MEMORY, None, None, OUT_OF_MEMORY, OUT_OF_MEMORY]
+    assert reasons(answers) == {"a.jsonl": given_up, "b.txt": [None]}
+    assert answers["a.jsonl"][-1]["reason"].endswith("in this file; the rest is given up")
+    assert [a["text"][0] for a in answers["a.jsonl"] if "text" in a] == ["0", "1", "2"]
 
 
 def test_a_dead_child_costs_one_document(tmp_path: Path, chinese: str) -> None:
@@ -74,61 +92,39 @@ def test_a_dead_child_costs_one_document(tmp_path: Path, chinese: str) -> None:
     after.write_text(chinese * 2)
     settings = WorkSettings.of(CorpusConfig((Path("in"),), Path("out")))
     seen: list[tuple[str, str | None]] = []
-    with Pool(settings, 1) as pool:
-        for file, answer in pool.parse([source(long), source(after)]):
+    with Parser(settings) as parser:
+        for file, answer in parser.parse([source(long), source(after)]):
             if answer is not None:
                 seen.append((file.source, answer["reason"]))
                 if len(seen) == 5:
-                    pool.children[0].process.kill()
+                    parser.child.process.kill()
     assert seen[:5] == [("a.jsonl", None)] * 5
     assert [reason for _, reason in seen].count(CRASHED) == 1
     assert len(seen) == 2_001
     assert seen[-1] == ("b.txt", None)
 
 
-def test_order_and_answers_do_not_depend_on_workers(tmp_path: Path, english: str, chinese: str) -> None:
-    paths = []
-    for number in range(60):
-        path = tmp_path / f"{number:02d}.txt"
-        path.write_text((english if number % 2 else chinese) * (1 + number % 5) + str(number))
-        paths.append(path)
-    assert list(parse(paths, 1).items()) == list(parse(paths, 3).items())
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts children in /proc")
 def test_leaving_early_ends_the_children_at_once(tmp_path: Path, chinese: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": f"{i} {chinese}"}) + "\n" for i in range(20_000)))
-    before, threads = children(), threading.active_count()
+    before = children()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         _interrupt_after(10, [source(path)] * 3)
     assert time.monotonic() - started < 5  # a child needs a second to start
-    assert threading.active_count() == threads
     assert [pid for pid in children() if pid not in before and not _zombie(pid)] == []
 
 
 def _interrupt_after(answers: int, files: list[SourceFile]) -> None:
-    with Pool(WorkSettings.of(CorpusConfig((Path("in"),), Path("out"))), 2) as pool:
-        for number, _ in enumerate(pool.parse(files)):
+    with Parser(WorkSettings.of(CorpusConfig((Path("in"),), Path("out")))) as parser:
+        for number, _ in enumerate(parser.parse(files)):
             if number == answers:
                 raise KeyboardInterrupt
 
 
 def _zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-
-
-def test_a_slow_consumer_holds_the_children_back(tmp_path: Path, chinese: str) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": f"{i} {chinese}"}) + "\n" for i in range(5_000)))
-    with Pool(WorkSettings.of(CorpusConfig((Path("in"),), Path("out"))), 2) as pool:
-        answers = pool.parse([source(path)] * 40)
-        next(answers)
-        time.sleep(1.5)
-        assert pool.order.qsize() < FILES_AHEAD * 2
-        assert all(waiting.qsize() <= QUEUE_FRAMES for waiting in list(pool.order.queue))
-        answers.close()
 
 
 def test_a_library_that_prints_does_not_disturb_the_frames(tmp_path: Path) -> None:

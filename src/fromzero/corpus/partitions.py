@@ -21,7 +21,7 @@ from fromzero.corpus import engine
 from fromzero.corpus.counting import Counts
 from fromzero.corpus.files import SourceFile
 from fromzero.corpus.near_duplicates import MinHash, write_signatures
-from fromzero.corpus.pool import Pool, release
+from fromzero.corpus.pool import Parser, release
 from fromzero.corpus.storing import Columns, DocumentWriter, ShardWriter, read_rows
 from fromzero.corpus.worker import WorkSettings
 from fromzero.errors import UserError
@@ -147,8 +147,8 @@ def _answers(
 ) -> Iterator[tuple[SourceFile, dict[str, Any]]]:
     """What a child says about each document, in file order; files are counted on the way."""
     readable = False
-    with Pool(settings, 1) as pool:
-        for file, answer in pool.parse(files):
+    with Parser(settings) as parser:
+        for file, answer in parser.parse(files):
             if answer is None:
                 counts.file(file.kind, file.bytes, readable)
                 readable = False

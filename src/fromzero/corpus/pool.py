@@ -1,20 +1,18 @@
-"""Parsing in child processes: one child for each thread, results in file order, memory bounded by look-ahead.
+"""Parsing in a child process: file after file, with a deadline for each answer.
 
-A thread takes the next file, sends it to its child and puts what comes back into that file's queue; the caller drains
-the queues in file order. The queues are short and only a few files are in flight, so a slow consumer holds the
-children back, and the order does not depend on how many there are. One watchdog kills a child that is past its
-deadline; a dead child costs the record it was at, and a fresh one goes on with the next.
+The child works ahead of its caller by what the pipe between them holds. A thread kills it when it is past the deadline,
+because not every system can wait for a pipe and the clock at once. A dead child costs the record it was at, and a fresh
+one goes on with the next.
 """
 
 import contextlib
 import dataclasses
 import os
-import queue
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
 from fromzero.artifact import to_plain
@@ -23,13 +21,9 @@ from fromzero.corpus.files import SourceFile
 from fromzero.corpus.worker import WorkSettings, read_frame, write_frame
 from fromzero.errors import UserError
 
-QUEUE_FRAMES = 4
-FILES_AHEAD = 4
-"""Files in flight for each worker."""
 MAX_DEATHS = 10
 """Children that may die over one file before the rest of it is given up."""
 _TICK_SECONDS = 0.1
-_Answers = queue.Queue[dict[str, Any] | None]
 # One thread is enough for one document, and each thread's arena would count against the limit on address space.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 
@@ -39,14 +33,10 @@ class _Child:
 
     def __init__(self, settings: WorkSettings) -> None:
         limits = settings.read.limits
-        self.patience = limits.parse_seconds
+        self.settings, self.patience = settings, limits.parse_seconds
         # JSON escapes a character to 6 bytes at most; what is longer is not an answer but an attack
         self.longest = 6 * max(limits.document_bytes, limits.file_bytes) + (1 << 20)
-        self.deadline = float("inf")
-        self.timed_out = False
-        self.finished, self.died = 0, cast(str | None, None)
-        self.made_for = settings
-        self.settings: WorkSettings | None = settings  # until they are sent
+        self.deadline, self.reason, self.at_work = float("inf"), CRASHED, False
         # -P: a folder of documents with a file called json.py in it must not become part of the program
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "fromzero.corpus.worker"],
@@ -56,189 +46,111 @@ class _Child:
             env=os.environ | _ENVIRONMENT,
         )
         self.stdin, self.stdout = cast(BinaryIO, self.process.stdin), cast(BinaryIO, self.process.stdout)
+        threading.Thread(target=self._watch, daemon=True).start()
+        write_frame(self.stdin, to_plain(settings))
 
-    def parse(self, file: SourceFile, skip: int, reason: str | None) -> Iterator[dict[str, Any]]:
-        """The answers about a file's records after the first `skip`; over the last of those a child died for `reason`.
+    def _watch(self) -> None:
+        while self.process.poll() is None:
+            time.sleep(_TICK_SECONDS)
+            if time.monotonic() > self.deadline:
+                self.process.kill()
 
-        Afterwards `died` is the reason if this one died too, over the record after `finished`. It is None when there is
-        no use in going on: the file is finished, or the way to the next record is what kills.
-        """
-        self.finished, self.died = skip, None
-        try:
-            if self.settings is not None:
-                write_frame(self.stdin, to_plain(self.settings))
-                self.settings = None
-            write_frame(self.stdin, {"path": str(file.path), "kind": file.kind, "skip": skip})
-            while not (frame := self._next()).get("done"):
-                self.finished = int(frame.pop("finished", self.finished))
-                if reason is not None and "skipped" in frame:
-                    yield {"reason": reason, "inside": str(frame["skipped"])}
-                    reason = None
-                elif "reason" in frame or "error" in frame:
-                    yield frame
-        except (OSError, ValueError, TypeError, AttributeError):
-            self.died = TIMED_OUT if self.timed_out else self.died or CRASHED
-            self.stop()
-        if reason is not None:
-            yield {"reason": reason}
-            self.died = None
+    def frames(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """What the child answers. Raises OSError, ValueError or TypeError when it dies; then `reason` says why."""
+        self.at_work = True
+        write_frame(self.stdin, request)
+        while "done" not in (frame := self._next()):
+            yield dict(frame)
+        self.at_work = False
 
-    def _next(self) -> dict[str, Any]:
+    def _next(self) -> Any:
         self.deadline = time.monotonic() + self.patience
-        answer = read_frame(self.stdout, self.longest)
+        frame = read_frame(self.stdout, self.longest)
+        if frame is None or "died" in frame:
+            self.reason = str(frame["died"]) if frame else CRASHED
+            raise ValueError(self.reason)
         self.deadline = float("inf")
-        if answer is None or "died" in answer:
-            self.died = answer and str(answer["died"])
-            raise ValueError("the child ended")
-        return dict(answer)
+        return frame
 
-    def check(self) -> None:
-        """Kill the child if it is past its deadline."""
-        if time.monotonic() > self.deadline:
-            self.timed_out = True
+    def stop(self) -> str:
+        """End the child and forget its pipes. Returns the reason for which it could not go on."""
+        reason = TIMED_OUT if time.monotonic() > self.deadline else self.reason
+        with contextlib.suppress(OSError), self.process:
             self.process.kill()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can take another file."""
-        return not self.stdin.closed and self.process.poll() is None
-
-    def stop(self) -> None:
-        """End the child and forget its pipes."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.stdin, self.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
+        return reason
 
 
-_parked: list[_Child] = []  # idle ones of pools that are finished: a child takes a second to start
+_idle: list[_Child] = []  # a child takes a second to start
 
 
 def release() -> None:
-    """End the children that wait for another pool in this process."""
-    while _parked:
-        _parked.pop().stop()
+    """End the children that wait for another parser in this process."""
+    while _idle:
+        _idle.pop().stop()
 
 
-class Pool:
-    """Parses files in `workers` children. Use as a context manager: leaving it ends every child that is at work.
+class Parser:
+    """Parses files in a child, which the next parser with the same settings uses again, until `release`.
 
-    Children that have nothing left to do are used again by the next pool with the same settings, until `release`.
+    Use as a context manager: leaving it ends a child that is at work.
     """
 
-    def __init__(self, settings: WorkSettings, workers: int) -> None:
-        self.settings, self.workers = settings, workers
-        self.stopping = threading.Event()
-        self.lock = threading.Lock()
-        self.children: list[_Child] = []
-        self.threads: list[threading.Thread] = []
-        self.order: queue.Queue[_Answers] = queue.Queue()
-        self.ahead = threading.Semaphore(FILES_AHEAD * workers)
+    def __init__(self, settings: WorkSettings) -> None:
+        self.settings = settings
+        self.child: _Child | None = None
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> "Parser":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.stopping.set()
-        with self.lock:
-            for child in self.children:
-                child.process.kill()  # its thread sees the end of the pipe, and ends too
-        for thread in self.threads:
-            thread.join()
+        if self.child is not None:
+            self.child.stop() if self.child.at_work else _idle.append(self.child)
 
     def parse(self, files: Sequence[SourceFile]) -> Iterator[tuple[SourceFile, dict[str, Any] | None]]:
         """Each answer with its file, in file order; None after the last answer of a file.
 
-        Raises UserError when a child says that a package is missing.
+        Raises UserError when a child can't be started, or says that a package is missing.
         """
-        numbers = iter(range(len(files)))
-        for _ in range(min(self.workers, len(files))):
-            self._start(lambda: self._work(files, numbers))
-        self._start(self._watch)
         for file in files:
-            answers = self.order.get()
-            while (answer := answers.get()) is not None:
+            for answer in self._answers(file):
                 if "error" in answer:
                     raise UserError(answer["error"])
                 yield dataclasses.replace(file, source=file.source + answer.pop("inside", "")), answer
             yield file, None
-            self.ahead.release()
 
-    def _start(self, target: Callable[[], None]) -> None:
-        thread = threading.Thread(target=target, daemon=True)
-        self.threads.append(thread)
-        thread.start()
-
-    def _work(self, files: Sequence[SourceFile], numbers: Iterator[int]) -> None:
-        """One thread: files in order, each parsed by this thread's child."""
-        child: _Child | None = None
-        while self._wait_for(lambda: self.ahead.acquire(timeout=_TICK_SECONDS)):
-            answers: _Answers = queue.Queue(QUEUE_FRAMES)
-            with self.lock:  # one lock for both, so that the queues stand in the order of the files
-                if (number := next(numbers, None)) is None:
-                    break
-                self.order.put(answers)
-            try:
-                child = self._read(child, files[number], answers)
-            except OSError as error:
-                self._put(answers, {"error": f"a parsing process could not be started: {error}"})
-            self._put(answers, None)
-        if child is not None:
-            with self.lock:
-                self.children.remove(child)
-            _parked.append(child)
-
-    def _read(self, child: _Child | None, file: SourceFile, answers: _Answers) -> _Child:
-        """Put all answers about a file into its queue, through the deaths of children. Returns the last child."""
-        skip, reason = 0, cast(str | None, None)
+    def _answers(self, file: SourceFile) -> Iterator[dict[str, Any]]:
+        """All answers about a file, through the deaths of children."""
+        finished, reason = 0, ""  # reason: for which a child died over the last of the finished records
         for _ in range(MAX_DEATHS):
-            child = self._usable(child)
-            for answer in child.parse(file, skip, reason):
-                self._put(answers, answer)
-            if child.died is None:
-                return child
-            skip, reason = child.finished + 1, child.died
-        self._put(answers, {"reason": f"{reason}: for the {MAX_DEATHS}th time in this file; the rest is given up"})
-        return cast(_Child, child)
+            child = self._usable()
+            try:
+                for frame in child.frames({"path": str(file.path), "kind": file.kind, "skip": finished}):
+                    finished = int(frame.pop("finished", finished))
+                    if reason and "skipped" in frame:
+                        yield {"reason": reason, "inside": str(frame["skipped"])}
+                        reason = ""
+                    elif "reason" in frame or "error" in frame:
+                        yield frame
+                died = ""
+            except (OSError, ValueError, TypeError):
+                died = child.stop()
+            if reason:  # the way to the next record is what kills, or there is none
+                yield {"reason": reason}
+            if reason or not died:
+                return
+            finished, reason = finished + 1, died
+        yield {"reason": f"{reason}: for the {MAX_DEATHS}th time in this file; the rest is given up"}
 
-    def _usable(self, child: _Child | None) -> _Child:
-        """The same child if it can take another file, else a fresh one."""
-        if child is not None and child.alive:
-            return child
-        fresh = self._parked() or _Child(self.settings)
-        with self.lock:
-            self.children = [c for c in self.children if c is not child] + [fresh]
-            if self.stopping.is_set():
-                fresh.process.kill()
-        return fresh
-
-    def _parked(self) -> _Child | None:
-        while _parked:
-            child = _parked.pop()
-            if child.alive and child.made_for == self.settings:
-                return child
-            child.stop()
-        return None
-
-    def _put(self, answers: _Answers, answer: dict[str, Any] | None) -> None:
-        def put() -> bool:
-            with contextlib.suppress(queue.Full):
-                answers.put(answer, timeout=_TICK_SECONDS)
-                return True
-            return False
-
-        self._wait_for(put)
-
-    def _wait_for(self, attempt: Callable[[], bool]) -> bool:
-        """Repeat an attempt that waits a little, until it succeeds or the pool is stopping."""
-        while not self.stopping.is_set():
-            if attempt():
-                return True
-        return False
-
-    def _watch(self) -> None:
-        while not self.stopping.wait(_TICK_SECONDS):
-            with self.lock:
-                for child in self.children:
-                    child.check()
+    def _usable(self) -> _Child:
+        """The same child if it can take another file, else one that is idle, else a fresh one."""
+        while self.child or _idle:
+            self.child = self.child or _idle.pop()
+            if self.child.settings == self.settings and self.child.process.poll() is None:
+                return self.child
+            self.child.stop()
+            self.child = None
+        try:
+            self.child = _Child(self.settings)
+        except OSError as error:
+            raise UserError(f"a parsing process could not be started: {error}") from error
+        return self.child

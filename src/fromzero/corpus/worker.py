@@ -68,7 +68,7 @@ class WorkSettings:
 
 def write_frame(stream: BinaryIO, value: Any) -> None:
     """Send one value and flush."""
-    payload = json.dumps(value, separators=(",", ":")).encode("ascii")
+    payload = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
     stream.write(b"%d\n%b\n" % (len(payload), payload))
     stream.flush()
 
