@@ -105,26 +105,6 @@ def test_no_other_way_to_cut_is_better(text: str, scores: dict[str, float]) -> N
     assert sum(scores[piece] for piece in segment(text, scores, -99.0)) == pytest.approx(best)
 
 
-def test_samples_are_drawn_by_their_probability() -> None:
-    scores = {"a": -1.0, "b": -1.5, "ab": -2.0}
-    pieces = [("<|unk|>", 0.0), *scores.items()]
-    tokenizer = UnigramTokenizer(pieces, special_tokens={"<|unk|>": 0}, leading_space=False)
-    generator = np.random.default_rng(0)
-    for alpha in (1.0, 0.3):
-        drawn = [tokenizer.sample("abz", alpha, generator) for _ in range(4000)]
-        whole = sum(ids == [3, 0] for ids in drawn) / 4000
-        assert whole == pytest.approx(1 / (1 + np.exp(-0.5 * alpha)), abs=0.03)
-        assert all(ids in ([3, 0], [1, 2, 0]) for ids in drawn)
-
-
-def test_samples_are_ways_to_cut_the_text() -> None:
-    tokenizer, generator = make(**LOSSLESS), np.random.default_rng(0)
-    for text in CURIOUS:
-        ids = tokenizer.sample(text, 0.2, generator)
-        assert tokenizer.decode(ids) == text.replace(SPACE, " ")
-        assert tokenizer.sample(text, 1000.0, generator) == tokenizer.encode(text)
-
-
 @pytest.mark.parametrize(
     ("pieces", "settings", "message"),
     [

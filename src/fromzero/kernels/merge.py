@@ -6,6 +6,7 @@ it can. Where it can't, the ranks of all neighbours lie in one array, whose mini
 or from LONG symbols on in a heap, so that time stays near linear.
 """
 
+import heapq
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,18 +75,9 @@ def merge_table(byte_ids: Any, lefts: Any, rights: Any, results: Any) -> Any:
 
 @compiled
 def encode_documents(
-    data: Any,
-    ends: Any,
-    classes: Any,
-    table: Any,
-    width: Any,
-    merges: Any,
-    matcher: Any,
-    whole: Any,
-    cache: Any,
-    out: Any,
-    counts: Any,
-) -> Any:
+    data: Any, ends: Any, classes: Any, table: Any, width: Any, merges: Any, matcher: Any, whole: Any, cache: Any,
+    out: Any, counts: Any,
+) -> Any:  # fmt: skip
     """Ids of the documents that lie one after the other in `data`; their number, or -1 if the pattern gets nowhere.
 
     data: uint8, padded by PADDING. ends: int64, where each document ends. out: int32 with a place for each byte,
@@ -136,7 +128,14 @@ def encode_pieces(
         else:
             if size > len(symbols):
                 ranks, symbols = np.empty(size, np.int64), np.empty(size, np.int32)
-            after += _merge_bytes(data, start, size, ranks, symbols, byte_ids, byte_pairs, pairs, results) - 1
+            for place in range(size):
+                symbols[place] = byte_ids[data[start + place]]
+            for place in range(size - 1):
+                ranks[place] = byte_pairs[np.int64(data[start + place]) << 8 | np.int64(data[start + place + 1])]
+            if size <= SHORT:
+                after += _merge_few(size, ranks, symbols, pairs, results) - 1
+            else:
+                after += _merge_linked(size, ranks, symbols, pairs, results) - 1
             for place in range(after - written):
                 out[written + place] = symbols[place]
         if size <= KEY_BYTES and after - written <= CACHED_IDS:
@@ -195,37 +194,9 @@ def _pack(out: Any, start: Any, stop: Any) -> Any:
     return low, high
 
 
-@compiled
-def _merge_bytes(
-    data: Any, start: Any, size: Any, ranks: Any, symbols: Any, byte_ids: Any, byte_pairs: Any, pairs: Any, results: Any
-) -> Any:
-    for i in range(size):
-        symbols[i] = byte_ids[data[start + i]]
-    for i in range(size - 1):
-        ranks[i] = byte_pairs[np.int64(data[start + i]) << 8 | np.int64(data[start + i + 1])]
-    return _merge(size, ranks, symbols, pairs, results)
-
-
-@compiled
-def merge_symbols(symbols: Any, merges: Any) -> Any:
-    """Merge any symbols (int32) in place; the number of ids that are left."""
-    size = len(symbols)
-    ranks = np.empty(size, np.int64)
-    for i in range(size - 1):
-        ranks[i] = rank_of(merges.pairs, symbols[i], symbols[i + 1])
-    return _merge(size, ranks, symbols, merges.pairs, merges.results)
-
-
-@compiled
-def _merge(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any) -> Any:
-    """Merge symbols[:size] in place; ranks: of each symbol with the next one. Returns how many are left."""
-    if size > SHORT:
-        return _merge_linked(size, ranks, symbols, pairs, results)
-    return _merge_few(size, ranks, symbols, pairs, results)
-
-
 @lean
 def _merge_few(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any) -> Any:
+    """Merge symbols[:size] in place; ranks: of each symbol with the next one. Returns how many are left."""
     while True:
         least, i = NEVER, 0
         for place in range(size - 1):
@@ -250,18 +221,17 @@ def _merge_linked(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any)
     An order is rank * 2**32 + place: the least one is the leftmost of the lowest rank.
     """
     orders, after, before = ranks, np.empty(size, np.int32), np.empty(size, np.int32)
-    heap = np.empty(3 * size if size >= LONG else 0, np.int64)
-    filled = 0
+    heap = [_LAST]
     for i in range(size):
         after[i], before[i] = i + 1, i - 1
         orders[i] = ranks[i] << 32 | i if i < size - 1 and ranks[i] != NEVER else _LAST
-        if len(heap) and orders[i] != _LAST:
-            filled = _push(heap, filled, orders[i])
+        if size >= LONG and orders[i] != _LAST:
+            heapq.heappush(heap, orders[i])
     while True:
         least = _LAST
-        if len(heap):
-            while filled and least == _LAST:  # an order that is not in its place any more is stale
-                least, filled = heap[0], _pop(heap, filled)
+        if size >= LONG:
+            while heap[0] != _LAST and least == _LAST:  # an order that is not in its place any more is stale
+                least = heapq.heappop(heap)
                 least = least if orders[least & 0xFFFFFFFF] == least else _LAST
         else:
             for i in range(size):  # vector instructions
@@ -279,39 +249,12 @@ def _merge_linked(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any)
         if h >= 0:
             rank = rank_of(pairs, symbols[h], symbols[i])
             orders[h] = rank << 32 | h if rank != NEVER else _LAST
-        if len(heap):
-            if orders[i] != _LAST:
-                filled = _push(heap, filled, orders[i])
-            if h >= 0 and orders[h] != _LAST:
-                filled = _push(heap, filled, orders[h])
+        if size >= LONG:
+            heapq.heappush(heap, orders[i])
+            if h >= 0:
+                heapq.heappush(heap, orders[h])
     count, i = 0, np.int64(0)
     while i < size:
         symbols[count] = symbols[i]
         count, i = count + 1, np.int64(after[i])
     return count
-
-
-@lean
-def _push(heap: Any, filled: Any, value: Any) -> Any:
-    at = filled
-    while at > 0 and heap[(at - 1) >> 1] > value:
-        heap[at] = heap[(at - 1) >> 1]
-        at = (at - 1) >> 1
-    heap[at] = value
-    return filled + 1
-
-
-@lean
-def _pop(heap: Any, filled: Any) -> Any:
-    filled -= 1
-    value, at = heap[filled], 0
-    while 2 * at + 1 < filled:
-        child = 2 * at + 1
-        if child + 1 < filled and heap[child + 1] < heap[child]:
-            child += 1
-        if heap[child] >= value:
-            break
-        heap[at] = heap[child]
-        at = child
-    heap[at] = value
-    return filled

@@ -14,9 +14,9 @@ from fromzero.tokenizer.splitter import Splitter, as_array, no_progress
 class MergeTable:
     """byte_ids: int32 (256,). pairs: int32 (merges, 2), in the order of ranks. results: int32 (merges,).
 
-    tokens: by id, the bytes of all tokens that merging may make; without them there is only `merge`. whole: a pre-token
-    that is one of them becomes it without merging. Raises UserError for ids of 2**20 and more, and for more than
-    2**24 - 2 merges.
+    tokens: by id, the bytes of all tokens that merging may make; without them all is merged. whole: a pre-token that is
+    one of them becomes it without merging. Raises UserError for ids of 2**20 and more, and for more than 2**24 - 2
+    merges.
     """
 
     def __init__(
@@ -50,13 +50,6 @@ class MergeTable:
         unmade = making.times == UNMADE
         exceptions = Pretokens({token: i for i, token in enumerate(tokens) if whole and token and unmade[i]})
         self._whole = Whole(exceptions.letters, exceptions.entries, exceptions.slots)
-
-    def merge(self, symbols: Sequence[int]) -> list[int]:
-        """Merge any symbols."""
-        from fromzero.kernels.merge import merge_symbols
-
-        ids = np.array(symbols, np.int32)
-        return ids[: merge_symbols(ids, self._merges)].tolist()
 
     def encode(self, texts: Sequence[bytes], splitter: Splitter) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """The ids of some texts (valid UTF-8), one after the other, and where those of each end."""

@@ -16,7 +16,6 @@ import numpy as np
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Common, Tokenizer, token_table
 from fromzero.tokenizer.normalize import WHITE_SPACE
-from fromzero.tokenizer.text import check_unicode
 from fromzero.tokenizer.word import UNKNOWN, check_unknown
 
 SPACE = "\u2581"  # stands for a blank in pieces
@@ -25,7 +24,6 @@ UNKNOWN_PENALTY = 10.0  # below the least likely piece, as in SentencePiece
 BYTES = [(f"<0x{byte:02X}>", 0.0) for byte in range(256)]
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
-_PARTS = re.compile(f"{SPACE}?[^{SPACE}]+|{SPACE}")
 _WORDS = re.compile(f"[^{WHITE_SPACE}]+")
 
 
@@ -118,58 +116,28 @@ class UnigramTokenizer(Tokenizer):
             for byte_or_id in ([i] if known else [self._bytes[byte] for byte in text[start:stop].encode()])
         ]
 
-    def sample(self, text: str, alpha: float, generator: np.random.Generator) -> list[int]:
-        """Ids of one of all ways to cut a text, drawn by its probability to the power of alpha.
 
-        Subword regularisation (Kudo 2018): a model sees words cut in many ways. Raises UserError for a lone surrogate.
-        """
-        check_unicode(text)
-        text = self._normal(text)
-        text = self.metaspace(text) if self.metaspace else text
-        pieces = {self.pieces[i][0]: (float(score), int(i)) for i, score in zip(self._ids, self._scores, strict=False)}
-        scores = {piece: score * alpha for piece, (score, _) in pieces.items()}
-        ids: list[int] = []
-        for part in _PARTS.findall(text) if self._barrier >= 0 else [text]:
-            for piece in segment(part, scores, float(self._unknown_score) * alpha, generator):
-                unknown = [self._bytes[byte] for byte in piece.encode()] if self._bytes else [int(self._ids[-1])]
-                ids += [pieces[piece][1]] if piece in pieces else unknown
-        return ids
+def segment(text: str, scores: Mapping[str, float], unknown: float) -> list[str]:
+    """The best way to cut a text into pieces: the plain form of the kernel `best_path`.
 
-
-def segment(
-    text: str, scores: Mapping[str, float], unknown: float, generator: np.random.Generator | None = None
-) -> list[str]:
-    """The best way to cut a text into pieces; or, with a generator, one drawn by its probability.
-
-    The plain form of the kernel `best_path`. unknown: the score of a character that is no piece; a run of them
-    becomes one piece.
+    unknown: the score of a character that is no piece; a run of them becomes one piece.
     """
     longest = max(map(len, scores), default=1)
-    value = [0.0]  # by place: of the best path to it, or of all paths together
-    arriving: list[list[tuple[float, int]]] = [[]]  # by place: value and beginning of each piece that ends there
+    best = [(0.0, 0)]  # by place: the score of the best path to it, and where its last piece begins
     for stop in range(1, len(text) + 1):
         starts = range(max(0, stop - longest), stop)
-        edges = [(value[start] + scores[text[start:stop]], start) for start in starts if text[start:stop] in scores]
+        paths = [(best[start][0] + scores[text[start:stop]], start) for start in starts if text[start:stop] in scores]
         if text[stop - 1] not in scores:
-            edges.append((value[stop - 1] + unknown, stop - 1))
-        best = max(edge[0] for edge in edges)
-        value.append(best if generator is None else best + math.log(sum(math.exp(v - best) for v, _ in edges)))
-        arriving.append(edges)
+            paths.append((best[stop - 1][0] + unknown, stop - 1))
+        best.append(max(paths, key=lambda path: path[0]))
     pieces: list[str] = []
     stop = len(text)
     while stop:
-        edges = arriving[stop]
-        shares = [math.exp(edge_value - value[stop]) for edge_value, _ in edges]
-        chosen = max(edges, key=lambda edge: edge[0])[1] if generator is None else _draw(edges, shares, generator)
-        joins = pieces and text[chosen:stop] not in scores and pieces[-1] not in scores
-        pieces.append(text[chosen:stop] + (pieces.pop() if joins else ""))
-        stop = chosen
+        start = best[stop][1]
+        joins = pieces and text[start:stop] not in scores and pieces[-1] not in scores
+        pieces.append(text[start:stop] + (pieces.pop() if joins else ""))
+        stop = start
     return pieces[::-1]
-
-
-def _draw(edges: Sequence[tuple[float, int]], shares: Sequence[float], generator: np.random.Generator) -> int:
-    limits = np.cumsum(shares)
-    return edges[min(int(np.searchsorted(limits, generator.random() * limits[-1], "right")), len(edges) - 1)][1]
 
 
 def _codes(text: str) -> Any:
