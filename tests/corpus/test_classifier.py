@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromzero.corpus.classifier import LOW_SCORE, Classifier, ClassifierConfig, measure, split, train_classifier
+from fromzero.corpus.classifier import Classifier, ClassifierConfig, measure, split, train_classifier
+from fromzero.corpus.document import LOW_SCORE
 from fromzero.errors import UserError
 
 
@@ -101,7 +102,7 @@ def test_it_learns_and_is_kept(tmp_path: Path) -> None:
         assert np.mean([classifier.score(text) for text in made_up("bad", 40, seed)]) < 0.2
     kept = [classifier.judge(json.loads(line)["text"]) is None for line in pool.read_text("utf-8").splitlines()]
     assert np.mean(kept) == pytest.approx(0.25, abs=0.01)
-    assert classifier.judge(made_up("bad", 1, 9)[0]) == LOW_SCORE
+    assert str(classifier.judge(made_up("bad", 1, 9)[0])).startswith(f"{LOW_SCORE}: below ")
     assert 0 <= classifier.score("") <= 1
     again = train_classifier(ClassifierConfig((good,), (bad,), tmp_path / "again", (pool,), 0.25, 0.2, bits=14))
     assert again.digest == made.digest

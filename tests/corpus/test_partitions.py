@@ -1,6 +1,7 @@
 """Files in groups: what is finished stays finished, and who read which group can't be seen in the corpus."""
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from fromzero.corpus.files import SourceFile
 from fromzero.corpus.masking import Masking
 from fromzero.corpus.near_duplicates import MinHash
 from fromzero.corpus.partitions import Partition, partition, read_one
+from fromzero.corpus.screening import Screening
 from fromzero.corpus.storing import ShardWriter
 from fromzero.corpus.worker import WorkSettings
 
@@ -99,9 +101,7 @@ def test_a_killed_build_goes_on_from_its_partitions(
     before = finished(output)
     kept: dict[str, int] = {}
     monkeypatch.setattr(partitions, "AT_LEAST", 2000)
-    monkeypatch.setattr(
-        pipeline, "_deduplicate", lambda *a, f=pipeline._deduplicate: kept.update(finished(output)) or f(*a)
-    )
+    monkeypatch.setattr(pipeline, "_distinct", lambda *a, f=pipeline._distinct: kept.update(finished(output)) or f(*a))
     assert build_corpus(settings(output=output)).digest == expected.digest
     assert before.items() <= kept.items()
     assert len(kept) > len(before)
@@ -141,7 +141,8 @@ def test_a_full_disk_ends_the_build_with_a_sentence(
     monkeypatch.setattr(ShardWriter, "write", full)
     file = SourceFile(documents / "000.txt", "in/000.txt", "text", 100)
     part = Partition(tmp_path / "work" / "00000", (file,))
-    common = {"settings": to_plain(WorkSettings.of(settings())), "near_duplicates": None}
+    screening = [json.dumps(to_plain(Screening())), ""]
+    common = {"settings": to_plain(WorkSettings.of(settings())), "screening": screening, "near_duplicates": None}
     item = {"partition": to_plain(part), **common}
     assert "make room and run it again" in json.loads(read_one(json.dumps(item)))["error"]
     assert not part.folder.exists()
@@ -163,7 +164,10 @@ def test_of_nearly_equal_texts_the_longest_is_kept(
     monkeypatch.setattr(partitions, "AT_LEAST", 1)
     corpus = build_corpus(settings(near_duplicates=MinHash()))
     rows = pyarrow.parquet.read_table(corpus.path / "rejected").to_pylist()
-    assert {row["source"]: row["reason"] for row in rows} == dict.fromkeys(("in/a.txt", "in/d.txt"), "near duplicate")
+    sides = (read_corpus(corpus.path, "train"), read_corpus(corpus.path, "validation"))
+    (kept,) = (d.id for d in itertools.chain(*sides) if d.source == "in/b.txt")
+    reason = f"near duplicate: of {kept}"
+    assert {row["source"]: row["reason"] for row in rows} == {"in/a.txt": reason, "in/d.txt": reason}
     assert corpus.summary["documents"]["kept"] == 2
     monkeypatch.setattr(partitions, "AT_LEAST", 10**9)
     whole = build_corpus(settings(near_duplicates=MinHash(), output=tmp_path / "whole"))

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from fromzero.artifact import Artifact, build, open_artifact, write_json
+from fromzero.corpus.document import LOW_SCORE
 from fromzero.corpus.examples import digest_examples, held_out, read_examples
 from fromzero.corpus.shingles import words_of
 from fromzero.errors import UserError
 
 VERSION = 1
 WEIGHTS, SETTINGS = "weights.safetensors", "classifier.json"
-LOW_SCORE = "low score of the classifier"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +90,9 @@ class Classifier:
         return _sigmoid(self.bias + total * self._scale(len(tokens)))
 
     def judge(self, text: str) -> str | None:
-        """LOW_SCORE below the threshold, None to keep."""
-        return LOW_SCORE if self.score(text) < self.threshold else None
+        """LOW_SCORE and the score below the threshold, None to keep."""
+        score = self.score(text)
+        return f"{LOW_SCORE}: below {self.threshold:.4g}, found {score:.4g}" if score < self.threshold else None
 
     def learn(self, tokens: NDArray[np.uint64], squares: NDArray[np.float32], target: float, rate: float) -> None:
         """A step towards the target, 0 or 1. The bias has the last of the squares."""

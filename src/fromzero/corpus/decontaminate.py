@@ -7,6 +7,7 @@ both make is a small share of the item.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,20 @@ from fromzero.errors import UserError
 
 COMMON = 10
 """A run of words that more items have is ignored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decontamination:
+    """Which documents hold items of evaluation sets."""
+
+    sets: Mapping[str, Path]
+    """Name -> file of items: .jsonl (all strings of a line are the item) or .txt (a line is one); both also as .gz."""
+    words: int = 13
+    """Words in a run (characters in scripts without blanks) that a document and an item have to share."""
+    least_words: int = 8
+    """Items with fewer words than a run are looked for whole if they have so many; others can't be checked."""
+    share: float = 0.2
+    """Documents that have at least this share of an item's runs are dropped; those with less are listed only."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,8 +47,16 @@ SYMBOLS = "too many symbols"
 LISTS = "lists and scraps rather than sentences"
 FEW_STOP_WORDS = "too few stop words"
 PLACEHOLDERS = "placeholders or code"
+OTHER_LANGUAGE = "other language"
+LISTED_DOMAIN = "domain on a list"
+LISTED_ADDRESS = "address on a list"
+LISTED_WORDS = "words on a list"
+LOW_SCORE = "low score of the classifier"
+HIGH_PERPLEXITY = "high perplexity"
+CONTAMINATED = "holds an evaluation item"
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near duplicate"
+REPEATS = "repeats of passages"
 
 # Reason -> the setting that decides it, for messages that tell what to change.
 REASONS: dict[str, str] = {
@@ -73,8 +81,14 @@ REASONS: dict[str, str] = {
     REPEATED_LINES: "filters.max_repeated_lines",
     REPEATED_TEXT: "filters.min_compressed",
     **dict.fromkeys((TOO_LONG, SYMBOLS, LISTS, FEW_STOP_WORDS, PLACEHOLDERS), "filters.profile and filters.limits"),
+    OTHER_LANGUAGE: "keep_languages",
+    **dict.fromkeys((LISTED_DOMAIN, LISTED_ADDRESS, LISTED_WORDS), "lists"),
+    LOW_SCORE: "classifiers",
+    HIGH_PERPLEXITY: "ngrams",
+    CONTAMINATED: "decontaminate.share",
     DUPLICATE: "",
     NEAR_DUPLICATE: "near_duplicates",
+    REPEATS: "repeats",
 }
 
 

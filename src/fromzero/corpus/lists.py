@@ -12,11 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fromzero.corpus.document import LISTED_ADDRESS, LISTED_DOMAIN, LISTED_WORDS
 from fromzero.errors import UserError
 
-LISTED_DOMAIN = "domain on a list"
-LISTED_ADDRESS = "address on a list"
-LISTED_WORDS = "words on a list"
 MAX_LIST_BYTES = 64_000_000
 ANY = "any"
 

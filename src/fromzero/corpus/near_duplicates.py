@@ -108,14 +108,15 @@ def _read_band(paths: Sequence[Path], band: int, settings: MinHash, order: NDArr
     return hashes[order]
 
 
-def preference(ids: Sequence[str], scores: ArrayLike) -> NDArray[np.int64]:
+def preference(ids: Sequence[str] | NDArray[np.bytes_], scores: ArrayLike) -> NDArray[np.int64]:
     """The rank of each text, 0 for the one to keep before all others: the greatest score, then the smallest id.
 
     scores: say, lengths (of near duplicates the longest has lost least), or what a classifier says of their quality.
     """
-    names = np.array([name.encode("utf-8", "surrogatepass") for name in ids], np.bytes_)
-    ranks = np.empty(len(names), np.int64)
-    ranks[np.lexsort((names, -np.asarray(scores, float)))] = np.arange(len(names))
+    if not isinstance(ids, np.ndarray):
+        ids = np.array([name.encode("utf-8", "surrogatepass") for name in ids], np.bytes_)
+    ranks = np.empty(len(ids), np.int64)
+    ranks[np.lexsort((ids, -np.asarray(scores, float)))] = np.arange(len(ids))
     return ranks
 
 

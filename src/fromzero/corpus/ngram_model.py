@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from fromzero.artifact import Artifact, build, open_artifact, write_json
+from fromzero.corpus.document import HIGH_PERPLEXITY
 from fromzero.corpus.examples import digest_examples, held_out, read_examples
 from fromzero.errors import UserError
 
 VERSION = 1
 WEIGHTS, SETTINGS = "ngrams.safetensors", "ngrams.json"
 MAX_ORDER = 16
-HIGH_PERPLEXITY = "high perplexity"
 Bucket = Literal["low", "middle", "high"]
 _FACTOR = np.uint64(0xC2B2AE3D27D4EB4F)  # of windows, as in kernels.ngrams
 _PRUNED = 3  # from this size on, n-grams that are seen once are left out: they are most of the table, and say least
@@ -91,8 +91,9 @@ class NgramModel:
         return "low" if found <= self.cutoffs[0] else "middle" if found <= self.cutoffs[1] else "high"
 
     def judge(self, text: str) -> str | None:
-        """HIGH_PERPLEXITY for the bucket 'high', None to keep."""
-        return HIGH_PERPLEXITY if self.bucket(text) == "high" else None
+        """HIGH_PERPLEXITY and the perplexity for the bucket 'high', None to keep."""
+        found = self.perplexity(text)
+        return f"{HIGH_PERPLEXITY}: above {self.cutoffs[1]:.4g}, found {found:.4g}" if found > self.cutoffs[1] else None
 
 
 def train_ngrams(config: NgramConfig) -> Artifact:

@@ -7,22 +7,22 @@ partition is finished when its folder has its final name; a build that was kille
 import contextlib
 import dataclasses
 import errno
-import hashlib
+import functools
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import to_plain, write_json
+from fromzero.artifact import digest_of, to_plain
 from fromzero.console import Reporter
 from fromzero.corpus import engine
 from fromzero.corpus.counting import Counts
+from fromzero.corpus.drafts import SIGNATURES, drafted
 from fromzero.corpus.files import SourceFile
 from fromzero.corpus.near_duplicates import MinHash, write_signatures
 from fromzero.corpus.pool import Parser, release
-from fromzero.corpus.storing import Columns, DocumentWriter, ShardWriter, read_rows
+from fromzero.corpus.screening import Screen, Screening
+from fromzero.corpus.storing import read_rows
 from fromzero.corpus.worker import WorkSettings
 from fromzero.errors import UserError
 
@@ -30,9 +30,6 @@ AT_LEAST, AT_MOST, ABOUT = 1_000_000, 256_000_000, 64
 """Bytes of files in a partition, and how many partitions there are between these bounds."""
 ATTEMPTS = 3
 """How often all workers may die one after the other without finishing a partition before a build gives up."""
-SIGNATURES = "signatures.npz"
-KEPT_COLUMNS: Columns = {**DocumentWriter.COLUMNS, "kind": "string"}
-REJECTED_COLUMNS: Columns = dict.fromkeys(("id", "source", "reason", "text"), "string")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +37,7 @@ class Partition:
     """Files that are read together, and the folder for what comes of them."""
 
     folder: Path
-    """`kept-*.parquet` (KEPT_COLUMNS), `rejected-*.parquet` (REJECTED_COLUMNS), `counts.json`, and
-    SIGNATURES of the kept documents where near duplicates are looked for."""
+    """A draft (`drafts`), with SIGNATURES of the kept documents where near duplicates are looked for."""
     files: tuple[SourceFile, ...]
 
     @property
@@ -67,6 +63,7 @@ def partition(files: Sequence[SourceFile], folder: Path) -> list[Partition]:
 def read_all(
     partitions: Sequence[Partition],
     settings: WorkSettings,
+    screening: Screening,
     near: MinHash | None,
     runner: engine.Runner,
     address: str,
@@ -77,7 +74,11 @@ def read_all(
     missing, attempts, why = _unfinished(partitions), 0, ""
     done = sum(p.bytes for p in partitions) - sum(p.bytes for p in missing)
     while missing:
-        common = {"settings": to_plain(settings), "near_duplicates": to_plain(near)}
+        common = {
+            "settings": to_plain(settings),
+            "screening": [json.dumps(to_plain(screening)), digest_of(screening.digests())],
+            "near_duplicates": to_plain(near),
+        }
         items = [json.dumps({"partition": to_plain(p), **common}) for p in missing]
         try:
             with contextlib.closing(engine.run(read_one, items, runner, address, workers)) as results:
@@ -105,7 +106,7 @@ def read_one(item: str) -> str:
     part = Partition(Path(plain["partition"]["folder"]), files)
     try:
         near = plain["near_duplicates"] and MinHash(**plain["near_duplicates"])
-        _read(part, WorkSettings.from_plain(plain["settings"]), near)
+        _read(part, WorkSettings.from_plain(plain["settings"]), _screen(*plain["screening"]), near)
     except UserError as error:
         return json.dumps({"error": str(error)})
     except OSError as error:
@@ -117,29 +118,29 @@ def read_one(item: str) -> str:
     return json.dumps({"bytes": part.bytes})
 
 
-def _read(part: Partition, settings: WorkSettings, near: MinHash | None) -> None:
-    """Read into a folder of this process, and give it its name when all is there."""
-    draft = part.folder.with_name(f"{part.folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    counts = Counts()
-    with (
-        ShardWriter(draft, "kept", KEPT_COLUMNS) as kept,
-        ShardWriter(draft, "rejected", REJECTED_COLUMNS) as rejected,
-    ):
-        for file, answer in _answers(part.files, settings, counts):
-            size = len((answer.get("text") or "").encode())
-            if answer["reason"] is not None:
-                counts.reject(answer["reason"], size)
-                rejected.write(rejected_row(file.source, answer), size)
-            else:
-                columns = {key: answer[key] for key in ("id", "text", "url", "language")}
-                meta = sorted(answer["meta"].items())
-                counts.masked.update(answer["masked"])
-                kept.write(columns | {"source": file.source, "meta": meta, "kind": file.kind}, size)
-    if near:
-        write_signatures((row["text"] for row in read_rows(draft, "kept")), draft / SIGNATURES, near)
-    write_json(draft / "counts.json", counts.plain())
-    draft.rename(part.folder)
+@functools.lru_cache(1)
+def _screen(plain: str, contents: str) -> Screen:
+    """Loaded once in a process, and again for other `contents` of the files."""
+    return Screen(Screening.from_plain(json.loads(plain)))
+
+
+def _read(part: Partition, settings: WorkSettings, screen: Screen, near: MinHash | None) -> None:
+    with drafted(part.folder) as draft:
+        for file, answer in _answers(part.files, settings, draft.counts):
+            reason = answer["reason"]
+            if reason is None:
+                reason, matches = screen.judge(*(answer[key] for key in ("id", "url", "text", "language")))
+                draft.matches += matches
+            if reason is not None:
+                draft.reject(reason, file.source, answer.get("id"), answer.get("text"))
+                continue
+            columns = {key: answer[key] for key in ("id", "text", "url", "language")}
+            draft.counts.masked.update(answer["masked"])
+            meta = sorted(answer["meta"].items())
+            draft.keep(columns | {"source": file.source, "meta": meta, "kind": file.kind})
+        if near:
+            draft.kept.finish()
+            write_signatures((row["text"] for row in read_rows(draft.folder, "kept")), draft.folder / SIGNATURES, near)
 
 
 def _answers(
@@ -156,17 +157,6 @@ def _answers(
             readable = readable or "text" in answer
             counts.cut += answer.get("meta", {}).get("part") == "1"
             yield file, answer
-
-
-def rejected_row(source: str, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of REJECTED_COLUMNS."""
-    name = f"{source}: {answer['reason']}"
-    return {
-        "id": answer.get("id") or hashlib.sha256(name.encode()).hexdigest()[:32],
-        "source": source,
-        "reason": answer["reason"],
-        "text": answer.get("text"),
-    }
 
 
 def _unfinished(partitions: Sequence[Partition]) -> list[Partition]:

@@ -1,10 +1,12 @@
 """`build_corpus`: the whole stage, in the order in which it happens.
 
-walk the inputs -> partitions -> the engine reads each: children parse, normalise, cut, judge and mask -> duplicates,
-exact and near, over all -> split -> shards
+walk the inputs -> partitions -> the engine reads each: children parse, normalise, cut, judge and mask, the screens look
+at what is left -> duplicates, exact and near, over all -> repeats inside of documents -> split -> shards
 """
 
 import contextlib
+import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,17 +18,21 @@ from numpy.typing import NDArray
 from fromzero.artifact import Artifact, build, write_json
 from fromzero.console import progress
 from fromzero.corpus.counting import Counts, Tally
+from fromzero.corpus.decontaminate import Decontamination, Match
 from fromzero.corpus.document import DUPLICATE, NEAR_DUPLICATE, REASONS, Document
+from fromzero.corpus.drafts import COUNTS, MATCHES, SIGNATURES, Known, rejected_row, rejected_writer
 from fromzero.corpus.files import Found, clear, digest_inputs, find_files
 from fromzero.corpus.near_duplicates import MinHash, find_near_duplicates, preference
-from fromzero.corpus.partitions import REJECTED_COLUMNS, SIGNATURES, Partition, partition, read_all, rejected_row
+from fromzero.corpus.partitions import partition, read_all
+from fromzero.corpus.repeats import cut_repeats
+from fromzero.corpus.screening import Screening, evaluation_index
 from fromzero.corpus.settings import CorpusConfig
 from fromzero.corpus.splitting import hold_out, split_at, tail_position
 from fromzero.corpus.storing import DocumentWriter, ShardWriter, read_rows
 from fromzero.corpus.worker import WorkSettings
 from fromzero.errors import UserError
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same settings would give another corpus."""
 WORK = "partitions"
 """What each partition gave, until the corpus is finished: an interrupted build goes on from there."""
@@ -45,7 +51,7 @@ def build_corpus(config: CorpusConfig) -> Artifact:
         config.output,
         "corpus",
         config,
-        digest_inputs(config.inputs, found),
+        digest_inputs(config.inputs, found) | Screening.of(config).digests(),
         lambda folder: _make(folder, found, config),
         version=VERSION,
         ignore=("inputs", "output", "workers", "engine", "engine_address"),
@@ -55,100 +61,121 @@ def build_corpus(config: CorpusConfig) -> Artifact:
 
 def _make(folder: Path, found: Found, config: CorpusConfig) -> Mapping[str, Any]:
     parts = partition(found.files, folder / WORK)
+    work, screening = WorkSettings.of(config), Screening.of(config)
     with progress("reading documents", found.bytes, "B") as report:
-        settings = WorkSettings.of(config)
-        read_all(parts, settings, config.near_duplicates, config.engine, config.engine_address, config.workers, report)
+        engine = config.engine, config.engine_address, config.workers
+        read_all(parts, work, screening, config.near_duplicates, *engine, report)
     clear(folder, WORK)
-    counts = Counts(found.passed_over)
-    for part in parts:
-        counts.add(json.loads((part.folder / "counts.json").read_text()))
-    kept, characters = _deduplicate(folder, parts, config.near_duplicates, counts)
-    if not kept:
+    counts, folders = Counts(found.passed_over), [part.folder for part in parts]
+    with rejected_writer(folder / "rejected") as rejected:
+        chosen = _without_repeats(_distinct(folders, config.near_duplicates), config, folder / WORK, counts, rejected)
+        _take_over(folders, counts, rejected)
+    if not chosen.keep.any():
         raise UserError(_nothing_kept(folder, config, counts))
-    summary = _write_sides(folder, config, counts, parts, kept, characters)
-    write_json(folder / "counts.json", summary)
+    summary = _write_sides(folder, config, counts, chosen)
+    if screening.decontaminate:
+        summary["decontamination"] = _list_matches(folder, folders, screening.decontaminate)
+    write_json(folder / COUNTS, summary)
     return summary
 
 
-def _deduplicate(
-    folder: Path, parts: Sequence[Partition], near: MinHash | None, counts: Counts
-) -> tuple[dict[str, int], int]:
+@dataclasses.dataclass(frozen=True)
+class _Chosen:
+    """Documents of drafts, and which of them are kept."""
+
+    folders: Sequence[Path]
+    known: Known
+    keep: NDArray[np.bool_]
+
+    def rows(self, kept: bool = True) -> Iterator[dict[str, Any]]:
+        """Those that are kept, or those that are not, in the order of the files."""
+        rows = itertools.chain.from_iterable(read_rows(folder, "kept") for folder in self.folders)
+        return itertools.compress(rows, self.keep if kept else ~self.keep)
+
+
+def _distinct(folders: Sequence[Path], near: MinHash | None) -> tuple[_Chosen, NDArray[np.int64]]:
     """Of equal texts the first is kept, of nearly equal ones the longest, and of those the one with the smallest id.
 
-    Writes what was rejected; returns id -> bytes of the others, and characters.
+    Also, for each document, the number of the one that is kept instead of it, which is often its own.
     """
-    better = _better(parts, near) if near else None
-    kept: dict[str, int] = {}
-    seen: set[str] = set()
-    characters = number = 0
-    with ShardWriter(folder / "rejected", "rejected", REJECTED_COLUMNS) as rejected:
-        for part in parts:
-            for row in read_rows(part.folder, "rejected"):
-                rejected.write(row, len((row["text"] or "").encode()))
-            for row in read_rows(part.folder, "kept"):
-                size = len(row["text"].encode())
-                near_one = better is not None and better[number] != number
-                reason = DUPLICATE if row["id"] in seen else NEAR_DUPLICATE if near_one else None
-                seen.add(row["id"])
-                number += 1
-                if reason:
-                    counts.reject(reason, size)
-                    rejected.write(rejected_row(row["source"], row | {"reason": reason}), size)
-                    continue
-                kept[row["id"]] = size
-                characters += len(row["text"])
-                counts.keep(row["kind"], row["language"], size)
-    return kept, characters
+    known = Known.of(folders)
+    _, first, which = np.unique(known.ids, return_index=True, return_inverse=True)
+    better = first[which]
+    if near:
+        ranks = preference(known.ids, known.characters)
+        nearest = find_near_duplicates([folder / SIGNATURES for folder in folders], near, ranks)
+        better = np.where(nearest == np.arange(len(nearest)), better, first[which[nearest]])
+    return _Chosen(folders, known, better == np.arange(len(better))), better
 
 
-def _better(parts: Sequence[Partition], near: MinHash) -> NDArray[np.int64]:
-    """For each document the number of the one that is kept of those it is nearly the same as, often its own."""
-    rows = [(row["id"], len(row["text"])) for part in parts for row in read_rows(part.folder, "kept")]
-    ranks = preference([name for name, _ in rows], [length for _, length in rows])
-    return find_near_duplicates([part.folder / SIGNATURES for part in parts], near, ranks)
+def _without_repeats(
+    found: tuple[_Chosen, NDArray[np.int64]], config: CorpusConfig, work: Path, counts: Counts, rejected: ShardWriter
+) -> _Chosen:
+    """Write the duplicates to what is rejected; what is kept, without the repeats that the settings name."""
+    chosen, better = found
+    ids = chosen.known.ids
+    others = np.flatnonzero(~chosen.keep)
+    for number, row in zip(others.tolist(), chosen.rows(kept=False), strict=True):
+        kept = ids[better[number]].decode()
+        reason = DUPLICATE if kept == row["id"] else f"{NEAR_DUPLICATE}: of {kept}"
+        counts.reject(reason, int(chosen.known.bytes[number]))
+        rejected.write(rejected_row(reason, row["source"], row["id"], row["text"]), int(chosen.known.bytes[number]))
+    for unit in config.repeats:
+        folder = work / f"without-{unit}s"
+        if not folder.exists():
+            cut_repeats(chosen.rows, unit, config.passage_bytes, config.filters, folder)
+        _take_over([folder], counts, rejected)
+        known = Known.of([folder])
+        chosen = _Chosen([folder], known, np.ones(len(known.ids), bool))
+    return chosen
 
 
-def _write_sides(
-    folder: Path,
-    config: CorpusConfig,
-    counts: Counts,
-    parts: Sequence[Partition],
-    kept: Mapping[str, int],
-    characters: int,
-) -> dict[str, Any]:
-    """Second pass: the documents go to the train or the validation shards."""
+def _take_over(folders: Sequence[Path], counts: Counts, rejected: ShardWriter) -> None:
+    """Add what drafts counted and rejected."""
+    for folder in folders:
+        counts.add(json.loads((folder / COUNTS).read_text()))
+        for row in read_rows(folder, "rejected"):
+            rejected.write(row, len((row["text"] or "").encode()))
+
+
+def _list_matches(folder: Path, drafts: Sequence[Path], settings: Decontamination) -> Mapping[str, Any]:
+    """Write all documents that touch evaluation items, and sum them up by set."""
+    with (folder / MATCHES).open("w", encoding="utf-8") as file:
+        for draft in drafts:
+            file.write((draft / MATCHES).read_text("utf-8"))
+    with (folder / MATCHES).open(encoding="utf-8") as file:
+        return evaluation_index(settings).summary(Match(**json.loads(line)) for line in file)
+
+
+def _write_sides(folder: Path, config: CorpusConfig, counts: Counts, chosen: _Chosen) -> dict[str, Any]:
+    """The documents go to the train or the validation shards."""
     with DocumentWriter(folder, "train") as train, DocumentWriter(folder, "validation") as validation:
         writers = {"train": train, "validation": validation}
-        for side, document in _sides(_documents(parts, kept), config, kept, characters):
+        for side, document in _sides(_documents(chosen, counts), config, chosen):
             writers[side].write(document)
     tallies = {side: Tally(writer.documents, writer.bytes) for side, writer in writers.items()}
-    halved = train.documents + validation.documents - len(kept)
+    halved = train.documents + validation.documents - int(chosen.keep.sum())
     return counts.summary(tallies, {side: writer.characters for side, writer in writers.items()}, halved)
 
 
-def _documents(parts: Sequence[Partition], kept: Mapping[str, int]) -> Iterator[Document]:
-    """Each text once, in the order of the files."""
-    seen: set[str] = set()
-    for part in parts:
-        for row in read_rows(part.folder, "kept"):
-            if row["id"] in kept and row["id"] not in seen:
-                seen.add(row["id"])
-                del row["kind"]
-                yield Document(**row | {"meta": dict(row["meta"])})
+def _documents(chosen: _Chosen, counts: Counts) -> Iterator[Document]:
+    """What is kept, counted on the way."""
+    for row in chosen.rows():
+        counts.keep(row.pop("kind"), row["language"], len(row["text"].encode()))
+        yield Document(**row | {"meta": dict(row["meta"])})
 
 
-def _sides(
-    documents: Iterator[Document], config: CorpusConfig, kept: Mapping[str, int], characters: int
-) -> Iterator[tuple[str, Document]]:
-    if config.split == "random" and len(kept) > 1:
-        held = hold_out(list(kept.items()), config.validation, config.validation_max_bytes, config.seed)
-        for document in documents:
-            yield ("validation" if document.id in held else "train"), document
-    elif len(kept) > 1 or characters >= MIN_DIVISIBLE:
-        yield from split_at(documents, tail_position(characters, config.validation))
+def _sides(documents: Iterator[Document], config: CorpusConfig, chosen: _Chosen) -> Iterator[tuple[str, Document]]:
+    ids, sizes = chosen.known.ids[chosen.keep], chosen.known.bytes[chosen.keep]
+    total = int(chosen.known.characters[chosen.keep].sum())
+    if config.split == "random" and len(ids) > 1:
+        held = hold_out(ids, sizes, config.validation, config.validation_max_bytes, config.seed)
+        yield from (("validation" if out else "train", document) for out, document in zip(held, documents, strict=True))
+    elif len(ids) > 1 or total >= MIN_DIVISIBLE:
+        yield from split_at(documents, tail_position(total, config.validation))
     else:
         raise UserError(
-            f"only one document is left, of {characters} characters; training and validation need at least two, or one "
+            f"only one document is left, of {total} characters; training and validation need at least two, or one "
             f"of {MIN_DIVISIBLE} characters: add documents to {_inputs(config)}, or loosen the filters"
         )
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from fromzero.corpus.decontaminate import Decontamination
+from fromzero.corpus.lists import Lists
 from fromzero.corpus.masking import Masking
 from fromzero.corpus.near_duplicates import MinHash
 from fromzero.corpus.rules import RULES
@@ -123,11 +125,26 @@ class CorpusConfig:
     """What one file may cost."""
     filters: Filters = Filters()
     """Thresholds of the quality filters."""
+    keep_languages: tuple[str, ...] = ()
+    """Languages to keep, in two letters, as in [en, zh]; empty for all."""
+    lists: Lists | None = None
+    """Domains, addresses and words of documents to drop, in files of yours."""
+    classifiers: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    """Language, or any -> classifier that judges the texts in it, as `corpus train-classifier` makes it."""
+    ngrams: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    """Language, or any -> model, as `corpus train-ngrams` makes it, whose bucket of high perplexity is dropped."""
+    decontaminate: Decontamination | None = None
+    """Evaluation sets: documents that hold an item are dropped, and all that touch one are listed."""
     masking: Masking | None = None
     """What stands in the place of personal data: `masking: {}` puts [email], [phone] ...; null leaves it as it is."""
     near_duplicates: MinHash | None = None
     """How texts that are nearly the same are found, of which the longest is kept: `near_duplicates: {}` takes the
     values that are usual; null keeps them all but exact copies."""
+    repeats: tuple[Literal["paragraph", "line", "passage"], ...] = ()
+    """What is cut out of a document when another has it: paragraphs or lines that are not short, or passages, whatever
+    lines they are in."""
+    passage_bytes: int = 200
+    """Least length of such a passage, in bytes. 200 are about 50 tokens of English."""
 
     def __post_init__(self) -> None:
         if not self.inputs:
@@ -140,3 +157,5 @@ class CorpusConfig:
             raise UserError(f"validation_max_bytes is {self.validation_max_bytes}; it takes a number above 0")
         if self.cut_characters is not None and self.cut_characters < 100:
             raise UserError(f"cut_characters is {self.cut_characters}; it takes at least 100, or null for never")
+        if self.passage_bytes < 16:
+            raise UserError(f"passage_bytes is {self.passage_bytes}; it takes at least 16")

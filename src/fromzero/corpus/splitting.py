@@ -3,29 +3,32 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fromzero.corpus.document import Document, text_digest
 
 
-def hold_out(sizes: Sequence[tuple[str, int]], share: float, most: int, seed: int) -> set[str]:
-    """The ids of the documents to hold out: those whose hash with the seed comes first, up to a share of all bytes.
+def hold_out(
+    ids: NDArray[np.bytes_], sizes: NDArray[np.int64], share: float, most: int, seed: int
+) -> NDArray[np.bool_]:
+    """Which documents to hold out: those whose hash with the seed comes first, up to a share of all bytes.
 
-    sizes: id and bytes of each document. most: the largest part to hold out, in bytes. The choice does not depend on
+    ids and sizes in bytes of each document. most: the largest part to hold out, in bytes. The choice does not depend on
     the order of the documents. At least one is held out and at least one is not. Raises ValueError for fewer than two.
     """
-    if len(sizes) < 2:
+    if len(ids) < 2:
         raise ValueError("a held-out part needs two documents")
-    wanted = min(share * sum(size for _, size in sizes), most)
-    ranked = sorted(sizes, key=lambda item: hashlib.sha256(f"{seed}:{item[0]}".encode()).digest())
-    chosen: set[str] = set()
-    total = 0
-    for name, size in ranked[:-1]:
-        if chosen and total + size / 2 > wanted:  # stop where more would be farther from what is wanted
-            break
-        chosen.add(name)
-        total += size
-    return chosen
+    wanted = min(share * int(sizes.sum()), most)
+    hashes = [hashlib.sha256(b"%d:%b" % (seed, name)).digest()[:8] for name in ids]
+    order = np.argsort(np.frombuffer(b"".join(hashes), ">u8"))[:-1]
+    # It ends where more would be farther from what is wanted.
+    enough = np.flatnonzero(np.cumsum(sizes[order]) - sizes[order] / 2 > wanted)
+    held = np.zeros(len(ids), bool)
+    held[order[: max(1, enough[0]) if len(enough) else len(order)]] = True
+    return held
 
 
 def split_at(documents: Iterable[Document], position: int) -> Iterator[tuple[str, Document]]:

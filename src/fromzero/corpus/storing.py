@@ -40,8 +40,12 @@ class ShardWriter:
     ) -> None:
         if kind is None:
             self._flush()
-        if self.file is not None:
-            self.file.close()
+        self._close()
+
+    def finish(self) -> None:
+        """Write what is left; the shards can be read from now on."""
+        self._flush()
+        self._close()
 
     def write(self, row: dict[str, Any], size: int) -> None:
         """Add a row of about `size` bytes."""
@@ -50,6 +54,10 @@ class ShardWriter:
         if self.group_bytes >= GROUP_BYTES or len(self.rows) >= GROUP_ROWS:
             self._flush()
         if self.shard_bytes >= SHARD_BYTES:
+            self._close()
+
+    def _close(self) -> None:
+        if self.file is not None:
             self.file.close()
             self.file, self.shard, self.shard_bytes = None, self.shard + 1, 0
 
