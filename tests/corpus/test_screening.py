@@ -72,10 +72,9 @@ def test_lists(settings: Settings, tmp_path: Path) -> None:
 def test_models_by_language(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "good.txt").write_text("\n".join(f"Part {n}. {shuffled(ENGLISH, 60, n)}" for n in range(60)))
     (tmp_path / "bad.txt").write_text("\n".join(shuffled(SPAM, 60, n) for n in range(60)))
-    made = train_classifier(
-        ClassifierConfig((tmp_path / "good.txt",), (tmp_path / "bad.txt",), tmp_path / "classifier", keep=0.01, held_out=0.3, bits=12)
-    )
-    model = train_ngrams(NgramConfig((tmp_path / "good.txt",), tmp_path / "ngrams", cutoffs=(0.5, 1.0), order=3))
+    examples = ((tmp_path / "good.txt",), (tmp_path / "bad.txt",))
+    made = train_classifier(ClassifierConfig(*examples, tmp_path / "classifier", keep=0.01, held_out=0.3, bits=12))
+    model = train_ngrams(NgramConfig(examples[0], tmp_path / "ngrams", pool=examples[1], cutoffs=(0, 0.5), order=3))
     written(
         tmp_path / "in", {"spam": {"text": shuffled(SPAM, 90, 99)}, "odd": {"text": shuffled(ENGLISH[::-1], 60, 4)}}
     )
