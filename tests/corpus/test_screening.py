@@ -140,7 +140,7 @@ def test_repeats_are_cut_out(settings: Settings, tmp_path: Path, unit: str, join
     found = [d.text for side in ("train", "validation") for d in read_corpus(corpus.path, side)]
     assert sum(shared in text for text in found) == 1
     assert [sum(text[:-9] in other for other in found) for text in own] == [1] * 4  # ends may repeat
-    gone = {row["reason"]: row for row in corpus.summary["funnel"]}["repeats of passages"]
+    gone = {row["reason"]: row for row in corpus.summary["funnel"]}["repeated passages"]
     assert gone["documents"] == 0
     assert gone["bytes"] >= 3 * len(shared)
     assert corpus.summary["bytes"]["read"] == plain.summary["bytes"]["read"]

@@ -56,7 +56,7 @@ HIGH_PERPLEXITY = "high perplexity"
 CONTAMINATED = "holds an evaluation item"
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near duplicate"
-REPEATS = "repeats of passages"
+REPEATS = "repeated passages"
 
 # Reason -> the setting that decides it, for messages that tell what to change.
 REASONS: dict[str, str] = {
