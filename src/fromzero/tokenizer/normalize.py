@@ -6,11 +6,12 @@ BERT's, 2015), so newer characters may be treated differently there; for all oth
 """
 
 import base64
+import functools
 import struct
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import regex
@@ -25,8 +26,6 @@ MAX_DEPTH = 8  # of sequences in sequences
 MAX_ADDED = 1000  # characters that are put for one
 MAX_GROWTH = 64  # times a text may grow; Unicode's forms make 18 characters of one
 _CACHE_SIZE = 1 << 16
-
-Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
 @dataclass(frozen=True)
@@ -58,29 +57,21 @@ def sequence(*parts: Normalizer) -> Normalizer:
     return Normalizer(apply, {"type": "Sequence", "normalizers": [part.to_json() for part in parts]})
 
 
-def unicode_form(form: Form) -> Normalizer:
-    """One of Unicode's normalization forms."""
-    return Normalizer(lambda text: unicodedata.normalize(form, text), {"type": form})
+def plain(kind: str) -> Normalizer:
+    """One that has no settings: a key of `PLAIN`."""
+    return Normalizer(PLAIN[kind], {"type": kind})
 
 
 def lowercase() -> Normalizer:
     """Lower case, character by character: a sigma at the end of a word is one like any other."""
-    return Normalizer(_lower, {"type": "Lowercase"})
-
-
-def strip_accents() -> Normalizer:
-    """Without combining marks; what is composed has to be taken apart (NFD, NFKD) before."""
-    return Normalizer(lambda text: _MARKS.sub("", text), {"type": "StripAccents"})
+    return plain("Lowercase")
 
 
 def strip(left: bool = True, right: bool = True) -> Normalizer:
     """Without blanks at the ends."""
-
-    def apply(text: str) -> str:
-        text = text.lstrip(WHITE_SPACE) if left else text
-        return text.rstrip(WHITE_SPACE) if right else text
-
-    return Normalizer(apply, {"type": "Strip", "strip_left": left, "strip_right": right})
+    apply = {(True, True): str.strip, (True, False): str.lstrip, (False, True): str.rstrip}.get((left, right))
+    form = {"type": "Strip", "strip_left": left, "strip_right": right}
+    return Normalizer(lambda text: apply(text, WHITE_SPACE) if apply else text, form)
 
 
 def prepend(start: str) -> Normalizer:
@@ -94,7 +85,7 @@ def replace(old: str, new: str, expression: bool = False) -> Normalizer:
 
     Raises UserError for a bad expression, and when `new` is longer than MAX_ADDED.
     """
-    _check_added(new)
+    _check_added(new, old)
     form = {"type": "Replace", "pattern": {"Regex" if expression else "String": old}, "content": new}
     if not expression:
         return Normalizer(lambda text: text.replace(old, new) if old else text, form)
@@ -114,13 +105,8 @@ def bert(
     """BERT's (Devlin et al. 2019): no control characters, plain blanks, blanks around Chinese characters, no accents,
     lower case. strip_accents: None does as `lowercase` does.
     """
-    form = {
-        "type": "BertNormalizer",
-        "clean_text": clean_text,
-        "handle_chinese_chars": handle_chinese_chars,
-        "strip_accents": strip_accents,
-        "lowercase": lowercase,
-    }
+    form: dict[str, Any] = {"type": "BertNormalizer", "clean_text": clean_text, "lowercase": lowercase}
+    form |= {"handle_chinese_chars": handle_chinese_chars, "strip_accents": strip_accents}
     accents = lowercase if strip_accents is None else strip_accents
 
     def apply(text: str) -> str:
@@ -155,35 +141,23 @@ def read_normalizer(form: Mapping[str, Any] | None, depth: int = 0) -> Normalize
     if form is None:
         return None
     kind = form["type"]
-    if kind not in _READERS or depth > MAX_DEPTH:
-        raise UserError(f"it has a {kind} normalizer, which fromzero can't represent exactly")
-    if kind == "Sequence":
+    if kind in PLAIN:
+        return plain(kind)
+    if kind == "Sequence" and depth <= MAX_DEPTH:
         return sequence(*filter(None, (read_normalizer(part, depth + 1) for part in form["normalizers"])))
-    return _READERS[kind](form)
+    if kind == "Strip":
+        return strip(form["strip_left"], form["strip_right"])
+    if kind == "Prepend":
+        return prepend(form["prepend"])
+    if kind == "Replace":
+        ((how, old),) = form["pattern"].items()
+        return replace(old, form["content"], expression=how == "Regex")
+    if kind == "BertNormalizer":
+        return bert(**{name: value for name, value in form.items() if name != "type"})
+    if kind == "Precompiled":
+        return precompiled(base64.b64decode(form["precompiled_charsmap"], validate=True))
+    raise UserError(f"it has a {kind} normalizer, which fromzero can't represent exactly")
 
-
-def _read_bert(form: Mapping[str, Any]) -> Normalizer:
-    return bert(**{name: form[name] for name in ("clean_text", "handle_chinese_chars", "strip_accents", "lowercase")})
-
-
-def _read_replace(form: Mapping[str, Any]) -> Normalizer:
-    ((kind, pattern),) = form["pattern"].items()
-    if not isinstance(pattern, str) or not isinstance(form["content"], str):
-        raise UserError(f"it has a Replace normalizer with {pattern!r}, which is no text; save it again")
-    return replace(pattern, form["content"], expression=kind == "Regex")
-
-
-_READERS: dict[str, Callable[[Mapping[str, Any]], Normalizer]] = {
-    **dict.fromkeys(("NFC", "NFD", "NFKC", "NFKD"), lambda form: unicode_form(form["type"])),
-    "Sequence": lambda form: sequence(),
-    "Lowercase": lambda form: lowercase(),
-    "StripAccents": lambda form: strip_accents(),
-    "Strip": lambda form: strip(form["strip_left"], form["strip_right"]),
-    "Prepend": lambda form: prepend(form["prepend"]),
-    "Replace": _read_replace,
-    "BertNormalizer": _read_bert,
-    "Precompiled": lambda form: precompiled(base64.b64decode(form["precompiled_charsmap"], validate=True)),
-}
 
 _MARKS = regex.compile(r"\p{M}+")
 _NONSPACING = regex.compile(r"\p{Mn}+")
@@ -195,9 +169,9 @@ _CHINESE = regex.compile(
 )
 
 
-def _check_added(text: Any) -> None:
-    if not isinstance(text, str):
-        raise UserError(f"the normalizer adds {text!r:.50}, which is not a text; get the file again")
+def _check_added(text: Any, old: Any = "") -> None:
+    if not isinstance(text, str) or not isinstance(old, str):
+        raise UserError(f"the normalizer puts {text!r:.50} for {old!r:.50}, which is not a text; get the file again")
     check_unicode(text, "what the normalizer adds")
     if len(text) > MAX_ADDED:
         raise UserError(f"the normalizer adds {len(text)} characters at once; use another tokenizer")
@@ -207,15 +181,21 @@ def _lower(text: str) -> str:
     return text.replace("\u03a3", "\u03c3").lower()
 
 
+# StripAccents takes combining marks; what is composed has to be taken apart (NFD, NFKD) before.
+PLAIN: dict[str, Callable[[str], str]] = {
+    **{form: functools.partial(unicodedata.normalize, form) for form in ("NFC", "NFD", "NFKC", "NFKD")},
+    "Lowercase": _lower,
+    "StripAccents": lambda text: _MARKS.sub("", text),
+}
+
+
 class _Charsmap:
     """A double-array trie (Darts-clone) from byte strings to places in a heap of texts that end in a zero byte."""
 
     def __init__(self, charsmap: bytes) -> None:
         size = struct.unpack_from("<I", charsmap)[0] if len(charsmap) >= 4 else 0
         if not size or size % 4 or 4 + size > len(charsmap):
-            raise UserError(
-                f"the normalizer's table of {len(charsmap)} bytes is cut off or damaged; get the file again"
-            )
+            raise UserError(f"the normalizer's table of {len(charsmap)} bytes is cut off or damaged; get it again")
         self._units: list[int] = np.frombuffer(charsmap, "<u4", size // 4, 4).tolist()
         self._heap = charsmap[4 + size :]
         self._graphemes: dict[str, str] = {}
