@@ -112,8 +112,14 @@ def check_keys(settings: Any, values: Mapping[str, Any], where: str, prefix: str
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"{where}: unknown key '{prefix}{key}'{nearest(str(key), fields)}")
-        if dataclasses.is_dataclass(fields[key]) and isinstance(value, Mapping):
-            check_keys(fields[key], value, where, f"{prefix}{key}.")
+        members = [(f"{prefix}{key}.", value)]
+        if typing.get_origin(fields[key]) in (dict, tuple):  # of settings: {name: {...}} or [{...}]
+            inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+            members = [(f"{prefix}{key}.{name}.", member) for name, member in inner]
+        kinds = [kind for kind in (fields[key], *typing.get_args(fields[key])) if dataclasses.is_dataclass(kind)]
+        for place, member in members:
+            if kinds and isinstance(member, Mapping):
+                check_keys(kinds[0], member, where, place)
 
 
 def field_types(settings: Any) -> dict[str, Any]:

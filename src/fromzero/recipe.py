@@ -27,6 +27,7 @@ STAGES = {
     "corpus build": "fromzero.corpus:CorpusConfig:build_corpus",
     "tokenizer train": "fromzero.tokenizer:TokenizerConfig:train_tokenizer",
     "pack": "fromzero.dataset:PackConfig:pack",
+    "mix": "fromzero.dataset.mixing:MixConfig:mix",
     "pretrain": "fromzero.training:PretrainConfig:pretrain",
     "evaluate perplexity": "fromzero.evaluation:EvaluationConfig:evaluate",
     "finetune questions": "fromzero.tuning:QuestionsConfig:make_questions",

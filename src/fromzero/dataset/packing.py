@@ -19,6 +19,7 @@ from fromzero.dataset.writing import (
     tokenizer_digest,
     write_index,
 )
+from fromzero.errors import UserError, nearest
 from fromzero.tokenizer import Tokenizer
 
 VERSION = 2
@@ -35,6 +36,8 @@ class PackConfig:
     """Tokenizer to encode it with: a folder made by `tokenizer train`, or any with a tokenizer.json."""
     output: Path
     """Folder for the shards."""
+    languages: tuple[str, ...] = ()
+    """Only documents in these languages, as the corpus names them (en, zh, ...); empty takes all."""
     shard_tokens: int = 100_000_000
     """Tokens in one shard file."""
 
@@ -48,6 +51,10 @@ def pack(config: PackConfig) -> Artifact:
     """
     corpus = open_artifact(config.corpus, "corpus")
     digest = tokenizer_digest(config.tokenizer)
+    known = corpus.summary.get("languages", {})
+    for language in config.languages:
+        if language not in known:
+            raise UserError(f"{corpus.path} has no document in '{language}'{nearest(language, known)}")
 
     def make(folder: Path) -> Mapping[str, Any]:
         tokenizer = load_for_packing(config.tokenizer)
@@ -57,7 +64,9 @@ def pack(config: PackConfig) -> Artifact:
             splits: dict[str, Any] = {}
             for split in SPLITS:
                 writer = TokenWriter(folder, split, tokenizer.vocab_size, config.shard_tokens)
-                done = _pack_split(corpus.path, split, tokenizer, writer, done, report)
+                documents = read_corpus(corpus.path, split)
+                texts = (d.text for d in documents if not config.languages or d.language in config.languages)
+                done = _pack_split(texts, split, tokenizer, writer, done, report)
                 splits[split] = writer.close()
         copy_tokenizer(config.tokenizer, folder)
         write_index(folder, tokenizer, digest, splits, masked=False)
@@ -69,7 +78,7 @@ def pack(config: PackConfig) -> Artifact:
 
 
 def _pack_split(
-    corpus: Path,
+    documents: Iterable[str],
     split: Literal["train", "validation"],
     tokenizer: Tokenizer,
     writer: TokenWriter,
@@ -77,7 +86,7 @@ def _pack_split(
     report: Callable[[float], None],
 ) -> int:
     """Encode one split; returns the characters done so far."""
-    for texts in _batches(document.text for document in read_corpus(corpus, split)):
+    for texts in _batches(documents):
         for text, ids in zip(texts, tokenizer.encode_arrays(texts), strict=True):
             writer.add(np.concatenate(([tokenizer.end_of_text], ids)), len(text.encode()))
             if split == "validation":  # the only one that models are measured on

@@ -1,6 +1,7 @@
 """Reading token shards: one flat sequence of ids, memory-mapped, whatever number of files it is in."""
 
 import bisect
+import copy
 import functools
 import itertools
 import json
@@ -89,6 +90,19 @@ class TokenShards:
         if len(names) != len(expected):
             raise UserError(f"{self.folder / INDEX} lists {len(names)} {key}, not {len(expected)}; build it again")
         return _Flat([_map(self.folder / name, kind, n) for name, n in zip(names, expected, strict=True)])
+
+
+def joined(parts: Sequence[TokenShards], folder: Path) -> TokenShards:
+    """Splits made with one tokenizer as one, without loss masks. folder: what messages call it."""
+    whole = copy.copy(parts[0])
+    whole.folder, whole.masked, whole._masks = folder, False, None
+    whole._entry = {"tokens": sum(map(len, parts))}
+    whole._ids = _Flat([array for part in parts for array in part._ids.arrays])
+    whole.lossless = all(part.lossless for part in parts)
+    starts = itertools.accumulate(map(len, parts), initial=0)
+    pieces = [part.boundaries[:-1] + start for part, start in zip(parts, starts, strict=False)]
+    whole.boundaries = np.append(np.concatenate(pieces), len(whole))
+    return whole
 
 
 class _Flat:

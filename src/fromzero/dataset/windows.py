@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fromzero.dataset.permutation import Permutation
 from fromzero.dataset.position import check_share, check_state
@@ -56,9 +57,8 @@ class WindowLoader:
         import torch
 
         places = self.position + np.arange(self.rank, self.batch_size, self.world_size)
+        ids = torch.from_numpy(self.read(places))
         self.position += self.batch_size
-        rows = np.stack([self._window(int(i)) for i in self._order(places)]).astype(np.int64)
-        ids = torch.from_numpy(rows)
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,15 +77,12 @@ class WindowLoader:
         check_state(self.state_dict(), state, names)
         self.position = int(state["position"])
 
-    def _order(self, places: np.ndarray) -> np.ndarray:
-        """The windows at some places of the endless stream; a batch may reach into the next epoch."""
+    def read(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The windows at some places of the endless stream, (places, context + 1), maybe of several epochs."""
         epochs, indices = np.divmod(places, self.windows)
         windows = np.empty_like(indices)
         for epoch in np.unique(epochs):
             now = epochs == epoch
             windows[now] = Permutation(self.windows, self.seed, int(epoch))(indices[now])
-        return windows
-
-    def _window(self, i: int) -> np.ndarray:
-        start = i * self.context
-        return self.shards[start : start + self.context + 1]
+        starts = (windows * self.context).tolist()
+        return np.stack([self.shards[start : start + self.context + 1] for start in starts]).astype(np.int64)

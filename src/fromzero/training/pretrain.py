@@ -11,7 +11,8 @@ from typing import Any
 from fromzero import artifact
 from fromzero.artifact import Artifact
 from fromzero.console import say
-from fromzero.dataset import TokenShards, WindowLoader
+from fromzero.dataset import TokenShards
+from fromzero.dataset.mixture import TrainingData, open_data
 from fromzero.device import keep_freed_memory, pick_device, pick_dtype
 from fromzero.errors import UserError
 from fromzero.evaluation import shards_perplexity
@@ -31,7 +32,7 @@ class PretrainConfig:
     """What is trained on what."""
 
     tokens: Path
-    """Folder of token shards, made by `fromzero pack`."""
+    """Folder of token shards, made by `fromzero pack`, or a mixture of several, made by `fromzero mix`."""
     output: Path
     """Folder for the model."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -46,36 +47,48 @@ class PretrainConfig:
 
 def pretrain(config: PretrainConfig) -> Artifact:
     """Train a model from random weights on token shards; skipped when up to date, resumed when it was cut off."""
-    tokens = artifact.open_artifact(config.tokens, "tokens")
-    inputs = {"tokens": tokens.digest}
+    data = open_data(config.tokens)
+    inputs = {"tokens": data.digest}
     ignore = ("tokens", "output", *INCIDENTAL)
     return artifact.build(
         config.output,
         "model",
         config,
         inputs,
-        lambda folder: _pretrain(config, folder),
+        lambda folder: _pretrain(config, data, folder),
         version=VERSION,
         ignore=ignore,
         scratch=CHECKPOINTS,
     )
 
 
-def _pretrain(config: PretrainConfig, folder: Path) -> Mapping[str, Any]:
+def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path) -> Mapping[str, Any]:
     keep_freed_memory()
-    tokenizer = load_tokenizer(config.tokens)
-    train, held_out = TokenShards(config.tokens, "train"), TokenShards(config.tokens, "validation")
+    tokenizer = load_tokenizer(data.path)
+    _check_length(config.train, data.windows)
     device = pick_device(config.train.device)
     dtype = pick_dtype(config.train.dtype, device)
     model = Transformer(config.model.with_vocab(tokenizer.vocab_size), config.train.seed, dtype).to(device)
-    loader = WindowLoader(train, config.model.context, config.train.batch_size, config.train.seed)
+    loader = data.loader(config.model.context, config.train.batch_size, config.train.seed)
     say(
         f"model: {model.parameter_count():,} parameters; {config.train.steps:,} steps of "
         f"{config.train.batch_size * config.model.context:,} tokens; {dtype} on {device}"
     )
-    look = _look(config, folder / "run", tokenizer, held_out)
+    look = _look(config, folder / "run", tokenizer, data.held_out)
     figures = Trainer(model, loader, config.train, folder / "run", look).fit()
-    return finish_model(model, folder, config.tokens, tokenizer, None, figures)
+    return finish_model(model, folder, data.path, tokenizer, None, figures)
+
+
+def _check_length(train: TrainConfig, windows: int | None) -> None:
+    """A mixture is dealt once. Raises UserError when it is too short, and says so when it is not dealt to its end."""
+    needed = train.steps * train.batch_size
+    if windows is not None and needed > windows:
+        raise UserError(
+            f"{train.steps} steps of {train.batch_size} windows need {needed:,}, but the mixture has {windows:,}; "
+            f"lower train.steps to {windows // train.batch_size}, or mix more tokens"
+        )
+    if windows is not None and needed + train.batch_size <= windows:
+        say(f"training ends after {needed / windows:.1%} of the mixture; {windows // train.batch_size} steps take all")
 
 
 def _look(config: PretrainConfig, folder: Path, tokenizer: Tokenizer, held_out: TokenShards) -> Look:
