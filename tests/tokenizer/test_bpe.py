@@ -126,7 +126,7 @@ def test_it_can_be_sent_to_another_process(tokenizer: BPETokenizer) -> None:
         ({"special_tokens": {"<a>": 7}}, "same id 7"),
         ({"special_tokens": {"": 256}}, "empty text"),
         ({"merges": [(1, 2)]}, "not in the vocabulary"),
-        ({"merges": [(1, 2000)]}, "does not exist"),
+        ({"merges": [(1, 2000)]}, "not in the vocabulary"),
         ({"roles": {"eos_token": "<e>"}}, "not among the special tokens"),
         ({"pattern": "(a"}, "not a regular expression"),
         ({"pattern": "(a)"}, "capturing group"),

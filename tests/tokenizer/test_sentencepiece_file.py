@@ -123,7 +123,7 @@ def test_merges_that_do_not_fit_are_refused() -> None:
     for merges, unk, message in (
         ([(0, 9)], None, "not in the vocabulary"),
         ([(1, 0)], None, "not in the vocabulary"),
-        ([(0, 1), (0, 1)], None, "twice"),
+        ([(0, 1), (0, 1)], None, "was there before"),
         ([], "<unk>", "unknown token"),
     ):
         with pytest.raises(UserError, match=message):

@@ -6,7 +6,7 @@ format.
 Read in this order:
 - every kind: text, added, base (what all tokenizers offer); normalize (what is done to a text first)
 - byte-pair encoding: patterns, automaton, splitter (text to pre-tokens); merge, merge_table, bpe (pre-tokens to ids);
-  pretokens, learn, bpe_train (which merges)
+  pretokens, learn (which merges)
 - the other kinds: characters, word, wordpiece and wordpiece_learn, unigram and unigram_learn
 - training: settings, kinds, train (the stage)
 - files: huggingface, bpe_file and unigram_file (ours); foreign, load, ranks, last_pairs, sentencepiece_*, gguf*

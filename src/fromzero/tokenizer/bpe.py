@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Special, Tokenizer, token_table
-from fromzero.tokenizer.merge import merge
+from fromzero.tokenizer.merge import merge, rank_merges
 from fromzero.tokenizer.merge_table import MergeTable
 from fromzero.tokenizer.normalize import Normalizer
 from fromzero.tokenizer.patterns import resolve_pattern
@@ -67,7 +67,7 @@ class BPETokenizer(Tokenizer):
         table = token_table(self.vocabulary.items(), ((text.encode(), i) for text, i in specials.items()), size=size)
         super().__init__(table, specials, roles, chat_template, prefix, suffix, normalizer=normalizer)
         self._byte_ids = [self.vocabulary.get(bytes([byte]), unknown) for byte in range(256)]
-        self._ranks, self._results = _ranks(self.merges, self.vocabulary, self.tokens)
+        self._ranks, self._results = rank_merges(self.merges, self.vocabulary)
         self.splitter = Splitter(self.patterns)
         self._characters = 0  # encoded without kernels
 
@@ -209,21 +209,3 @@ def byte_vocabulary(merges: Sequence[tuple[int, int]]) -> dict[bytes, int]:
     for left, right in merges:
         tokens.append(tokens[left] + tokens[right])
     return {token: i for i, token in enumerate(tokens)}
-
-
-def _ranks(
-    merges: Sequence[tuple[int, int]], vocabulary: Mapping[bytes, int], table: Sequence[bytes | None]
-) -> tuple[dict[tuple[int, int], int], list[int]]:
-    """Pair -> rank and rank -> the id that replaces it."""
-    ranks: dict[tuple[int, int], int] = {}
-    results = []
-    for rank, (left, right) in enumerate(merges):
-        if not (0 <= left < len(table) and 0 <= right < len(table)):
-            raise UserError(f"merge {rank} joins the ids {left} and {right}, of which one does not exist")
-        joined = (table[left] or b"") + (table[right] or b"")
-        if joined not in vocabulary:
-            raise UserError(f"merge {rank} makes {joined!r}, which is not in the vocabulary")
-        if ranks.setdefault((left, right), rank) != rank:
-            raise UserError(f"merge {rank} of {table[left]!r} and {table[right]!r} was there before")
-        results.append(vocabulary[joined])
-    return ranks, results

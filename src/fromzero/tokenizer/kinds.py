@@ -1,12 +1,13 @@
-"""Training each kind of tokenizer, those other than BPE here: from texts to a tokenizer."""
+"""Training each kind of tokenizer: from texts to a tokenizer."""
 
 from collections.abc import Callable, Iterable, Mapping
 
 from fromzero.console import progress, say
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Tokenizer
-from fromzero.tokenizer.bpe_train import train_bpe
+from fromzero.tokenizer.bpe import BPETokenizer, byte_vocabulary
 from fromzero.tokenizer.characters import ByteTokenizer
+from fromzero.tokenizer.learn import learn_merges
 from fromzero.tokenizer.normalize import bert, prepend
 from fromzero.tokenizer.pretokens import count_pretokens
 from fromzero.tokenizer.settings import TokenizerConfig, Trained
@@ -18,6 +19,21 @@ from fromzero.tokenizer.wordpiece import WORDS, WordPieceTokenizer, around, cut_
 from fromzero.tokenizer.wordpiece_learn import learn_wordpieces
 
 MAX_BYTES = 30_000_000  # of different words, which take a hundred times that as Python's objects
+
+
+def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
+    """Ids: the bytes, then the merges in order, then the special tokens."""
+    pretokens = count_pretokens(texts, Splitter([config.expression]))
+    _tell_dropped(pretokens.dropped)
+    with progress("Learning merges", config.room, "merges") as report:
+        learned = learn_merges(pretokens, config.room, config.tie_break or "greatest", report)
+    config.check_learned(len(learned.merges))
+    vocabulary = byte_vocabulary(learned.merges)
+    specials = config.special_ids(len(vocabulary))
+    tokenizer = BPETokenizer(
+        vocabulary, learned.merges, config.expression, specials, config.roles, config.chat_template
+    )
+    return Trained(tokenizer, len(pretokens), learned.tokens)
 
 
 def train_bytes(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
@@ -74,13 +90,17 @@ def train_unigram(config: TokenizerConfig, texts: Iterable[str]) -> Trained:
     )
 
 
+def _tell_dropped(dropped: int) -> None:
+    if dropped:
+        say(f"{dropped} rare units were dropped to bound memory; they decide hardly any token")
+
+
 class _Words:
     """How often each unit occurs in the texts."""
 
     def __init__(self, config: TokenizerConfig, texts: Iterable[str], pattern: str, times: int = 1) -> None:
         pretokens = count_pretokens(texts, Splitter([pattern]), max_bytes=times * MAX_BYTES)
-        if pretokens.dropped:
-            say(f"{pretokens.dropped} rare units were dropped to bound memory; they decide hardly any token")
+        _tell_dropped(pretokens.dropped)
         self.bytes = pretokens.total_bytes
         self.all = {unit.decode(): n for unit, n in pretokens.items()}
         self.counts = {unit: n for unit, n in self.all.items() if unit not in config.all_special_tokens}

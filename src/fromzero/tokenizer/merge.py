@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import AnyStr
+
+from fromzero.errors import UserError
 
 _NEVER = 1 << 60  # rank of a pair that is no merge
 
@@ -21,3 +24,21 @@ def merge(symbols: Sequence[int], ranks: Mapping[tuple[int, int], int], results:
         i = found.index(best)
         symbols[i : i + 2] = [results[best]]
     return symbols
+
+
+def rank_merges(
+    merges: Sequence[tuple[int, int]], vocabulary: Mapping[AnyStr, int]
+) -> tuple[dict[tuple[int, int], int], list[int]]:
+    """`ranks` and `results` of merges in their order. Raises UserError where the vocabulary lacks a half or a whole."""
+    tokens = {i: token for token, i in vocabulary.items()}
+    ranks: dict[tuple[int, int], int] = {}
+    results = []
+    for rank, (left, right) in enumerate(merges):
+        known = left in tokens and right in tokens
+        result = vocabulary.get(tokens[left] + tokens[right]) if known else None
+        if result is None:
+            raise UserError(f"merge {rank} joins the ids {left} and {right} to what is not in the vocabulary")
+        if ranks.setdefault((left, right), rank) != rank:
+            raise UserError(f"merge {rank} of {tokens[left]!r} and {tokens[right]!r} was there before")
+        results.append(result)
+    return ranks, results

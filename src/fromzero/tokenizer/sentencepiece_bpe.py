@@ -12,7 +12,7 @@ import regex
 
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Common, Tokenizer, token_table
-from fromzero.tokenizer.merge import merge
+from fromzero.tokenizer.merge import merge, rank_merges
 from fromzero.tokenizer.unigram import SPACE, Metaspace
 
 CACHED_LETTERS, CACHE_SIZE = 64, 1 << 17
@@ -48,18 +48,17 @@ class SentencePieceBPETokenizer(Tokenizer):
         self.byte_fallback, self.fuse_unk = byte_fallback, fuse_unk
         specials = dict(special_tokens or {})
         tokens = [(self._bytes_of(piece), i) for piece, i in self.vocabulary.items() if piece not in specials]
-        table = token_table(
-            tokens, ((text.encode(), i) for text, i in specials.items()), size=_size(vocabulary, specials)
-        )
-        super().__init__(table, specials, **common)
         ids = self.vocabulary | specials
+        size = max(ids.values(), default=-1) + 1
+        table = token_table(tokens, ((text.encode(), i) for text, i in specials.items()), size=size)
+        super().__init__(table, specials, **common)
         if unk is not None and unk not in ids:
             raise UserError(f"the unknown token {unk!r} is not in the vocabulary")
         self._unk = None if unk is None else ids[unk]
         self._byte_ids = [ids.get(f"<0x{byte:02X}>", -1) for byte in range(256)] if byte_fallback else []
         if -1 in self._byte_ids:
             raise UserError(f"the vocabulary lacks the piece <0x{self._byte_ids.index(-1):02X}> for a byte")
-        self._ranks, self._results = self._ranked()
+        self._ranks, self._results = rank_merges(self.merges, self.vocabulary)
         self._words = regex.compile(self._cutting())
         self._cache: dict[str, list[int]] = {}
 
@@ -102,20 +101,6 @@ class SentencePieceBPETokenizer(Tokenizer):
         byte = self.byte_fallback and re.fullmatch("<0x([0-9A-F]{2})>", piece)
         return bytes.fromhex(byte[1]) if byte else piece.replace(SPACE, " ").encode()
 
-    def _ranked(self) -> tuple[dict[tuple[int, int], int], list[int]]:
-        """Pair -> rank, and rank -> the id that replaces it."""
-        pieces = {i: piece for piece, i in self.vocabulary.items()}
-        results = []
-        for rank, (left, right) in enumerate(self.merges):
-            result = self.vocabulary.get(pieces.get(left, "") + pieces.get(right, ""))
-            if left not in pieces or right not in pieces or result is None:
-                raise UserError(f"merge {rank} joins the ids {left} and {right} to what is not in the vocabulary")
-            results.append(result)
-        ranks = {pair: rank for rank, pair in enumerate(self.merges)}
-        if len(ranks) != len(self.merges):
-            raise UserError("a merge is there twice")
-        return ranks, results
-
     def _cutting(self) -> str:
         """What cuts a text into stretches over whose ends no merge can reach, because no piece goes on with a blank."""
         if self.metaspace and self.metaspace.split:
@@ -124,7 +109,3 @@ class SentencePieceBPETokenizer(Tokenizer):
         if self.whole or goes_on or SPACE not in self.vocabulary:
             return r"[\s\S]+"
         return rf"{SPACE}*[^{SPACE}]+|{SPACE}+"
-
-
-def _size(*ids: Mapping[str, int]) -> int:
-    return max((i for mapping in ids for i in mapping.values()), default=-1) + 1

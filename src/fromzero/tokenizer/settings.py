@@ -141,14 +141,10 @@ class TokenizerConfig:
                 f"vocab_size to {self.vocab_size - self.room + learned} or more"
             )
         if learned < self.room:
-            raise self.too_small(learned)
-
-    def too_small(self, learned: int) -> UserError:
-        """The error for a corpus that has no more than this many tokens to learn."""
-        return UserError(
-            f"{self.corpus} is too small for vocab_size {self.vocab_size}: set vocab_size to "
-            f"{self.vocab_size - self.room + learned} or less, or add documents"
-        )
+            raise UserError(
+                f"{self.corpus} is too small for vocab_size {self.vocab_size}: set vocab_size to "
+                f"{self.vocab_size - self.room + learned} or less, or add documents"
+            )
 
 
 class Trained(NamedTuple):
