@@ -179,3 +179,24 @@ def _fertility_table(found: Mapping[str, Any], words: Words) -> Table:
     learned, held = (words("bytes_per_token", part=words(side)) for side in ("train", "validation"))
     header = (words("language"), learned, held, words("measured"))
     return Table(header, tuple(rows), "lrrr", strong=(0,))
+
+
+def mixture_section(run: Run, words: Words) -> Section | None:
+    """What was asked of each source of a mixture, and what is drawn."""
+    if not run.tokens or run.tokens.kind != "mixture":
+        return None
+    rows = [
+        (
+            str(row["phase"] or words("all")),
+            row["source"],
+            share(row["weight"], 1),
+            *(count(row[key]) for key in ("available", "drawn")),
+            *(figure(row[key], 2) for key in ("epochs", "max_epochs")),
+            share(row["share"], 1),
+        )
+        for row in run.tokens.summary["table"]
+    ]
+    keys = ("phase", "source", "weight", "available", "drawn", "epochs", "max_epochs", "drawn_share")
+    together = [i for i, row in enumerate(rows) if row[0] == words("all")]
+    table = Table(tuple(words(key) for key in keys), tuple(rows), "llrrrrrr", strong=tuple(together))
+    return Section("mixture", words("mixture"), (Text(words("mixture_lead")), table))

@@ -17,6 +17,7 @@ _SECTIONS: tuple[Callable[[Run, Words], Section | None], ...] = (
     about_data.input_section,
     about_data.dropped_section,
     about_data.tokenizer_section,
+    about_data.mixture_section,
     about_model.base_section,
     about_model.scores_section,
     about_model.samples_section,

@@ -12,7 +12,7 @@ from fromzero.errors import UserError
 from fromzero.training.metrics import read_metrics
 
 Line = Mapping[str, Any]
-_KINDS = ("documents", "corpus", "conversations", "tokenizer", "tokens", "model", "evaluation")
+_KINDS = ("documents", "corpus", "conversations", "tokenizer", "tokens", "mixture", "model", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Run:
     corpus: Artifact | None = None
     tokenizer: Artifact | None = None
     tokens: Artifact | None = None
+    """Tokens, or the mixture of them."""
     base: Training | None = None
     scores: Artifact | None = None
     questions: Artifact | None = None
@@ -59,7 +60,7 @@ def read_run(path: Path) -> Run:
         documents=of_kind.get("documents"),
         corpus=of_kind.get("corpus"),
         tokenizer=of_kind.get("tokenizer"),
-        tokens=of_kind.get("tokens"),
+        tokens=of_kind.get("mixture", of_kind.get("tokens")),
         base=read_training(base) if base else None,
         scores=_scores(stages, base),
         questions=of_kind.get("conversations"),

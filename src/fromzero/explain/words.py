@@ -105,6 +105,19 @@ TABLE: dict[str, tuple[str, str]] = {
         "Packed: {train} tokens to learn from and {validation} held out.",
         "打包后：训练集 {train} 个词元，留出集 {validation} 个词元。",
     ),
+    # mixture
+    "mixture": ("Mixture", "混合"),
+    "mixture_lead": (
+        "Each source was dealt with its share at any point of a phase, and none of its text again before all was seen.",
+        "在每个阶段的任何时刻，各来源都按自己的份额出现；一个来源的文本全部用过一遍之后，才会再次出现。",
+    ),
+    "phase": ("phase", "阶段"),
+    "weight": ("weight asked", "要求的权重"),
+    "available": ("tokens there", "已有词元"),
+    "drawn": ("tokens drawn", "抽取词元"),
+    "epochs": ("epochs", "遍数"),
+    "max_epochs": ("at most", "最多遍数"),
+    "drawn_share": ("share drawn", "实际份额"),
     # training
     "base": ("How it learned", "学习过程"),
     "chat": ("How it learned to answer", "学习回答"),
