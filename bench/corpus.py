@@ -1,10 +1,11 @@
 """Parts of the corpus room beside their peers, on the same documents.
 
     python bench/corpus.py filters CORPUS.jsonl [--megabytes 4] [--rounds 3] [--save]
+    python bench/corpus.py html FOLDER... [--megabytes 4] [--rounds 5] [--save]
 
 CORPUS.jsonl has one JSON string a line, as `bench/tokenizer.py corpus` writes it. The systems take turns in one process
 on one core. datatrove cuts words with spaCy and keeps those of the last five texts, so all its filters run on a text
-before the next, and it cuts each text once.
+before the next, and it cuts each text once. The folders hold web pages, on which the systems take turns page by page.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from typing import Any
 
 from common import fail, machine_lines, markdown_table, publish
 from fromzero.corpus.filters import judge, refine
+from fromzero.corpus.html import decode_html, page_text
 from fromzero.corpus.language import identify
 from fromzero.corpus.normalize import normalize
 from fromzero.corpus.rules import RULES, WHOLE
@@ -65,13 +67,15 @@ def main() -> None:
     """Run one of the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
-    filters = parts.add_parser("filters")
+    filters, html = parts.add_parser("filters"), parts.add_parser("html")
     filters.add_argument("corpus", type=Path)
-    filters.add_argument("--megabytes", type=float, default=4)
-    filters.add_argument("--rounds", type=int, default=3)
-    filters.add_argument("--save", action="store_true")
+    html.add_argument("folders", type=Path, nargs="+")
+    for part, rounds in ((filters, 3), (html, 5)):
+        part.add_argument("--megabytes", type=float, default=4)
+        part.add_argument("--rounds", type=int, default=rounds)
+        part.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
-    {"filters": bench_filters}[arguments.part](arguments)
+    {"filters": bench_filters, "html": bench_html}[arguments.part](arguments)
 
 
 def bench_filters(arguments: argparse.Namespace) -> None:
@@ -190,6 +194,54 @@ def _rules_alone(texts: list[str]) -> str:
         "count words, which spaCy cuts a little otherwise: it keeps addresses and abbreviations whole.\n\n"
         + markdown_table(header, rows)
     )
+
+
+def bench_html(arguments: argparse.Namespace) -> None:
+    """Both ways to find the main text of a page beside the library that does most of the work in each."""
+    import trafilatura
+    from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+
+    systems: dict[str, Callable[[bytes], str | None]] = {
+        "fromzero, precise": lambda data: "".join(page_text(decode_html(data), "precise").blocks),
+        "trafilatura": lambda data: trafilatura.extract(data, favor_precision=True, include_comments=False),
+        "fromzero, fast": lambda data: "".join(page_text(decode_html(data), "fast").blocks),
+        "resiliparse": lambda data: extract_plain_text(
+            bytes_to_str(data, detect_encoding(data)), main_content=True, alt_texts=False
+        ),
+    }
+    pages = _pages(arguments.folders, arguments.megabytes)
+    size, seconds = sum(map(len, pages)), {name: [0.0] * arguments.rounds for name in systems}
+    for number in range(-1, arguments.rounds):  # the round before the first warms up
+        for page, data in enumerate(pages):
+            for name in sorted(systems, reverse=bool((number + page) % 2)):
+                started = time.process_time()
+                systems[name](data)
+                seconds[name][number] += time.process_time() - started if number >= 0 else 0
+    rows = []
+    for name, each in seconds.items():
+        peer = seconds["trafilatura" if name in ("fromzero, precise", "trafilatura") else "resiliparse"]
+        ratios = sorted(p / e for p, e in zip(peer, each, strict=True))
+        spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        rows.append([name, f"{size / 1e6 / statistics.median(each):.2f}", spread])
+    body = (
+        f"{len(pages)} pages, {size / 1e6:.1f} MB, one core, {arguments.rounds} rounds in turn; bytes in, text out. "
+        "Besides what the library does, fromzero joins Chinese lines, keeps the lines of code, lists and tables, and "
+        "looks at everything visible when there is no main part to be found.\n\n"
+        + markdown_table(["main text of web pages", "MB/s, median", "speed beside the library"], rows)
+    )
+    versions = {name: importlib.metadata.version(name) for name in ("trafilatura", "resiliparse")}
+    publish("corpus-html", "Web pages", body, machine_lines(**versions), arguments.save)
+
+
+def _pages(folders: Sequence[Path], megabytes: float) -> list[bytes]:
+    """Pages evenly from each folder, about so many megabytes of all."""
+    pages = []
+    for folder in folders:
+        paths = sorted(folder.rglob("*.html"))
+        wanted = megabytes * 1e6 / len(folders) / max(1, sum(path.stat().st_size for path in paths))
+        pages += [path.read_bytes() for n, path in enumerate(paths) if int((n + 1) * wanted) > int(n * wanted)]
+    return pages or fail("there are no .html files in these folders")
 
 
 if __name__ == "__main__":

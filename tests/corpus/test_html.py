@@ -64,12 +64,27 @@ def test_navigation_and_footers_go(mode: str) -> None:
         "&" * 200_000,
         "<!--" * 100_000,
         "<![CDATA[" * 50_000 + "<svg><math>" * 5_000,
-        "\0<p>\x01</p>",
+        "\0<p>\x01</p>" + "text " * 100,
+        "\n" * 300_000 + "字",
+        "<pre" * 50_000,
+        "<frameset></frameset>",
     ],
-    ids=["nested", "tables", "attributes", "open", "entities", "comments", "foreign", "controls"],
+    ids=[
+        "nested",
+        "tables",
+        "attributes",
+        "open",
+        "entities",
+        "comments",
+        "foreign",
+        "controls",
+        "lines",
+        "pre",
+        "frames",
+    ],
 )
 def test_hostile_pages_end(mode: str, html: str) -> None:
-    assert isinstance(extract_html(html, mode), str)
+    assert isinstance(extract_html(decode_html(html.encode()), mode), str)
 
 
 @settings(max_examples=60, deadline=None)

@@ -18,7 +18,9 @@ _CANONICAL = re.compile(
     r"""<link[^>]{0,200}?rel=["']?canonical["']?[^>]{0,200}?href=["']([^"'<>]{1,2000})""", re.IGNORECASE
 )
 _WIDE = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef"
-_PRE_OR_LINE_END = re.compile(rf"</?pre\b|(?<=[{_WIDE}])[ \t]*\r?\n\s*(?=[{_WIDE}])", re.IGNORECASE)
+_PRE = re.compile(r"(<pre\b.*?(?:</pre|\Z))", re.IGNORECASE | re.DOTALL)
+_WIDE_START = re.compile(rf"\n[ \t\r\n]{{0,99}}+(?=[{_WIDE}])")
+_WIDE_CHARACTER = re.compile(rf"[{_WIDE}]")
 _BLANKS = re.compile(r"[ \t\r\n\f\v]+")
 _BLANK_RUN = re.compile(" {2,}")
 _AROUND_BREAK = re.compile(r" *\n *")
@@ -44,25 +46,28 @@ def decode_html(data: bytes, label: str | None = None) -> str:
 
 def _without_wide_line_ends(html: str) -> str:
     """A line end is a blank to all readers of HTML; between ideographs, which know no blanks, it has to be nothing."""
-    in_code = False
+    pieces = _PRE.split(html) if _WIDE_START.search(html) else [html]  # every other one is code
+    pieces[::2] = map(_joined, pieces[::2])
+    return "".join(pieces)
 
-    def replace(found: re.Match[str]) -> str:
-        nonlocal in_code
-        if found[0].startswith("<"):
-            in_code = found[0][1] != "/"
-        return found[0] if in_code or found[0].startswith("<") else ""
 
-    return _PRE_OR_LINE_END.sub(replace, html)
+def _joined(html: str) -> str:
+    # Two expressions that begin with a plain character are ten times faster than one for both.
+    *lines, last = _WIDE_START.split(html)
+    cut = [line.rstrip(" \t\r") for line in lines]
+    return "".join(c if _WIDE_CHARACTER.match(c[-1:]) else f"{c}\n" for c in cut) + last
 
 
 def extract_html(html: str, mode: str) -> str:
     """The main text of a page, 'precise' or 'fast'; everything visible when there is no main part to be found."""
-    extract_plain_text = optional("resiliparse.extract.html2text").extract_plain_text
     best = _trafilatura(html) if mode == "precise" else ""
     if len(best.encode("utf-8", "replace")) < TINY_BYTES:
-        best = max(best, extract_plain_text(html, main_content=True, alt_texts=False), key=len)
-        visible = extract_plain_text(html, main_content=False, alt_texts=False)
-        best = visible if len(best) < TINY_SHARE * len(visible) else best
+        tree = optional("resiliparse.parse.html").HTMLTree.parse(html)
+        extract_plain_text = optional("resiliparse.extract.html2text").extract_plain_text
+        best = max(best, extract_plain_text(tree, main_content=True, alt_texts=False), key=len)
+        if len(best) <= TINY_SHARE * len(tree.body.text or ""):  # which holds scripts too, but is soon found
+            visible = extract_plain_text(tree, main_content=False, alt_texts=False)
+            best = visible if len(best) < TINY_SHARE * len(visible) else best
     return best
 
 
