@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromzero.explain import charts
-from fromzero.explain.charts import Bar, BarChart, Line, LineChart, describe, draw, nice_ticks, sparkline, thin
+from fromzero.explain.charts import (
+    Bar,
+    BarChart,
+    Histogram,
+    Line,
+    LineChart,
+    describe,
+    draw,
+    nice_ticks,
+    sparkline,
+    thin,
+)
 
 CURVES = LineChart(
     "Loss <1>",
@@ -78,6 +89,21 @@ def test_bars_are_as_long_as_their_values():
     whisker = of_class(root, "line", "error")[0]
     ends = [float(whisker.get(k, "nan")) for k in ("x1", "x2")]
     assert ends == pytest.approx([1 + 0.35 * inside, 1 + 0.45 * inside], abs=0.02)
+
+
+def test_a_histogram_has_a_bar_for_each_share_and_a_line_at_each_limit():
+    sides = (("kept", (0.5, 0.5, 0.0)), ("dropped <b>", (0.0, 0.25, 0.75)))
+    root = parsed(draw(Histogram("length", (1.0, 2.0, 3.0, 4.0), sides, (("≥ <50>", 2.0),), logarithmic=True)))
+    left, width = charts.LEFT, charts.WIDTH - charts.RIGHT - charts.LEFT
+    bars = of_class(root, "rect", "kept")[1:], of_class(root, "rect", "dropped")[1:]  # the first is in the legend
+    places = [[(float(r.get("x", "nan")) - left) / width * 6 for r in side] for side in bars]
+    assert places == [pytest.approx([0, 2], abs=0.02), pytest.approx([3, 5], abs=0.02)]
+    kept, dropped = ([float(r.get("height", "nan")) for r in side] for side in bars)
+    assert kept[0] == kept[1] == pytest.approx(2 * dropped[0], abs=0.02) == pytest.approx(dropped[1] / 1.5, abs=0.02)
+    (mark,) = of_class(root, "line", "reference")
+    assert float(mark.get("x1", "nan")) == pytest.approx(left + width / 3, abs=0.01)
+    texts = [e.text for e in root.iter("text")]
+    assert {"10", "100", "1,000", "10k", "≥ <50>", "dropped <b>"} <= set(texts)
 
 
 def test_an_unknown_standard_error_draws_no_whisker():

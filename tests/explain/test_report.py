@@ -109,7 +109,7 @@ def test_the_page_is_closed_escaped_and_needs_nothing_else(run, language):
 
 def test_every_drawing_is_well_formed(run):
     drawings = re.findall(r"<svg.*?</svg>", to_html(report_on(run)), flags=re.DOTALL)
-    assert len(drawings) == 9
+    assert len(drawings) == 10
     for drawing in drawings:
         assert ET.fromstring(drawing).get("aria-label")
 

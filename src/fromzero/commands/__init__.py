@@ -27,6 +27,7 @@ VERBS = {
     "quickstart": "the whole way on the documents of this machine or your own: corpus, tokenizer, model, chat, report",
     "run": "a chain of stages from a YAML recipe; what is up to date is skipped",
     "corpus build": "documents -> clean, deduplicated text",
+    "corpus show": "a page about a corpus: what was kept and dropped, why, and examples at each limit",
     "corpus train-classifier": "examples of good and bad text -> classifier of quality",
     "corpus train-ngrams": "clean text -> language model of n-grams, for the perplexity of documents",
     "tokenizer train": "corpus -> tokenizer of bytes, characters, words or pieces (BPE, WordPiece, Unigram)",
@@ -114,16 +115,19 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _listed(arguments: Sequence[str], settings: type) -> list[str]:
-    """Options that take a list may have its items one after the other, `--text a b`, as well as in brackets."""
-    lists = {f"--{name}" for name, kind in field_types(settings).items() if typing.get_origin(kind) is tuple}
+    """Lists may have their items one after the other, `--text a b`, as well as in brackets; a bare `--open` is true."""
+    kinds = {f"--{name}": kind for name, kind in field_types(settings).items()}
     groups: list[list[str]] = []
     for argument in arguments:
         if argument.startswith("--") or not groups:
             groups.append([])
         groups[-1].append(argument)
     for group in groups:
-        if group[0] in lists and group[1:] and not group[1].startswith("["):
+        kind = kinds.get(group[0])
+        if typing.get_origin(kind) is tuple and group[1:] and not group[1].startswith("["):
             group[1:] = [json.dumps(group[1:], ensure_ascii=False)]
+        elif kind is bool and not group[1:]:
+            group.append("true")
     return [argument for group in groups for argument in group]
 
 

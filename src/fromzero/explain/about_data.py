@@ -82,26 +82,25 @@ def dropped_section(run: Run, words: Words) -> Section | None:
         **{key: count(documents[key]) for key in ("read", "kept", "rejected")},
         folder=f"{run.corpus.path.name}/rejected",
     )
-    blocks: list[Block] = [Text(lead), Charts((_funnel_chart(counts, words),)), _funnel_table(run, words)]
+    blocks: list[Block] = [
+        Text(lead),
+        Charts(tuple(_funnel_chart(counts, unit, words) for unit in ("documents", "bytes"))),
+        _funnel_table(run, words),
+    ]
     blocks += [Text(words(key, count=count(documents[key]))) for key in ("cut", "halved") if documents.get(key)]
     return Section("dropped", words("dropped"), tuple(blocks))
 
 
-def _funnel_chart(counts: Mapping[str, Any], words: Words) -> BarChart:
-    left = counts["documents"]["read"]
-    bars = [Bar(words("read"), left, count(left))]
+def _funnel_chart(counts: Mapping[str, Any], unit: str, words: Words) -> BarChart:
+    title, written = ("funnel", count) if unit == "documents" else ("funnel_bytes", size)
+    left = counts[unit]["read"]
+    bars = [Bar(words("read"), left, written(left))]
     for row in counts["funnel"]:
-        left -= row["documents"]
-        bars.append(
-            Bar(
-                words.name("reason", row["reason"]),
-                left,
-                f"−{NO_BREAK}{count(row['documents'])}",
-                dropped=row["documents"],
-            )
-        )
-    bars.append(Bar(words("kept"), left, count(left)))
-    return BarChart(words("funnel"), tuple(bars), legend=(words("left"), words("taken")))
+        left -= row[unit]
+        minus = f"−{NO_BREAK}{written(row[unit])}"
+        bars.append(Bar(words.name("reason", row["reason"]), left, minus, dropped=row[unit]))
+    bars.append(Bar(words("kept"), left, written(left)))
+    return BarChart(words(title), tuple(bars), legend=(words("left"), words("taken")))
 
 
 def _funnel_table(run: Run, words: Words) -> Table:

@@ -1,4 +1,4 @@
-"""Line and bar charts: plain data in, one SVG element out, as text.
+"""Line charts, bar charts and histograms: plain data in, one SVG element out, as text.
 
 Colours are not in here: each mark has a class, and `report.css` gives it a colour for light, dark and paper. Charts are
 drawn 440 units wide, so that their letters stay readable when a phone shows them at 360 pixels.
@@ -62,7 +62,21 @@ class BarChart:
     legend: tuple[str, ...] = ()
 
 
-Chart = LineChart | BarChart
+@dataclass(frozen=True)
+class Histogram:
+    """How values are spread: shares between the edges, of up to two series side by side. marks: limits, with labels.
+
+    logarithmic: edges and marks are exponents of ten.
+    """
+
+    title: str
+    edges: tuple[float, ...]
+    series: tuple[tuple[str, tuple[float, ...]], ...]
+    marks: tuple[tuple[str, float], ...] = ()
+    logarithmic: bool = False
+
+
+Chart = LineChart | BarChart | Histogram
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,8 @@ class Scale:
 
 def draw(chart: Chart) -> str:
     """A chart as an SVG element."""
+    if isinstance(chart, Histogram):
+        return draw_histogram(chart)
     return draw_lines(chart) if isinstance(chart, LineChart) else draw_bars(chart)
 
 
@@ -121,6 +137,33 @@ def draw_bars(chart: BarChart) -> str:
     return _svg(chart, top + ROW * len(chart.bars), body)
 
 
+def draw_histogram(chart: Histogram) -> str:
+    """A histogram as an SVG element: in each class a bar for each series, in per cent; limits as dashed lines."""
+    x = Scale(chart.edges[0], chart.edges[-1], LEFT, WIDTH - RIGHT)
+    highest = max(share for _, shares in chart.series for share in shares)
+    y = Scale(0.0, nice_ticks(0.0, 100 * highest)[-1], HEIGHT - BOTTOM, TOP)
+    looks = ("bar kept", "bar dropped")
+    legend = _legend([(name, look) for (name, _), look in zip(chart.series, looks, strict=False)])
+    body = [_grid(x, y, chart.logarithmic), legend]
+    for i, (_, shares) in enumerate(chart.series):
+        for left, right, share in zip(chart.edges, chart.edges[1:], shares, strict=False):
+            step = (x(right) - x(left)) / len(chart.series)
+            body.append(_column(x(left) + i * step, step, y(100 * share), y.start, looks[i]) if share else "")
+    for row, (label, value) in enumerate(chart.marks):
+        body.append(tag("line", x1=x(value), x2=x(value), y1=TOP, y2=y.start, class_="reference"))
+        right = x(value) > WIDTH * 0.7
+        at = x(value) + (-5 if right else 5)
+        body.append(text(at, TOP + 12 + 15 * row, label, "label halo", text_anchor="end" if right else "start"))
+    return _svg(chart, HEIGHT, body)
+
+
+def _column(left: float, width: float, top: float, bottom: float, class_: str) -> str:
+    top = min(top, bottom - 1.5)  # what is there is seen, however little it is
+    return tag(
+        "rect", x=round(left + 0.5, 2), y=top, width=round(width - 0.5, 2), height=round(bottom - top, 2), class_=class_
+    )
+
+
 def bar_scale(chart: BarChart) -> Scale:
     """The scale of a bar chart: from zero to the longest bar with what belongs to it."""
     longest = max((bar.value + bar.dropped + (_error(bar) or 0.0) for bar in chart.bars), default=1.0)
@@ -131,6 +174,8 @@ def describe(chart: Chart) -> str:
     """A chart in words, for readers who don't see it: where each curve begins and ends, or each bar's value."""
     if isinstance(chart, BarChart):
         return "; ".join(f"{bar.label}: {bar.text}" for bar in chart.bars)
+    if isinstance(chart, Histogram):
+        return "; ".join(f"{name}  {sparkline(shares)}" for name, shares in chart.series)
     curves = [f"{line.name}: {line.points[0][1]:.4g} → {line.points[-1][1]:.4g}" for line in chart.lines]
     return "; ".join(curves + [f"{name}: {height:.4g}" for name, height in chart.references])
 
@@ -184,17 +229,18 @@ def _line_class(index: int) -> str:
     return f"line line-{index % 3 + 1}"
 
 
-def _grid(x: Scale, y: Scale) -> str:
+def _grid(x: Scale, y: Scale, logarithmic: bool = False) -> str:
     parts = []
     y_ticks = nice_ticks(y.low, y.high)
     for value in y_ticks:
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(value), y2=y(value), class_="grid"))
         parts.append(text(LEFT - 7, y(value) + 4, tick(value, y_ticks[1] - y_ticks[0]), text_anchor="end"))
     x_ticks = nice_ticks(x.low, x.high, 5)
-    for value in (v for v in x_ticks if x.low <= v <= x.high):
+    for value in (v for v in x_ticks if x.low <= v <= x.high and not (logarithmic and v % 1)):
         parts.append(tag("line", x1=x(value), x2=x(value), y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM + 5, class_="axis"))
         anchor = "end" if x(value) > WIDTH - RIGHT - 12 else "middle"
-        parts.append(text(x(value), HEIGHT - BOTTOM + 19, tick(value, x_ticks[1] - x_ticks[0]), text_anchor=anchor))
+        label = tick(10**value, 1) if logarithmic else tick(value, x_ticks[1] - x_ticks[0])
+        parts.append(text(x(value), HEIGHT - BOTTOM + 19, label, text_anchor=anchor))
     parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM, class_="axis"))
     return "".join(parts)
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from fromzero.explain.blocks import Block, Cards, Charts, Code, Cuts, Details, Report, Samples, Table, Text
-from fromzero.explain.charts import Bar, Chart, LineChart, describe, sparkline
+from fromzero.explain.charts import Bar, Chart, Histogram, LineChart, describe, sparkline
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 BAR = 30  # characters of the longest bar
@@ -66,6 +66,8 @@ def _drawn(chart: Chart) -> str:
     if isinstance(chart, LineChart):
         curves = [f"{line.name}  {sparkline([y for _, y in line.points])}" for line in chart.lines]
         return "\n".join([*curves, describe(chart)])
+    if isinstance(chart, Histogram):
+        return describe(chart)
     longest = max(bar.value + bar.dropped for bar in chart.bars) or 1.0
     return "\n".join(f"{_bar(bar, longest)}  {bar.label}  {bar.text}" for bar in chart.bars)
 

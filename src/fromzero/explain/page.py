@@ -9,8 +9,9 @@ from markupsafe import Markup
 from fromzero.explain.blocks import Report
 from fromzero.explain.charts import draw
 
-# Control characters and lone surrogates are not allowed in HTML; a half-trained model may write any of them.
-_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# Control characters and lone surrogates are not allowed in HTML; a half-trained model may write any of them. Overrides
+# of direction show text as it is not.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def to_html(report: Report) -> str:

@@ -81,6 +81,7 @@ TABLE: dict[str, tuple[str, str]] = {
         "有 {count} 篇保留的文档在留出部分的起点被一分为二，两部分都计入了它。",
     ),
     "funnel": ("Documents left after each rule", "每条规则之后剩下的文档"),
+    "funnel_bytes": ("Text left after each rule", "每条规则之后剩下的文本"),
     "left": ("left", "剩下"),
     "taken": ("dropped by this rule", "被这条规则丢弃"),
     "rule": ("rule", "规则"),
@@ -277,6 +278,43 @@ TABLE: dict[str, tuple[str, str]] = {
         "How much of the vocabulary in a row the vocabulary in a column holds as well; special tokens don't count.",
         "每行的词表有多少也在每列的词表里；不计特殊词元。",
     ),
+    # a look at a corpus
+    "corpus_title": ("{name}: what was kept and what was dropped", "{name}：保留了什么，丢弃了什么"),
+    "corpus_lead": (
+        "Counts and dropped examples are of all documents. Distributions and kept examples are of a sample, the same "
+        "each time: {kept} of the kept and {rejected} of the dropped documents. The excerpts show your documents as "
+        "they are, with the personal data in them: mind whom you give this page.",
+        "计数和被丢弃的例子取自全部文档；分布和被保留的例子取自样本，每次都相同：保留的 {kept} 篇，"
+        "丢弃的 {rejected} 篇。摘录是文档原文，其中可能有个人信息，分享本页时请留意。",
+    ),
+    "dropped_documents": ("dropped", "丢弃"),
+    "spread": ("How they are spread", "分布"),
+    "spread_lead": (
+        "Per cent of the kept and of the dropped documents; the outermost bars also hold what lies beyond them. Dashed "
+        "lines are limits. Kept text is measured as it is stored, without what rules took out of it.",
+        "各占保留文档和丢弃文档的百分比，最外侧的柱子也包含更远的值。虚线是限值。"
+        "保留的文本按存储的样子测量，不含已被规则去掉的部分。",
+    ),
+    "spread_languages": ("Language: kept, dropped (estimated from the sample)", "语言：保留、丢弃（由样本估计）"),
+    "more_charts": ("More distributions", "更多分布"),
+    "rules": ("Rule by rule", "逐条规则"),
+    "rules_lead": (
+        "A document counts at the first rule that it breaks. Open a rule to see the documents nearest to its limit: of "
+        "all that it dropped, and of the kept in the sample. Rules for lines take out lines and drop no document.",
+        "一篇文档只在它违反的第一条规则处计一次。点开一条规则，可以看到离限值最近的文档："
+        "一边取自它丢弃的全部文档，一边取自样本中保留的文档。针对行的规则只去掉行，不丢弃文档。",
+    ),
+    "reason": ("reason", "原因"),
+    "limit": ("limit", "限值"),
+    "outside": ("nearest dropped", "最近的丢弃"),
+    "inside": ("nearest kept", "最近的保留"),
+    "dropped_by": ("{name}: {count} dropped", "{name}：丢弃 {count} 篇"),
+    "others": ("Dropped for other reasons", "因其他原因丢弃"),
+    "pairs": ("Nearly the same", "近似重复"),
+    "pairs_lead": (
+        "The longest of such texts was kept. The excerpts begin shortly before the first difference.",
+        "这样的文本只保留最长的一篇。摘录从第一处不同之前不远开始。",
+    ),
     # names of languages; others are shown by their code
     "language.en": ("English", "英语"),
     "language.zh": ("Chinese", "汉语"),
@@ -323,6 +361,14 @@ TABLE: dict[str, tuple[str, str]] = {
     "reason.placeholders or code": ("placeholders or code", "占位文字或代码"),
     "reason.duplicate": ("duplicate", "重复的文档"),
     "reason.near duplicate": ("near duplicate", "近似重复的文档"),
+    "reason.other language": ("other language", "其他语言"),
+    "reason.domain on a list": ("domain on a list", "域名在名单上"),
+    "reason.address on a list": ("address on a list", "网址在名单上"),
+    "reason.words on a list": ("words on a list", "含有名单上的词"),
+    "reason.low score of the classifier": ("low score of the classifier", "分类器评分过低"),
+    "reason.high perplexity": ("high perplexity", "困惑度过高"),
+    "reason.holds an evaluation item": ("holds an evaluation item", "含有评测题目"),
+    "reason.repeated passages": ("repeated passages", "重复片段（已剪除）"),
 }
 
 
