@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fromzero.kernels.compiling import compiled, lean
-
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+from fromzero.kernels.words import PADDING, hash_of, same
 
 
 class Spelling(NamedTuple):
@@ -59,7 +58,7 @@ def spell_bytes(tokens: Any) -> Any:
 def join(spelling: Any, a: Any, b: Any, new: Any) -> Any:
     """The spelling with a new token, and whether its bytes were none before; if they were, all is as it was."""
     letters, starts, table = spelling
-    while starts[new] + starts[a + 1] - starts[a] + starts[b + 1] - starts[b] > len(letters):
+    while starts[new] + starts[a + 1] - starts[a] + starts[b + 1] - starts[b] + PADDING > len(letters):
         letters = np.concatenate((letters, letters))
     at = starts[new]
     for token in (a, b):
@@ -76,16 +75,11 @@ def join(spelling: Any, a: Any, b: Any, new: Any) -> Any:
 @lean
 def _vacancy(letters: Any, starts: Any, table: Any, token: Any) -> Any:
     """Where a token's bytes are in the table or would be, and whether they are not there yet."""
-    size, key = starts[token + 1] - starts[token], np.uint64(0)
-    for place in range(starts[token], starts[token + 1]):
-        key = (key ^ np.uint64(letters[place])) * _MIX
-    slot = (key ^ key >> np.uint64(32)) & np.uint64(len(table) - 1)
+    start, size = starts[token], starts[token + 1] - starts[token]
+    slot = hash_of(letters, start, size) & (len(table) - 1)
     while table[slot]:
         other = np.int64(table[slot]) - 1
-        start, same = starts[other], starts[other + 1] - starts[other] == size
-        for i in range(size if same else 0):
-            same = same and letters[start + i] == letters[starts[token] + i]
-        if same:
+        if starts[other + 1] - starts[other] == size and same(letters, start, letters, starts[other], size):
             return slot, False
-        slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
+        slot = (slot + 1) & (len(table) - 1)
     return slot, True
