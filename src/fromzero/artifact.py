@@ -31,21 +31,12 @@ from typing import Any
 from fromzero import __version__
 from fromzero.console import say
 from fromzero.errors import UserError
+from fromzero.locations import masked, shown, url_of
+from fromzero.remote import MANIFEST, UNFINISHED, download, publish
 
-MANIFEST = "manifest.json"
-UNFINISHED = "unfinished.json"
 FORMAT_VERSION = 1
-_PACKAGES = (
-    "fromzero",
-    "torch",
-    "numpy",
-    "safetensors",
-    "regex",
-    "pyarrow",
-    "trafilatura",
-    "resiliparse",
-    "pypdfium2",
-)
+_PACKAGES = "fromzero torch numpy safetensors regex pyarrow trafilatura resiliparse pypdfium2".split()
+_ADVICE = "restore it, or delete the folder and run its command again"
 _COSTLY_KINDS = frozenset({"model"})  # set aside instead of deleted when a rebuild replaces them
 
 
@@ -54,7 +45,12 @@ class Artifact:
     """A finished, verified artifact folder."""
 
     path: Path
+    """Its folder; of one that was built at a URL, the URL, whose files `open_artifact` brings here."""
     manifest: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """Where it is, for messages."""
+        return shown(self.path)
 
     @property
     def kind(self) -> str:
@@ -101,6 +97,12 @@ def build(
     output = Path(output)
     settings = to_plain(config)
     key = digest_of({"kind": kind, "version": version, "inputs": dict(inputs)}, _without(settings, ignore))
+    if url := url_of(output):
+
+        def build_here(folder: Path) -> Artifact:
+            return build(folder, kind, config, inputs, make, version=version, ignore=ignore, scratch=scratch)
+
+        return Artifact(output, publish(url, kind, key, _parse_manifest, kind in _COSTLY_KINDS, build_here))
     if finished := _up_to_date(output, kind, key):
         return finished
     if output.exists() and not output.is_dir():
@@ -136,9 +138,11 @@ def _up_to_date(output: Path, kind: str, key: str) -> Artifact | None:
 def open_artifact(path: Path, kind: str | None = None) -> Artifact:
     """Open a finished artifact of that kind and check every file against its manifest.
 
-    Raises UserError when it is missing, unfinished, of another kind, or does not match its manifest.
+    One at a URL is brought here first, and opened here. Raises UserError when it is missing, unfinished, of another
+    kind, or does not match its manifest.
     """
-    path = Path(path)
+    url = url_of(path := Path(path))
+    path = download(url, kind, _parse_manifest) if url else path
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; it should hold a finished {kind or 'artifact'}")
     if not (path / MANIFEST).exists():
@@ -150,6 +154,11 @@ def open_artifact(path: Path, kind: str | None = None) -> Artifact:
         raise UserError(f"{path} is a {manifest['kind']}, not a {kind}")
     _verify_files(path, manifest["files"])
     return Artifact(path, manifest)
+
+
+def here(path: Path) -> Path:
+    """The path itself, or for the URL of an artifact its folder on this machine. Raises UserError."""
+    return open_artifact(path).path if url_of(path) else path
 
 
 def is_artifact(path: Path) -> bool:
@@ -165,14 +174,14 @@ def _looks_like_manifest(file: Path) -> bool:
 
 
 def to_plain(value: Any) -> Any:
-    """Settings as JSON can hold them: dataclasses become mappings, paths become strings with forward slashes."""
+    """Settings as JSON can hold them: dataclasses become mappings, paths text with forward slashes, no secrets."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_plain(v) for v in value]
-    return value.as_posix() if isinstance(value, Path) else value
+    return shown(value) if isinstance(value, Path) else value
 
 
 def digest_of(*values: Any) -> str:
@@ -342,7 +351,7 @@ def _command() -> str:
     """What was typed, when it was a command of ours; else which program called us."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py" or program.stem == "fromzero":
-        return shlex.join(["fromzero", *sys.argv[1:]])
+        return masked(shlex.join(["fromzero", *sys.argv[1:]]))
     return f"called from Python ({program.name or 'interactive'})"
 
 
@@ -355,27 +364,32 @@ def _package_versions() -> dict[str, str]:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    advice = "restore it, or delete the folder and run its command again"
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-    except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path / MANIFEST} can't be read ({error}); {advice}") from error
+        return _parse_manifest((path / MANIFEST).read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path / MANIFEST} can't be read ({error}); {_ADVICE}") from error
+
+
+def _parse_manifest(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}/{MANIFEST} can't be read ({error}); {_ADVICE}") from error
     if not isinstance(manifest, dict) or "fromzero_format" not in manifest:
-        raise UserError(f"{path / MANIFEST} is not a manifest of fromzero; name another folder")
+        raise UserError(f"{where}/{MANIFEST} is not a manifest of fromzero; name another folder")
     if manifest["fromzero_format"] != FORMAT_VERSION:
         found = manifest["fromzero_format"]
-        raise UserError(f"{path} has format {found}, this version reads {FORMAT_VERSION}; build it again")
+        raise UserError(f"{where} has format {found}, this version reads {FORMAT_VERSION}; build it again")
     stated = manifest.pop("self", None)
     if stated != digest_of(manifest):
-        raise UserError(f"{path / MANIFEST} was changed after it was written; {advice}")
+        raise UserError(f"{where}/{MANIFEST} was changed after it was written; {_ADVICE}")
     return manifest
 
 
 def _verify_files(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    advice = "restore it, or delete the folder and run its command again"
     for name, expected in files.items():
         file = path / name
         if not file.is_file():
-            raise UserError(f"{file} is missing, though {MANIFEST} lists it; {advice}")
+            raise UserError(f"{file} is missing, though {MANIFEST} lists it; {_ADVICE}")
         if file.stat().st_size != expected["bytes"] or digest_file(file) != expected["sha256"]:
-            raise UserError(f"{file} does not match its hash in {MANIFEST}: it was changed or damaged; {advice}")
+            raise UserError(f"{file} does not match its hash in {MANIFEST}: it was changed or damaged; {_ADVICE}")

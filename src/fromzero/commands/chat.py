@@ -38,9 +38,9 @@ class ChatConfig:
 
 def run(config: ChatConfig) -> None:
     """Read questions from the terminal (or standard input, one a line) and stream the answers."""
-    check_model(config.model)
-    model = load_model(config.model).to(pick_device(config.device)).eval()
-    tokenizer = load_tokenizer(config.model)
+    folder = check_model(config.model)
+    model = load_model(folder).to(pick_device(config.device)).eval()
+    tokenizer = load_tokenizer(folder)
     if sys.stdin.isatty():
         say(f"{config.model}: {model.parameter_count():,} parameters. {HELP}")
     start: Messages = [{"role": "system", "content": config.system}] if config.system else []

@@ -12,7 +12,7 @@ def run(config: CorpusConfig) -> None:
     rows: list[tuple[str, int, int]] = [("read", documents["read"], sizes["read"])]
     rows += [(f"- {row['reason']}", row["documents"], row["bytes"]) for row in corpus.summary["funnel"]]
     rows += [(side, documents[side], sizes[side]) for side in ("train", "validation")]
-    table(f"{corpus.path}", ("documents", "count", "bytes"), rows)
+    table(str(corpus), ("documents", "count", "bytes"), rows)
     if files["passed_over"]:
         suffixes = ", ".join(f"{count} {suffix}" for suffix, count in files["passed_over_suffixes"].items())
         say(f"passed over, not a known format: {suffixes}")

@@ -10,7 +10,7 @@ def run(config: ClassifierConfig) -> None:
     classifier = train_classifier(config)
     found = classifier.summary
     rows = [(name, found[key], found[f"{key}_error"]) for name, key in (("accuracy", "accuracy"), ("ROC AUC", "auc"))]
-    title = f"{classifier.path}: {found['held_out']:,} held-out examples, trained on {found['trained_on']:,}"
+    title = f"{classifier}: {found['held_out']:,} held-out examples, trained on {found['trained_on']:,}"
     table(title, ("measure", "value", "standard error"), rows)
     kept = (
         f"{config.keep:.3g} of {found['pool']:,} documents and {found['kept_positives']:.3g} of the positive examples"

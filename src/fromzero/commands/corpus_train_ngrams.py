@@ -9,7 +9,7 @@ def run(config: NgramConfig) -> None:
     """Train the model and show the perplexity of held-out text and the cutoffs."""
     model = train_ngrams(config)
     found = model.summary
-    say(f"{model.path}: {found['entries']:,} entries from {found['texts']:,} texts")
+    say(f"{model}: {found['entries']:,} entries from {found['texts']:,} texts")
     say(
         f"median perplexity of held-out text {found['perplexity']:.4g}; cutoffs {found['low']:.4g}, {found['high']:.4g}"
     )

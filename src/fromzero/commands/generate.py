@@ -28,9 +28,9 @@ class GenerateConfig:
 
 def run(config: GenerateConfig) -> None:
     """Write the prompt and what the model makes of it."""
-    check_model(config.model)
-    model = load_model(config.model).to(pick_device(config.device)).eval()
-    tokenizer = load_tokenizer(config.model)
+    folder = check_model(config.model)
+    model = load_model(folder).to(pick_device(config.device)).eval()
+    tokenizer = load_tokenizer(folder)
     write_stream(config.prompt)
     ids = [tokenizer.end_of_text, *tokenizer.encode_ordinary(config.prompt)]
     for piece in generate_text(model, tokenizer, ids, config.sampling, goes_on=bool(config.prompt)):
@@ -38,10 +38,14 @@ def run(config: GenerateConfig) -> None:
     write_stream("\n")
 
 
-def check_model(folder: Path) -> None:
-    """Verify a model that fromzero made; a folder of another program has no manifest and is read as it is."""
-    if artifact.is_artifact(folder):
+def check_model(folder: Path) -> Path:
+    """Verify a model that fromzero made; a folder of another program has no manifest and is read as it is.
+
+    Returns its folder on this machine.
+    """
+    if artifact.is_artifact(folder := artifact.here(folder)):
         artifact.open_artifact(folder, "model")
+    return folder
 
 
 VERB = Verb(GenerateConfig, run, "model")

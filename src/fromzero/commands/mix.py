@@ -14,7 +14,7 @@ def run(config: MixConfig) -> None:
         for row in mixture.summary["table"]
     ]
     header = ("phase", "source", "weight asked", "tokens there", "tokens drawn", "epochs", "at most", "share drawn")
-    table(f"{mixture.path}", header, rows, "llrrrrrr")
+    table(str(mixture), header, rows, "llrrrrrr")
 
 
 VERB = Verb(MixConfig, run)

@@ -10,7 +10,7 @@ def run(config: PackConfig) -> None:
     tokens = pack(config)
     columns = ("documents", "tokens", "bytes", "bytes_per_token")
     rows = [(split, *(tokens.summary[split][column] for column in columns)) for split in ("train", "validation")]
-    table(f"{tokens.path}", ("split", *(column.replace("_", " ") for column in columns)), rows)
+    table(str(tokens), ("split", *(column.replace("_", " ") for column in columns)), rows)
 
 
 VERB = Verb(PackConfig, run)

@@ -14,7 +14,7 @@ def run(config: TokenizerConfig) -> None:
         for language, found in {"all": summary[split], **summary[split]["languages"]}.items():
             rows.append((split, language, found["bytes"], found["tokens"], found["bytes_per_token"]))
     merges = f", {summary['merges']} merges" if summary["merges"] else ""
-    say(f"{tokenizer.path}: {summary['vocab_size']} tokens{merges}")
+    say(f"{tokenizer}: {summary['vocab_size']} tokens{merges}")
     table("on a sample of each split", ("split", "language", "bytes", "tokens", "bytes per token"), rows)
 
 

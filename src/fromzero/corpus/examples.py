@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fromzero.artifact import digest_file, open_artifact
+from fromzero.artifact import digest_file, here, open_artifact
 from fromzero.corpus.document import text_digest
 from fromzero.corpus.normalize import normalize
 from fromzero.corpus.storing import read_corpus
@@ -21,7 +21,7 @@ def read_examples(paths: Sequence[Path], characters: int, most: int = 1_000_000_
     a line. Raises UserError for anything else, for lines that can't be read, and when there is no text.
     """
     texts: dict[str, str] = {}
-    for text in itertools.chain.from_iterable(map(_texts, paths)):
+    for text in itertools.chain.from_iterable(map(_texts, map(here, paths))):
         if (cut := normalize(text[:characters]).strip()) and (key := text_digest(cut)) not in texts:
             texts[key], most = cut, most - len(cut)
         if most <= 0:
@@ -33,7 +33,9 @@ def read_examples(paths: Sequence[Path], characters: int, most: int = 1_000_000_
 
 def digest_examples(paths: Sequence[Path]) -> str:
     """One digest of the contents of corpora and files."""
-    return " ".join(open_artifact(path, "corpus").digest if path.is_dir() else _digest(path) for path in paths)
+    return " ".join(
+        open_artifact(path, "corpus").digest if path.is_dir() else _digest(path) for path in map(here, paths)
+    )
 
 
 def held_out(text: str, share: float) -> bool:

@@ -18,6 +18,7 @@ from fromzero.console import Reporter
 from fromzero.corpus import engine
 from fromzero.corpus.counting import Counts
 from fromzero.corpus.drafts import SIGNATURES, drafted
+from fromzero.corpus.fetching import fetched
 from fromzero.corpus.files import SourceFile
 from fromzero.corpus.near_duplicates import MinHash, write_signatures
 from fromzero.corpus.pool import Parser, release
@@ -30,6 +31,7 @@ AT_LEAST, AT_MOST, ABOUT = 1_000_000, 256_000_000, 64
 """Bytes of files in a partition, and how many partitions there are between these bounds."""
 ATTEMPTS = 3
 """How often all workers may die one after the other without finishing a partition before a build gives up."""
+FETCHED = "fetched"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _screen(plain: str, contents: str) -> Screen:
 
 def _read(part: Partition, settings: WorkSettings, screen: Screen, near: MinHash | None) -> None:
     with drafted(part.folder) as draft:
-        for file, answer in _answers(part.files, settings, draft.counts):
+        for file, answer in _answers(part.files, settings, draft.counts, draft.folder / FETCHED):
             reason = answer["reason"]
             if reason is None:
                 reason, matches = screen.judge(*(answer[key] for key in ("id", "url", "text", "language")))
@@ -144,16 +146,17 @@ def _read(part: Partition, settings: WorkSettings, screen: Screen, near: MinHash
 
 
 def _answers(
-    files: Sequence[SourceFile], settings: WorkSettings, counts: Counts
+    files: Sequence[SourceFile], settings: WorkSettings, counts: Counts, folder: Path
 ) -> Iterator[tuple[SourceFile, dict[str, Any]]]:
-    """What a child says about each document, in file order; files are counted on the way."""
-    readable = False
+    """What a child says about each document, in file order; files are counted on the way, and fetched into `folder`."""
+    readable, failed = False, dict[Path, str]()
     with Parser(settings) as parser:
-        for file, answer in parser.parse(files):
+        for file, answer in parser.parse(fetched(files, folder, failed)):
             if answer is None:
                 counts.file(file.kind, file.bytes, readable)
                 readable = False
                 continue
+            answer |= {"reason": failed[file.path]} if file.path in failed else {}
             readable = readable or "text" in answer
             counts.cut += answer.get("meta", {}).get("part") == "1"
             yield file, answer

@@ -31,6 +31,7 @@ from fromzero.corpus.splitting import hold_out, split_at, tail_position
 from fromzero.corpus.storing import DocumentWriter, ShardWriter, read_rows
 from fromzero.corpus.worker import WorkSettings
 from fromzero.errors import UserError
+from fromzero.locations import shown
 
 VERSION = 3
 """Raised whenever the same settings would give another corpus."""
@@ -181,7 +182,7 @@ def _sides(documents: Iterator[Document], config: CorpusConfig, chosen: _Chosen)
 
 
 def _inputs(config: CorpusConfig) -> str:
-    return ", ".join(map(str, config.inputs))
+    return ", ".join(map(shown, config.inputs))
 
 
 def _nothing_kept(folder: Path, config: CorpusConfig, counts: Counts) -> str:

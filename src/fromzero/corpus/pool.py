@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, cast
 
 from fromzero.artifact import to_plain
@@ -106,7 +106,7 @@ class Parser:
         if self.child is not None:
             self.child.stop() if self.child.at_work else _idle.append(self.child)
 
-    def parse(self, files: Sequence[SourceFile]) -> Iterator[tuple[SourceFile, dict[str, Any] | None]]:
+    def parse(self, files: Iterable[SourceFile]) -> Iterator[tuple[SourceFile, dict[str, Any] | None]]:
         """Each answer with its file, in file order; None after the last answer of a file.
 
         Raises UserError when a child can't be started, or says that a package is missing.

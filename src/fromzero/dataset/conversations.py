@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from fromzero.artifact import Artifact, build, digest_file, digest_of
+from fromzero.artifact import Artifact, build, digest_file, digest_of, here
 from fromzero.console import progress
 from fromzero.dataset.packing import summarise
 from fromzero.dataset.writing import (
@@ -72,11 +72,11 @@ def pack_conversations(config: ConversationsConfig) -> Artifact:
     that carries loss was left), and for each split the documents, tokens, loss_tokens, bytes and bytes per token.
     Raises UserError that names file and line when a line can't be read.
     """
-    files = _files(config.input)
-    digest = tokenizer_digest(config.tokenizer)
+    files, source = _files(here(config.input)), here(config.tokenizer)
+    digest = tokenizer_digest(source)
 
     def make(folder: Path) -> Mapping[str, Any]:
-        tokenizer = load_for_packing(config.tokenizer)
+        tokenizer = load_for_packing(source)
         size = tokenizer.vocab_size
         writers: dict[str, TokenWriter] = {
             split: TokenWriter(folder, split, size, config.shard_tokens, masked=True) for split in SPLITS
@@ -86,7 +86,7 @@ def pack_conversations(config: ConversationsConfig) -> Artifact:
         splits = {split: writer.close() for split, writer in writers.items()}
         if not splits["train"]["documents"]:
             raise UserError(f"{config.input} holds no conversation to train on; add some")
-        copy_tokenizer(config.tokenizer, folder)
+        copy_tokenizer(source, folder)
         write_index(folder, tokenizer, digest, splits, masked=True)
         return {"vocab_size": size, "masked": True, **counts, **summarise(splits)}
 

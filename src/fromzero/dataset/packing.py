@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fromzero.artifact import Artifact, build, open_artifact
+from fromzero.artifact import Artifact, build, here, open_artifact
 from fromzero.console import progress
 from fromzero.corpus import read_corpus
 from fromzero.dataset.recovery import bytes_to_spell
@@ -50,14 +50,15 @@ def pack(config: PackConfig) -> Artifact:
     tokenizer can't be read.
     """
     corpus = open_artifact(config.corpus, "corpus")
-    digest = tokenizer_digest(config.tokenizer)
+    source = here(config.tokenizer)
+    digest = tokenizer_digest(source)
     known = corpus.summary.get("languages", {})
     for language in config.languages:
         if language not in known:
             raise UserError(f"{corpus.path} has no document in '{language}'{nearest(language, known)}")
 
     def make(folder: Path) -> Mapping[str, Any]:
-        tokenizer = load_for_packing(config.tokenizer)
+        tokenizer = load_for_packing(source)
         characters = corpus.summary.get("characters", {})
         with progress("Packing", sum(characters.values()), "characters") as report:
             done = 0
@@ -68,7 +69,7 @@ def pack(config: PackConfig) -> Artifact:
                 texts = (d.text for d in documents if not config.languages or d.language in config.languages)
                 done = _pack_split(texts, split, tokenizer, writer, done, report)
                 splits[split] = writer.close()
-        copy_tokenizer(config.tokenizer, folder)
+        copy_tokenizer(source, folder)
         write_index(folder, tokenizer, digest, splits, masked=False)
         return {"vocab_size": tokenizer.vocab_size, "masked": False, **summarise(splits)}
 

@@ -53,7 +53,7 @@ def evaluate(config: EvaluationConfig) -> Artifact:
         "evaluation",
         config,
         {"model": model.digest, "corpus": corpus.digest},
-        lambda folder: _evaluate(config, folder),
+        lambda folder: _evaluate(dataclasses.replace(config, model=model.path, corpus=corpus.path), folder),
         version=VERSION,
         ignore=("model", "corpus", "output", "device", "batch_tokens"),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import regex
 
-from fromzero.artifact import is_artifact, open_artifact
+from fromzero.artifact import here, is_artifact, open_artifact
 from fromzero.corpus import read_corpus
 from fromzero.errors import UserError
 
@@ -90,7 +90,7 @@ def script_group(text: str) -> str:
 
 
 def _read(paths: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    for path in paths:
+    for path in map(here, paths):
         if is_artifact(path):
             yield from _read_corpus(path)
         elif path.is_dir():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fromzero.artifact import here
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Tokenizer
 from fromzero.tokenizer.bpe_file import read_gpt2
@@ -33,7 +34,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Beside a file, `tokenizer_config.json` tells roles and chat template. Ids are those of the library that the file is
     for. Raises UserError when it is missing, damaged, too large, none of these, or can't be represented exactly.
     """
-    path = Path(path)
+    path = here(Path(path))
     file = _in_folder(path) if path.is_dir() else path
     config = read_config(file.parent)
     return _reader(file)(file, config)

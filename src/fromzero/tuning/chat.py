@@ -7,7 +7,7 @@ questions are put to the model; where code can tell a right answer, it is counte
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,15 @@ class ChatConfig:
 def finetune_chat(config: ChatConfig) -> Artifact:
     """Tune a model on conversations; skipped when up to date, resumed when it was cut off."""
     model = artifact.open_artifact(config.model, "model")
-    inputs = {"model": model.digest, "conversations": _digest(config.conversations)}
+    here = replace(config, model=model.path, conversations=artifact.here(config.conversations))
+    inputs = {"model": model.digest, "conversations": _digest(here.conversations)}
     ignore = ("model", "conversations", "output", *INCIDENTAL)
     return artifact.build(
         config.output,
         "model",
         config,
         inputs,
-        lambda folder: _tune(config, folder),
+        lambda folder: _tune(here, folder),
         version=VERSION,
         ignore=ignore,
         scratch=CHECKPOINTS,

@@ -9,7 +9,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,14 @@ class QuestionsConfig:
 
 def make_questions(config: QuestionsConfig) -> Artifact:
     """Write the conversations: one `{"messages": [...], "kind", "about", "expected"}` a line."""
-    inputs = {"corpus": artifact.open_artifact(config.corpus, "corpus").digest}
+    corpus = artifact.open_artifact(config.corpus, "corpus")
+    inputs, here = {"corpus": corpus.digest}, replace(config, corpus=corpus.path)
     if config.documents is not None:
-        inputs["documents"] = artifact.open_artifact(config.documents, "documents").digest
+        documents = artifact.open_artifact(config.documents, "documents")
+        inputs["documents"], here = documents.digest, replace(here, documents=documents.path)
     ignore = ("corpus", "documents", "output")
     return artifact.build(
-        config.output, "conversations", config, inputs, lambda f: _make(config, f), version=VERSION, ignore=ignore
+        config.output, "conversations", config, inputs, lambda f: _make(here, f), version=VERSION, ignore=ignore
     )
 
 
