@@ -80,6 +80,7 @@ def test_temperature_flattens_sizes() -> None:
     (counts,) = drawn({"a": {}, "b": {}}, windows, tokens=1_010_000, temperature=1 / 0.3)
     assert counts["b"] / counts["a"] == pytest.approx(100**0.3, rel=1e-3)  # alpha = 0.3, as in XLM-R
     assert drawn({"a": {}, "b": {}}, windows, tokens=1010, temperature=1) == [{"a": 1, "b": 100}]
+    assert drawn({"a": {}, "b": {}}, windows, tokens=1010, temperature=1e-9) == [{"b": 101}]
 
 
 def test_a_limit_on_epochs_is_that_of_unimax() -> None:
@@ -145,6 +146,7 @@ A, B = {"weight": 0.5}, {"weight": 0.5}
         ({"a": {"weight": -1}, "b": {"weight": 2}}, {"tokens": 9}, "the weight of a is -1.0; it must be at least 0"),
         ({"a": {"weight": math.nan}, "b": B}, {"tokens": 9}, "the weight of a is nan"),
         ({"a": {"weight": 0.5, "epochs": 3}, "b": B}, {"tokens": 900}, "a: a weight of 0.5 in 900 tokens makes 0.45 e"),
+        ({"a": A, "b": B}, {"tokens": 9}, "9 tokens to draw are fewer than one window of 10"),
         ({"a": {"weight": 1, "max_epochs": 2}}, {"tokens": 9000}, "max_epochs leaves 200 of the 900 windows"),
     ],
 )

@@ -112,9 +112,8 @@ def test_every_window_has_one_place_and_shares_hold_all_along(counts: list[int],
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_the_stream_is_the_same_for_any_number_of_processes(mixture: Artifact, world_size: int) -> None:
-    alone, *together = (open_data(mixture.path).loader(T, B, 3) for _ in range(world_size + 1))
-    for rank, loader in enumerate(together):
-        loader.rank, loader.world_size = rank, world_size
+    alone = open_data(mixture.path).loader(T, B, 3)
+    together = [open_data(mixture.path).loader(T, B, 3, rank, world_size) for rank in range(world_size)]
     for _ in range(200 // B):
         ids, targets = alone.next_batch()
         for rank, (x, y) in enumerate(loader.next_batch() for loader in together):

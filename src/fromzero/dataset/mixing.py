@@ -133,6 +133,8 @@ def plan(config: MixConfig, windows: Mapping[str, int]) -> list[tuple[Phase, dic
         room[name] = math.inf if source.max_epochs is None else math.floor(source.max_epochs * windows[name])
     planned = []
     for phase in phases:
+        if phase.tokens < config.context:
+            raise UserError(f"{phase.tokens} tokens to draw are fewer than one window of {config.context}; draw more")
         drawn = deal(phase.sources, room, phase.tokens // config.context)
         room = {name: left - drawn.get(name, 0) for name, left in room.items()}
         planned.append((phase, drawn))
@@ -154,7 +156,8 @@ def _with_shares(config: MixConfig, available: Mapping[str, int]) -> list[Phase]
         raise UserError("tokens is missing: say how many tokens the mixture has, or give the epochs of every source")
     tokens = config.tokens or round(sum(seen.values()))
     if config.temperature or not weights | seen:
-        powers = {name: size ** (1 / (config.temperature or 1)) for name, size in available.items()}
+        largest = max(available.values())
+        powers = {name: (size / largest) ** (1 / (config.temperature or 1)) for name, size in available.items()}
         return [Phase(tokens, {name: power / sum(powers.values()) for name, power in powers.items()})]
     weights = {name: size / tokens for name, size in seen.items()} | weights
     if missing := sorted(sources.keys() - weights):

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from fromzero.artifact import digest_of, open_artifact
 from fromzero.dataset.mixing import PLAN
 from fromzero.dataset.permutation import Permutation
-from fromzero.dataset.shards import TokenShards, joined
+from fromzero.dataset.shards import JoinedShards, TokenShards
 from fromzero.dataset.windows import WindowLoader
 from fromzero.errors import UserError
 
@@ -36,8 +35,8 @@ class TrainingData:
     """SHA-256 of what is read and how, wherever it is."""
     held_out: TokenShards
     """The held-out split; that of a mixture is those of its sources one after another."""
-    loader: Callable[[int, int, int], WindowLoader]
-    """Makes a loader of a context, a batch_size and a seed."""
+    loader: Callable[..., WindowLoader]
+    """(context, batch_size, seed, rank, world_size) -> loader; without the last two, for one process."""
     windows: int | None = None
     """How many are dealt; None is without end."""
 
@@ -54,12 +53,12 @@ def open_data(path: Path) -> TrainingData:
     plan = json.loads((here / PLAN).read_bytes())
     names = sorted(plan["sources"])
     sources = [_open_source(path, name, **plan["sources"][name]) for name in names]
-    held_out = joined([TokenShards(shards.folder, "validation") for shards in sources], here)
     phases = [[phase.get(name, 0) for name in names] for phase in plan["phases"]]
-    whole = joined(sources, here)
-    whole.fingerprint = digest_of(plan["context"], [plan["sources"][name]["digest"] for name in names], phases)
-    deal = functools.partial(MixtureLoader, whole, sources, phases, plan["context"])
-    return TrainingData(here, whole.fingerprint, held_out, deal, sum(map(sum, phases)))
+    digest = digest_of(plan["context"], [plan["sources"][name]["digest"] for name in names], phases)
+    held_out = JoinedShards([TokenShards(shards.folder, "validation") for shards in sources], here, digest)
+    whole = JoinedShards(sources, here, digest)
+    deal = functools.partial(MixtureLoader, whole, phases, plan["context"])
+    return TrainingData(here, digest, held_out, deal, sum(map(sum, phases)))
 
 
 def _open_source(mixture: Path, name: str, tokens: str, digest: str) -> TokenShards:
@@ -77,21 +76,20 @@ class MixtureLoader(WindowLoader):
     """Deals the windows of a mixture, phase after phase, until its plan ends.
 
     Each source is dealt as if alone: each window once an epoch, in an order of its own for each epoch, and a phase goes
-    on where the one before it left off. whole: the sources as one; phases: windows of each source. Raises UserError for
-    another context than was planned, and beyond the end.
+    on where the one before it left off. phases: windows of each source; planned: the context that they are counted in.
+    Raises UserError for another context, and beyond the end.
     """
 
     def __init__(
-        self, whole: TokenShards, sources: Sequence[TokenShards], phases: Sequence[Sequence[int]], planned: int,
-        context: int, *arguments: Any,
-    ) -> None:  # fmt: skip
+        self, whole: JoinedShards, phases: Sequence[Sequence[int]], planned: int, context: int, *others: int
+    ) -> None:
         if context != planned:
             raise UserError(f"{whole.folder} has windows of {planned} tokens, not of {context}; mix for this context")
-        super().__init__(whole, context, *arguments)
-        self.sources = [WindowLoader(shards, context, 1, self.seed) for shards in sources]
+        super().__init__(whole, context, *others)
+        self.sources = [WindowLoader(shards, context, 1, self.seed) for shards in whole.parts]
         self.orders = [Interleaving(counts, self.seed, i) for i, counts in enumerate(phases)]
         self.starts = [0, *itertools.accumulate(map(sum, phases))]
-        self.before = np.cumsum([[0] * len(sources), *phases], 0)
+        self.before = np.cumsum([[0] * len(self.sources), *phases], 0)
 
     def read(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The windows at some places of the mixture, (places, context + 1)."""

@@ -1,7 +1,6 @@
 """Reading token shards: one flat sequence of ids, memory-mapped, whatever number of files it is in."""
 
 import bisect
-import copy
 import functools
 import itertools
 import json
@@ -92,17 +91,26 @@ class TokenShards:
         return _Flat([_map(self.folder / name, kind, n) for name, n in zip(names, expected, strict=True)])
 
 
-def joined(parts: Sequence[TokenShards], folder: Path) -> TokenShards:
+class JoinedShards(TokenShards):
     """Splits made with one tokenizer as one, without loss masks. folder: what messages call it."""
-    whole = copy.copy(parts[0])
-    whole.folder, whole.masked, whole._masks = folder, False, None
-    whole._entry = {"tokens": sum(map(len, parts))}
-    whole._ids = _Flat([array for part in parts for array in part._ids.arrays])
-    whole.lossless = all(part.lossless for part in parts)
-    starts = itertools.accumulate(map(len, parts), initial=0)
-    pieces = [part.boundaries[:-1] + start for part, start in zip(parts, starts, strict=False)]
-    whole.boundaries = np.append(np.concatenate(pieces), len(whole))
-    return whole
+
+    def __init__(self, parts: Sequence[TokenShards], folder: Path, fingerprint: str) -> None:
+        first, self.parts = parts[0], parts
+        self.folder, self.split, self.fingerprint = folder, first.split, fingerprint
+        self.vocab_size, self.end_of_text = first.vocab_size, first.end_of_text
+        self.tokenizer_digest = first.tokenizer_digest
+        self.masked, self._masks = False, None
+        self.documents, self.text_bytes = sum(p.documents for p in parts), sum(p.text_bytes for p in parts)
+        self.lossless = all(part.lossless for part in parts)
+        self._entry = {"tokens": sum(map(len, parts))}
+        self._ids = _Flat([array for part in parts for array in part._ids.arrays])
+
+    @functools.cached_property
+    def boundaries(self) -> NDArray[np.int64]:
+        """(documents + 1,) int64: where each document begins, and at last the number of ids."""
+        starts = itertools.accumulate(map(len, self.parts), initial=0)
+        pieces = [part.boundaries[:-1] + start for part, start in zip(self.parts, starts, strict=False)]
+        return np.append(np.concatenate(pieces), len(self))
 
 
 class _Flat:
