@@ -3,7 +3,8 @@
 In: a corpus and a tokenizer, or conversations and a tokenizer. Out: token shards on disk, and batches of them.
 
 Read in this order: writing (the files), recovery (what ids don't hold), packing and conversations (the stages that
-write them), shards (reading them), permutation and position, windows (batches for pretraining), chats (for tuning).
+write them), shards (reading them), permutation and position, windows (batches for pretraining), mixing and mixture
+(of several tokens), chats (for tuning).
 """
 
 from fromzero.dataset.chats import ConversationLoader
