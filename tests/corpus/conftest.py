@@ -88,10 +88,10 @@ def page() -> Callable[[str, str], str]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Callable[..., CorpusConfig]:
-    """Settings for tmp_path/in -> tmp_path/out with one worker."""
+    """Settings for tmp_path/in -> tmp_path/out with one worker; near duplicates are kept, as texts here are alike."""
 
     def make(**values: object) -> CorpusConfig:
-        given: dict[str, object] = {"inputs": (tmp_path / "in",), "output": tmp_path / "out", "workers": 1} | values
-        return CorpusConfig(**given)  # type: ignore[arg-type]
+        given: dict[str, object] = {"inputs": (tmp_path / "in",), "output": tmp_path / "out", "workers": 1}
+        return CorpusConfig(**given | {"near_duplicates": None} | values)  # type: ignore[arg-type]
 
     return make

@@ -42,7 +42,9 @@ def documents(tmp_path: Path, essays: Callable[[int], list[str]]) -> Path:
 
 def start(folder: Path, output: Path) -> "subprocess.Popen[str]":
     line = [sys.executable, "-c", BUILD, "corpus", "build", "--inputs", f"[{folder}]", "--output", str(output)]
-    return subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [*line, "--near_duplicates", "null"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def finished(output: Path) -> dict[str, int]:

@@ -239,6 +239,7 @@ def test_interrupt_and_run_again(settings: Settings, tmp_path: Path, chinese: st
     folder.mkdir()
     (folder / "a.jsonl").write_text("".join(json.dumps({"text": f"{n} {chinese}"}) + "\n" for n in range(15_000)))
     command = [sys.executable, "-m", "fromzero", "corpus", "build", "--inputs", f"[{folder}]", "--output", "out"]
+    command += ["--near_duplicates", "null"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(tmp_path.glob("out/partitions/*")):
         assert process.poll() is None
@@ -268,6 +269,16 @@ def test_the_verb(tmp_path: Path, english: str, essays: Essays) -> None:
 
 
 # Bad input
+
+
+def test_memory_is_shared_out(settings: Settings) -> None:
+    assert settings().within_memory() == settings()
+    for given, workers, parse in ((1_250_000_000, 1, 600_000_000), (2_900_000_000, 2, 1_000_000_000)):
+        found = settings(workers=2, memory_bytes=given).within_memory()
+        assert (found.workers, found.limits.parse_memory_bytes) == (workers, parse)
+    assert settings(workers=1, memory_bytes=10**10).within_memory().limits == Limits()
+    with pytest.raises(UserError, match="it takes at least 1,250,000,000, or null for any"):
+        settings(memory_bytes=10**9)
 
 
 def test_inputs_that_are_not_there(settings: Settings, tmp_path: Path) -> None:

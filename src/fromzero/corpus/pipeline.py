@@ -55,13 +55,13 @@ def build_corpus(config: CorpusConfig) -> Artifact:
         digest_inputs(config.inputs, found) | Screening.of(config).digests(),
         lambda folder: _make(folder, found, config),
         version=VERSION,
-        ignore=("inputs", "output", "workers", "engine", "engine_address"),
+        ignore=("inputs", "output", "workers", "memory_bytes", "engine", "engine_address"),
         scratch=WORK,
     )
 
 
 def _make(folder: Path, found: Found, config: CorpusConfig) -> Mapping[str, Any]:
-    parts = partition(found.files, folder / WORK)
+    parts, config = partition(found.files, folder / WORK), config.within_memory()
     work, screening = WorkSettings.of(config), Screening.of(config)
     with progress("reading documents", found.bytes, "B") as report:
         engine = config.engine, config.engine_address, config.workers

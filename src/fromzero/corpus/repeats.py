@@ -14,7 +14,7 @@ from fromzero.corpus.substrings import drop_repeated_passages
 
 Unit = Literal["paragraph", "line", "passage"]
 Row = dict[str, Any]
-GROUP_BYTES = 50_000_000
+GROUP_BYTES = 20_000_000
 """Passages are compared within so much text, in the order of the documents; comparing takes 50 times as much memory."""
 
 

@@ -1,6 +1,7 @@
 """The settings of the corpus stage, with the reason for each default."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,9 @@ from fromzero.corpus.masking import Masking
 from fromzero.corpus.near_duplicates import MinHash
 from fromzero.corpus.rules import RULES
 from fromzero.errors import UserError, nearest
+
+BASE_BYTES, WORKER_BYTES, LEAST_PARSE_BYTES = 400_000_000, 250_000_000, 600_000_000
+"""Memory of the process that is started, of each that reads, and the least for one that parses: .44 GB are programs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +103,9 @@ class CorpusConfig:
     """Where they run: on this machine, or on a Ray cluster (install `fromzero[cluster]`). The result is the same."""
     engine_address: str = ""
     """Address of the cluster, whose machines see all paths, as in ray://head:10001; empty starts Ray here."""
+    memory_bytes: int | None = None
+    """What all processes on this machine may take together, in bytes, but for 100 bytes a document: fewer of them run,
+    with less for parsing each, where that is needed. null: as much as `workers` and `limits.parse_memory_bytes` say."""
     validation: float = 0.05
     """Share of the text held out for validation."""
     validation_max_bytes: int = 2_000_000
@@ -137,20 +144,33 @@ class CorpusConfig:
     """Evaluation sets: documents that hold an item are dropped, and all that touch one are listed."""
     masking: Masking | None = None
     """What stands in the place of personal data: `masking: {}` puts [email], [phone] ...; null leaves it as it is."""
-    near_duplicates: MinHash | None = None
-    """How texts that are nearly the same are found, of which the longest is kept: `near_duplicates: {}` takes the
-    values that are usual; null keeps them all but exact copies."""
+    near_duplicates: MinHash | None = dataclasses.field(default_factory=MinHash)
+    """How texts that are nearly the same are found, of which the longest is kept; null keeps all but exact copies. On
+    both sides of the split they would make a model look better than it is."""
     repeats: tuple[Literal["paragraph", "line", "passage"], ...] = ()
     """What is cut out of a document when another has it: paragraphs or lines that are not short, or passages, whatever
     lines they are in."""
     passage_bytes: int = 200
     """Least length of such a passage, in bytes. 200 are about 50 tokens of English."""
 
+    def within_memory(self) -> "CorpusConfig":
+        """The same with as many workers, and as much for parsing, as `memory_bytes` has room for."""
+        if self.memory_bytes is None:
+            return self
+        room = self.memory_bytes - BASE_BYTES
+        workers = min(self.workers or os.cpu_count() or 1, room // (WORKER_BYTES + LEAST_PARSE_BYTES))
+        parse = min(self.limits.parse_memory_bytes, room // workers - WORKER_BYTES)
+        limits = dataclasses.replace(self.limits, parse_memory_bytes=parse)
+        return dataclasses.replace(self, workers=workers, limits=limits)
+
     def __post_init__(self) -> None:
         if not self.inputs:
             raise UserError("inputs is empty; name files or folders of documents, as in --inputs '[docs, more.pdf]'")
         if self.workers < 0:
             raise UserError(f"workers is {self.workers}; it takes a number of processes, or 0 for one for each core")
+        if self.memory_bytes is not None and self.memory_bytes < BASE_BYTES + WORKER_BYTES + LEAST_PARSE_BYTES:
+            least = BASE_BYTES + WORKER_BYTES + LEAST_PARSE_BYTES
+            raise UserError(f"memory_bytes is {self.memory_bytes}; it takes at least {least:,}, or null for any")
         if not 0 < self.validation < 1:
             raise UserError(f"validation is {self.validation}; it takes a share between 0 and 1, as in 0.05")
         if self.validation_max_bytes <= 0:
