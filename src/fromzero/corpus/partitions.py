@@ -6,7 +6,6 @@ partition is finished when its folder has its final name; a build that was kille
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import json
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from fromzero.corpus.fetching import fetched
 from fromzero.corpus.files import SourceFile
 from fromzero.corpus.near_duplicates import MinHash, write_signatures
 from fromzero.corpus.pool import Parser, release
+from fromzero.corpus.reading import DISK_FULL
 from fromzero.corpus.screening import Screen, Screening
 from fromzero.corpus.storing import read_rows
 from fromzero.corpus.worker import WorkSettings
@@ -112,7 +112,7 @@ def read_one(item: str) -> str:
     except UserError as error:
         return json.dumps({"error": str(error)})
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         return json.dumps(
             {"error": f"{part.folder}: {error.strerror}; make room and run it again, to go on from there"}

@@ -23,6 +23,8 @@ from fromzero.errors import UserError
 
 MAX_DEATHS = 10
 """Children that may die over one file before the rest of it is given up."""
+START_SECONDS = 600.0
+"""Longest time until a child is ready, which takes a minute where nothing was compiled before."""
 _TICK_SECONDS = 0.1
 # One thread is enough for one document, and each thread's arena would count against the limit on address space.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
@@ -36,7 +38,8 @@ class _Child:
         self.settings, self.patience = settings, limits.parse_seconds
         # JSON escapes a character to 6 bytes at most; what is longer is not an answer but an attack
         self.longest = 6 * max(limits.document_bytes, limits.file_bytes) + (1 << 20)
-        self.deadline, self.reason, self.at_work = float("inf"), CRASHED, False
+        self.deadline, self.reason = float("inf"), CRASHED
+        self.ready = self.at_work = False
         # -P: a folder of documents with a file called json.py in it must not become part of the program
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "fromzero.corpus.worker"],
@@ -59,12 +62,13 @@ class _Child:
         """What the child answers. Raises OSError, ValueError or TypeError when it dies; then `reason` says why."""
         self.at_work = True
         write_frame(self.stdin, request)
-        while "done" not in (frame := self._next()):
+        self.ready = self.ready or "ready" in self._next(START_SECONDS)
+        while "done" not in (frame := self._next(self.patience)):
             yield dict(frame)
         self.at_work = False
 
-    def _next(self) -> Any:
-        self.deadline = time.monotonic() + self.patience
+    def _next(self, patience: float) -> Any:
+        self.deadline = time.monotonic() + patience
         frame = read_frame(self.stdout, self.longest)
         if frame is None or "died" in frame:
             self.reason = str(frame["died"]) if frame else CRASHED

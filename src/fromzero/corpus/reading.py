@@ -6,9 +6,11 @@ Runs in a child process: every byte here may be hostile. `formats` has the table
 """
 
 import dataclasses
+import errno
 import importlib
 import itertools
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -21,6 +23,8 @@ _FRONT_MATTER = re.compile(
     r"\A\ufeff?---[ \t]*\r?\n(.{0,20000}?)^(?:---|\.\.\.)[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE
 )
 _FRONT_TITLE = re.compile(r"""^title:[ \t]*["']?([^\n]{1,500}?)["']?[ \t]*\r?$""", re.MULTILINE)
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ReadError(Exception):
@@ -105,6 +109,8 @@ def reason_of(error: Exception) -> str:
         return str(error)
     if isinstance(error, NotTextError):
         return f"{BINARY}: {error}"
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        raise UserError(f"{tempfile.gettempdir()}: {error.strerror}; make room for temporary files") from error
     if isinstance(error, OSError) and error.errno is not None:
         return f"{UNOPENED}: {error.strerror or error}"
     return f"{DAMAGED}: {type(error).__name__}"  # a parser of other people's formats can raise anything at all

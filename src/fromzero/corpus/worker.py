@@ -1,7 +1,8 @@
 """The child process that parses: `python -m fromzero.corpus.worker`, frames on stdin and stdout.
 
 A frame is a length in decimal, a newline, that many bytes of JSON, a newline. The first frame from the parent holds
-the settings; then each holds a file and how many of its records to skip, and is answered by frames:
+the settings, and is answered by {"ready": true} when everything is compiled, which the deadlines of documents have no
+time for; then each holds a file and how many of its records to skip, and is answered by frames:
   {"text": ..., "reason": ..., ...}  a document, or {"reason": ...} alone for what could not be read
   {..., "finished": n}               with the last one of a record: so many of the file's records are done with
   {"skipped": inside}                the last record to skip was reached; its place in the archive
@@ -159,6 +160,8 @@ def limit_memory(limit: int) -> None:
 def _serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
     """Answer requests until stdin closes."""
     settings = WorkSettings.from_plain(read_frame(stdin, 1 << 20) or {})
+    refine("Warm up.", settings.filters, "en")
+    write_frame(stdout, {"ready": True})
     limit_memory(settings.read.limits.parse_memory_bytes)
     while (request := read_frame(stdin, 1 << 20)) is not None:
         if not _answer(request, settings, stdout):
