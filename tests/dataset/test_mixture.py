@@ -17,7 +17,7 @@ from fromzero.config import from_arguments, from_mapping
 from fromzero.corpus.document import Document
 from fromzero.corpus.storing import DocumentWriter
 from fromzero.dataset import PackConfig, TokenShards, WindowLoader, pack
-from fromzero.dataset.mixing import MixConfig, mix
+from fromzero.dataset.mixing import PLAN, MixConfig, mix
 from fromzero.dataset.mixture import Interleaving, open_data
 from fromzero.errors import UserError
 from fromzero.tokenizer import load_tokenizer
@@ -185,6 +185,19 @@ def test_what_cannot_be_mixed_is_told(sources: dict[str, Artifact], corpus: Arti
     with pytest.raises(UserError, match="en and fr were packed with different tokenizers"):
         mixed({**sources, "fr": other}, tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    ["", "[]", '{"context": 8, "sources": {"a": 5}, "phases": []}', '{"context": 8, "sources": {}, "phases": [{}]}'],
+)
+def test_a_plan_that_makes_no_sense_is_one_sentence(tmp_path: Path, plan: str) -> None:
+    def fill(folder: Path) -> dict[str, Any]:
+        (folder / PLAN).write_text(plan)
+        return {}
+
+    with pytest.raises(UserError, match=r"mixture\.json can't be read .*; run fromzero mix again"):
+        open_data(build(tmp_path / "m", "mixture", {}, {}, fill).path)
 
 
 def test_the_verb_shows_the_table(

@@ -50,15 +50,24 @@ def open_data(path: Path) -> TrainingData:
         return TrainingData(here, found.digest, TokenShards(here, "validation"), loader)
     if found.kind != "mixture":
         raise UserError(f"{path} is a {found.kind}; name tokens, made by fromzero pack, or a mixture, by fromzero mix")
-    plan = json.loads((here / PLAN).read_bytes())
-    names = sorted(plan["sources"])
-    sources = [_open_source(path, name, **plan["sources"][name]) for name in names]
-    phases = [[phase.get(name, 0) for name in names] for phase in plan["phases"]]
-    digest = digest_of(plan["context"], [plan["sources"][name]["digest"] for name in names], phases)
+    context, entries, phases = _read_plan(here / PLAN)
+    sources = [_open_source(path, name, *entry) for name, entry in entries.items()]
+    digest = digest_of(context, [digest for _, digest in entries.values()], phases)
     held_out = JoinedShards([TokenShards(shards.folder, "validation") for shards in sources], here, digest)
-    whole = JoinedShards(sources, here, digest)
-    deal = functools.partial(MixtureLoader, whole, phases, plan["context"])
+    deal = functools.partial(MixtureLoader, JoinedShards(sources, here, digest), phases, context)
     return TrainingData(here, digest, held_out, deal, sum(map(sum, phases)))
+
+
+def _read_plan(file: Path) -> tuple[int, dict[str, tuple[str, str]], list[list[int]]]:
+    """The context, path and digest of each source, and for each phase the windows of each."""
+    try:
+        plan = json.loads(file.read_bytes())
+        entries = {name: (entry["tokens"], entry["digest"]) for name, entry in sorted(plan["sources"].items())}
+        phases = [[int(phase.get(name, 0)) for name in entries] for phase in plan["phases"]]
+        assert all(sum(phase) > 0 and min(phase) >= 0 for phase in phases), "windows below 0"
+        return int(plan["context"]), entries, phases
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        raise UserError(f"{file} can't be read ({error!r}); run fromzero mix again") from error
 
 
 def _open_source(mixture: Path, name: str, tokens: str, digest: str) -> TokenShards:
