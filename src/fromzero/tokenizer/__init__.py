@@ -9,7 +9,8 @@ Read in this order:
   pretokens, learn (which merges)
 - the other kinds: characters, word, wordpiece and wordpiece_learn, unigram and unigram_learn
 - training: settings, kinds, train (the stage)
-- files: huggingface, bpe_file and unigram_file (ours); foreign, load, ranks, last_pairs, sentencepiece_*, gguf*
+- files: huggingface, bpe_file and sentencepiece_json (ours); foreign, load, ranks, last_pairs,
+  sentencepiece_file, gguf*
 - conversations: messages, traced, sandbox, chat
 - in use: stream (decoding as tokens arrive), compare and compare_text (tokenizers side by side)
 """

@@ -94,12 +94,9 @@ def from_spelled(
 
     common: further arguments of `BPETokenizer`. Raises UserError for a merge of what is not in the vocabulary.
     """
-    pairs = list(map(split_merge, merges))
-    if unknown := [half for pair in pairs for half in pair if half not in spelled]:
-        raise UserError(f"it has a merge with {unknown[0]!r}, which is not in its vocabulary; save it again")
+    ids = read_merges(merges, spelled)
     vocabulary = {unspell(token): i for token, i in spelled.items()}
     size = max(itertools.chain(spelled.values(), common["special_tokens"].values())) + 1
-    ids = [(spelled[left], spelled[right]) for left, right in pairs]
     return BPETokenizer(vocabulary, ids, patterns, size=size, **common)
 
 
@@ -118,6 +115,14 @@ def check_model(model: Mapping[str, Any]) -> None:
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise UserError(f"it has the model setting {name}={model[name]!r}, which fromzero can't represent exactly")
+
+
+def read_merges(merges: Iterable[str | Sequence[str]], vocabulary: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Merges as pairs of ids. Raises UserError for one of what is not in the vocabulary."""
+    try:
+        return [(vocabulary[left], vocabulary[right]) for left, right in map(split_merge, merges)]
+    except KeyError as error:
+        raise UserError(f"it has a merge with {error}, which is not in its vocabulary; save it again") from None
 
 
 def split_merge(merge: str | Sequence[str]) -> tuple[str, str]:

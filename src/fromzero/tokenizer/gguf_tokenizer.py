@@ -1,12 +1,13 @@
 """The tokenizer in the metadata of a GGUF file, with the ids that llama.cpp gives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fromzero.errors import UserError
+from fromzero.tokenizer import sentencepiece_file as sp
 from fromzero.tokenizer.added import AddedToken
 from fromzero.tokenizer.base import Tokenizer
 from fromzero.tokenizer.bpe_file import from_spelled
@@ -14,20 +15,10 @@ from fromzero.tokenizer.foreign import reading
 from fromzero.tokenizer.gguf import read_gguf_header
 from fromzero.tokenizer.normalize import bert
 from fromzero.tokenizer.patterns import GPT2, TEKKEN
-from fromzero.tokenizer.sentencepiece_file import (
-    CONTROL,
-    NORMAL,
-    UNKNOWN,
-    UNUSED,
-    USER_DEFINED,
-    Piece,
-    Settings,
-    from_pieces,
-)
 from fromzero.tokenizer.unigram import SPACE
 from fromzero.tokenizer.wordpiece import CONTINUES, WordPieceTokenizer, around
 
-_DEEPSEEK_HAN = "[一-龥ࠀ-一가-\ud7ff]+"
+_HAN = "[一-龥ࠀ-一가-\ud7ff]+"
 _DEEPSEEK_3 = (
     r"\p{N}{1,3}",
     "[一-龥\u3040-ゟ゠-ヿ]+",
@@ -35,14 +26,14 @@ _DEEPSEEK_3 = (
     r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+""",
 )
 # Letters that have case, but for those that the authors' list lacks; signs, with some letters in their ranges.
-_DEEPSEEK_LETTERS = (
+_LETTERS = (
     "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚ\u1e00-\u1f15\u1f18-\u1f1d"
     "\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d\u1f5f-\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4"
     "\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113\u2115"
     "\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-\u2134\u2139\u213c-\u213f\u2145-\u2149ⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛ"
     "Ꜣ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿ\ufb00-\ufb06\ufb13-\ufb17\uff21-\uff3a\uff41-\uff5a𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
 )
-_DEEPSEEK_SIGNS = "!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002"
+_SIGNS = "!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002"
 # How the file calls a way of cutting text -> the patterns, applied one after the other.
 PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais"), (GPT2,)),
@@ -51,33 +42,14 @@ PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"), ("qwen2",)),
     **dict.fromkeys(("gpt-4o", "llama4"), ("o200k",)),
     "tekken": (TEKKEN,),
-    "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_HAN, r"\p{N}"),
-    "deepseek-llm": (
-        r"[\r\n]",
-        rf"\s?[{_DEEPSEEK_LETTERS}]+",
-        rf"\s?[{_DEEPSEEK_SIGNS}]+",
-        r"\s+(?![\s\S])",
-        _DEEPSEEK_HAN,
-        r"\p{N}+",
-    ),
+    "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN, r"\p{N}"),
+    "deepseek-llm": (r"[\r\n]", rf"\s?[{_LETTERS}]+", rf"\s?[{_SIGNS}]+", r"\s+(?![\s\S])", _HAN, r"\p{N}+"),
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), _DEEPSEEK_3),
 }
-_LLAMA3 = (
-    "llama-bpe",
-    "llama3",
-    "llama-v3",
-    "falcon3",
-    "tekken",
-)  # begin a text with bos, and take known pre-tokens whole
-_ROLES = {
-    "bos": "bos",
-    "eos": "eos",
-    "unknown": "unk",
-    "padding": "pad",
-    "mask": "mask",
-    "cls": "cls",
-    "seperator": "sep",
-}
+# These begin a text with bos, and take known pre-tokens whole.
+_LLAMA3 = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")
+_ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "mask": "mask", "cls": "cls"}
+_ROLES["sep"] = "seperator"  # as the format spells it
 
 
 def load_gguf(path: Path) -> Tokenizer:
@@ -92,7 +64,7 @@ def load_gguf(path: Path) -> Tokenizer:
         if data.get("model") not in _READERS:
             raise UserError(f"its tokenizer is of the model {data.get('model')!r}, not one of {', '.join(_READERS)}")
         tokens = data["tokens"]
-        types = [int(kind) for kind in data.get("token_type", [NORMAL] * len(tokens))]
+        types = [int(kind) for kind in data.get("token_type", [sp.NORMAL] * len(tokens))]
         if not isinstance(tokens, list) or len(types) != len(tokens) or not all(isinstance(t, str) for t in tokens):
             raise UserError("its tokens are no texts, or more or fewer than their types; get the file again")
         return _READERS[data["model"]](data, tokens, types, _common(data, tokens, types))
@@ -100,11 +72,10 @@ def load_gguf(path: Path) -> Tokenizer:
 
 def _common(data: Mapping[str, Any], tokens: list[str], types: list[int]) -> dict[str, Any]:
     """What all kinds share, as arguments of `Tokenizer`."""
-    ids = {role: data.get(f"{name}_token_id") for name, role in _ROLES.items()}
+    ids = {role: data.get(f"{name}_token_id") for role, name in _ROLES.items()}
     roles = {f"{role}_token": tokens[i] for role, i in ids.items() if i is not None}
-    special = {i for i, kind in enumerate(types) if kind in (CONTROL, UNKNOWN)} | {
-        i for i in ids.values() if i is not None
-    }
+    special = {i for i, kind in enumerate(types) if kind in (sp.CONTROL, sp.UNKNOWN)}
+    special |= {i for i in ids.values() if i is not None}
     begins = data.get("add_bos_token", data["model"] == "llama" or data.get("pre") in _LLAMA3)
     return {
         "special_tokens": {tokens[i]: i for i in sorted(special)},
@@ -119,9 +90,9 @@ def _read_bpe(data: Mapping[str, Any], tokens: list[str], types: list[int], comm
     pre = data.get("pre")
     if pre not in PRE_TOKENIZERS:
         raise UserError(f"it cuts text in the way {pre!r}, which is not known; known are {', '.join(PRE_TOKENIZERS)}")
-    plain = {token: i for i, token in enumerate(tokens) if types[i] == USER_DEFINED}
+    plain = {token: i for i, token in enumerate(tokens) if types[i] == sp.USER_DEFINED}
     added = plain | common["special_tokens"]
-    spelled = {token: i for i, token in enumerate(tokens) if token not in added and types[i] != UNUSED}
+    spelled = {token: i for i, token in enumerate(tokens) if token not in added and types[i] != sp.UNUSED}
     common |= {"special_tokens": added, "whole": pre in _LLAMA3, "unknown": -1}
     tokenizer = from_spelled(spelled, data["merges"], PRE_TOKENIZERS[pre], **common)
     tokenizer.set_added_tokens({token: AddedToken(i, special=False) for token, i in plain.items()})
@@ -130,15 +101,15 @@ def _read_bpe(data: Mapping[str, Any], tokens: list[str], types: list[int], comm
 
 def _read_pieces(data: Mapping[str, Any], tokens: list[str], types: list[int], common: dict[str, Any]) -> Tokenizer:
     scores = [float(score) for score in data["scores"]]
-    pieces = [Piece(*piece) for piece in zip(tokens, scores, types, strict=True)]
-    settings = Settings(
+    pieces = [sp.Piece(*piece) for piece in zip(tokens, scores, types, strict=True)]
+    settings = sp.Settings(
         kind="bpe" if data["model"] == "llama" else "unigram",
         precision=np.float64,
         charsmap=bytes(data.get("precompiled_charsmap", b"")),
         add_dummy_prefix=bool(data.get("add_space_prefix", True)),
         remove_extra_whitespaces=bool(data.get("remove_extra_whitespaces", False)),
     )
-    return from_pieces(pieces, settings, **common)
+    return sp.from_pieces(pieces, settings, **common)
 
 
 def _read_bert(data: Mapping[str, Any], tokens: list[str], types: list[int], common: dict[str, Any]) -> Tokenizer:
@@ -152,9 +123,4 @@ def _read_bert(data: Mapping[str, Any], tokens: list[str], types: list[int], com
     return WordPieceTokenizer(vocabulary, common["roles"].get("unk_token", "[UNK]"), **common)
 
 
-_READERS: dict[str, Callable[..., Tokenizer]] = {
-    "gpt2": _read_bpe,
-    "llama": _read_pieces,
-    "t5": _read_pieces,
-    "bert": _read_bert,
-}
+_READERS = {"gpt2": _read_bpe, "llama": _read_pieces, "t5": _read_pieces, "bert": _read_bert}

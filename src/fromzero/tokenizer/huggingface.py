@@ -208,9 +208,9 @@ _KINDS = {  # kind -> module, writer, reader
     "byte": ("characters", "write_bytes", "read_bytes"),
     "char": ("word", "write_word", "read_word"),
     "word": ("word", "write_word", "read_word"),
-    "spbpe": ("sentencepiece_bpe_file", "write_sentencepiece_bpe", "read_sentencepiece_bpe"),
+    "spbpe": ("sentencepiece_json", "write_sentencepiece_bpe", "read_sentencepiece_bpe"),
     "wordpiece": ("wordpiece", "write_wordpiece", "read_wordpiece"),
-    "unigram": ("unigram_file", "write_unigram", "read_unigram"),
+    "unigram": ("sentencepiece_json", "write_unigram", "read_unigram"),
 }
 # The name of a model in `tokenizer.json` -> the kind whose reader takes it: that of bytes knows those of BPE.
 _FILE_KINDS = {"BPE": "byte", "WordLevel": "word", "WordPiece": "wordpiece", "Unigram": "unigram"}
