@@ -13,12 +13,13 @@ from fromzero.commands import main
 from fromzero.corpus import CorpusConfig, build_corpus
 from fromzero.corpus.document import Document
 from fromzero.corpus.filters import judge
+from fromzero.corpus.near_duplicates import MinHash
 from fromzero.corpus.rules import RULES
 from fromzero.corpus.settings import Filters
 from fromzero.corpus.storing import DocumentWriter, ShardWriter
 from fromzero.errors import UserError
 from fromzero.explain import corpus_sample
-from fromzero.explain.about_corpus import _pairs, compose_corpus, excerpt, visible
+from fromzero.explain.about_corpus import compose_corpus, excerpt, visible
 from fromzero.explain.blocks import Charts, Details, Report, Samples, Table
 from fromzero.explain.charts import Histogram
 from fromzero.explain.corpus_look import Look, look_into
@@ -29,34 +30,41 @@ from fromzero.explain.words import Words
 HOSTILE = (
     "<script>alert(1)</script> & \u202egnp.exe \ufeff\x1b[31m {{ x }} and words enough that the text is not too short"
 )
+NEAR = MinHash(least_similarity=0.8)
 FILTERS = Filters(max_repeated_lines=None, languages={"zh": {"min_length": 150}})
 WORDS = "The river rises in the hills above a town and runs for ninety miles before it meets the sea at low water. "
 
 
 def english(length: int) -> str:
-    return (WORDS * (1 + length // len(WORDS)))[:length].strip().ljust(length, "x")
+    words = WORDS.split()
+    first = length * 7 % len(words)
+    return " ".join((words[first:] + words[:first]) * (1 + length // 90))[:length].strip().ljust(length, "x")
 
 
-def chinese(length: int, start: str) -> str:
+def chinese(length: int, step: int) -> str:
     """So long as the rules count: an ideograph is three."""
-    return (start + "河发源于城外群山蜿蜒九十里后汇入大海铁路修通以前船只沿河运送羊毛和木材后来码头上只剩渔民" * 2)[
+    return ("河发源于城外群山蜿蜒九十里后汇入大海铁路修通以前船只沿河运送羊毛和木材后来码头上只剩渔民" * 2)[::step][
         : length // 3
     ]
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """English on either side of a limit of 50, Chinese of one of 150, what is hostile, damaged and there twice."""
+    """English on either side of a limit of 50, Chinese of one of 150, what is hostile, damaged, and there twice."""
     folder = tmp_path_factory.mktemp("corpus")
-    texts = [english(n) for n in (20, 30, 45, 49, 49, 50, 52, 60, 400, 900)]
-    texts += [chinese(n, start) for n, start in ((90, "山"), (144, "水"), (150, "木"), (165, "火"))]
+    texts = [english(n) for n in (20, 30, 45, 49, 49, 50, 52, 60)] + [english(900)[:400], english(900)]
+    texts += [chinese(n, step) for n, step in ((90, 1), (144, 1), (150, 1), (165, -1))]
     texts += [HOSTILE, HOSTILE[:45], "1234567890 " * 30]
     (folder / "in").mkdir()
     for number, text in enumerate(texts):
         (folder / "in" / f"{number:02d}.txt").write_bytes(text.encode())
     (folder / "in" / "<b>\u202ename.txt").write_text(english(900), "utf-8")
     (folder / "in" / "bad.pdf").write_bytes(b"%PDF-1.4 nothing")
-    return build_corpus(CorpusConfig((folder / "in",), folder / "corpus", workers=1, filters=FILTERS, normalize=False))
+    return build_corpus(
+        CorpusConfig(
+            (folder / "in",), folder / "corpus", workers=1, filters=FILTERS, normalize=False, near_duplicates=NEAR
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +96,7 @@ def test_numbers_are_those_of_the_corpus(corpus: Artifact, look: Look, language:
     assert {k: v.documents for k, v in look.taken.items() if k not in RULES and v.documents} == {
         "damaged file": 1,
         "duplicate": 1,
+        "near duplicate": 1,
     }
     assert sum(taken.documents for taken in look.taken.values()) == counts["documents"]["rejected"]
     assert (len(look.kept), len(look.rejected)) == (counts["documents"]["kept"], counts["documents"]["rejected"])
@@ -141,34 +150,15 @@ def _charts(block: object) -> list[object]:
     return list(block.charts) if isinstance(block, Charts) else []
 
 
-def test_pairs_of_near_duplicates(tmp_path: Path) -> None:
-    """Where the reason names the document that was kept."""
-    texts = [WORDS * 3 + "One end.", WORDS * 3 + "Another end, which is longer."]
-
-    def make(folder: Path) -> dict[str, object]:
-        with DocumentWriter(folder, "train") as train:
-            row = {"id": "a" * 32, "text": texts[1], "source": "long.txt", "url": "", "language": "en", "meta": []}
-            train.shards.write(row, 1)
-        with ShardWriter(
-            folder / "rejected", "rejected", dict.fromkeys(("id", "source", "reason", "text"), "string")
-        ) as w:
-            for name, reason in (
-                ("b", "near duplicate: of " + "a" * 32),
-                ("c", "near duplicate"),
-                ("d", "near duplicate: of " + "e" * 32),
-            ):
-                w.write({"id": name * 32, "source": f"{name}.txt", "reason": reason, "text": texts[0]}, 1)
-        return {}
-
-    made = build(tmp_path / "c", "corpus", {}, {}, make)
-    look = look_into(made.path, {"documents": {"rejected": 3}}, Filters())
+def test_pairs_of_near_duplicates(corpus: Artifact, look: Look) -> None:
     ((kept, dropped),) = look.pairs
-    assert (kept.source, dropped.source) == ("long.txt", "b.txt")
-    section = _pairs(look, Words("en"))
-    assert section
-    (samples,) = (block for block in section.blocks if isinstance(block, Samples))
-    assert [label for label, _ in samples.texts] == ["kept · long.txt", "dropped · b.txt"]
-    assert all(text.startswith("… ") and 60 < len(text) < 110 for _, text in samples.texts)
+    assert (kept.source, dropped.source) == ("in/09.txt", "in/08.txt")
+    (samples,) = (block for block in blocks_of(page_of(corpus, look), "pairs") if isinstance(block, Samples))
+    assert [label for label, _ in samples.texts] == ["kept · in/09.txt", "dropped · in/08.txt"]
+    longer, shorter = (text for _, text in samples.texts)
+    assert shorter == "… " + english(900)[340:400].strip()
+    assert longer.startswith(shorter)
+    assert longer.endswith(" …")
 
 
 def test_excerpts() -> None:
@@ -217,7 +207,9 @@ def test_rows_are_fetched_from_where_they_are(shards: list[Path]) -> None:
 
 
 def test_a_damaged_shard_is_named(shards: list[Path]) -> None:
-    for data in (shards[1].read_bytes()[:-50], b"PAR1" + bytes(100) + b"PAR1", b""):
+    whole = shards[1].read_bytes()
+    others = (whole.replace(b"source", b"sauces"), bytes(len(whole) - 2000) + whole[-2000:])
+    for data in (whole[:-50], b"PAR1" + bytes(100) + b"PAR1", b"", *others):
         shards[1].write_bytes(data)
         with pytest.raises(UserError, match=r"b-00000\.parquet is damaged"):
             draw_sample(shards)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fromzero import __version__
 from fromzero.artifact import Artifact
-from fromzero.corpus.document import REASONS
+from fromzero.corpus.document import NEAR_DUPLICATE, REASONS
 from fromzero.corpus.rules import RULES
 from fromzero.corpus.settings import Filters
 from fromzero.explain.about_data import MOST_LANGUAGES, dropped_section, input_section
@@ -157,17 +157,18 @@ def _rules(corpus: Artifact, look: Look, limits: Limits, words: Words) -> list[B
     return [Table(tuple(header), tuple(rows), "lllrrrr"), *filter(None, details)]
 
 
-def _details(name: str, taken: Taken, words: Words) -> Details | None:
+def _details(name: str, taken: Taken, words: Words, outside: str = "outside") -> Details | None:
     title = words("dropped_by", name=name, count=count(taken.documents))
-    sides = (("outside", taken.outside), ("inside", taken.inside))
+    sides = ((outside, taken.outside), ("inside", taken.inside))
     shown = tuple(_samples(words(key), examples) for key, examples in sides if examples)
     return Details(title, shown) if shown else None
 
 
 def _others(look: Look, words: Words) -> Section | None:
-    """Examples of what no rule dropped: damaged files, duplicates ..."""
-    names = sorted(look.taken.keys() - RULES.keys(), key=[*REASONS, *sorted(look.taken)].index)
-    details = [_details(words.name("reason", name), look.taken[name], words) for name in names]
+    """Examples of what no rule dropped: damaged files, duplicates ... Near ones are among the pairs."""
+    pairs = {NEAR_DUPLICATE} if look.pairs else set()
+    names = sorted(look.taken.keys() - RULES.keys() - pairs, key=[*REASONS, *sorted(look.taken)].index)
+    details = [_details(words.name("reason", name), look.taken[name], words, "examples") for name in names]
     return Section("others", words("others"), tuple(filter(None, details))) if any(details) else None
 
 

@@ -36,7 +36,7 @@ def show_corpus(config: ShowConfig) -> Artifact:
 
     Raises UserError when there is no finished corpus, and for a shard that is damaged.
     """
-    corpus = open_artifact(config.corpus, "corpus")
+    corpus = open_artifact(config.corpus, "corpus", hashes=False)
     folder = corpus.path.absolute()
     output = config.output or folder.with_name(f"{folder.name}-report")
     ignored = ("corpus", "output", "open")

@@ -6,9 +6,9 @@ corpus gives the same sample.
 
 import hashlib
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fromzero.corpus.reading import optional
 from fromzero.errors import UserError
@@ -16,6 +16,7 @@ from fromzero.errors import UserError
 GROUPS, DOCUMENTS, TEXT = 64, 2_000, 32_000_000
 """Most row groups that a sample is drawn from, and most documents and characters in it."""
 
+T = TypeVar("T")
 Row = dict[str, Any]
 Place = tuple[Path, int, int]
 """Shard, row group, and row in it."""
@@ -52,19 +53,23 @@ def _hash(name: str) -> bytes:
 
 
 def _groups(paths: Sequence[Path]) -> list[tuple[Path, int]]:
-    return [(path, group) for path in paths for group in range(_parquet(path, lambda file: file.num_row_groups))]
+    return [(path, group) for path in paths for group in range(_parquet(path, lambda file: int(file.num_row_groups)))]
 
 
-def _read(path: Path, group: int, columns: Collection[str] | None = None) -> list[Row]:
-    names = None if columns is None else list(columns)
-    rows: list[Row] = _parquet(path, lambda file: file.read_row_group(group, names, use_threads=False).to_pylist())
-    return rows
+def _read(path: Path, group: int, columns: Collection[str] = ()) -> list[Row]:
+    def ask(file: Any) -> list[Row]:
+        table = file.read_row_group(group, [*columns] or None, use_threads=False)
+        table.select([*columns] or ["id", "source", "text"])  # raises KeyError when one is missing
+        rows: list[Row] = table.to_pylist()
+        return rows
+
+    return _parquet(path, ask)
 
 
-def _parquet(path: Path, ask: Any) -> Any:
+def _parquet(path: Path, ask: Callable[[Any], T]) -> T:
     parquet = optional("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path) as file:
             return ask(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, optional("pyarrow").ArrowException) as error:
         raise UserError(f"{path} is damaged ({error}); build the corpus again") from error

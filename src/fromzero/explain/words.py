@@ -308,6 +308,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "limit": ("limit", "限值"),
     "outside": ("nearest dropped", "最近的丢弃"),
     "inside": ("nearest kept", "最近的保留"),
+    "examples": ("examples", "例子"),
     "dropped_by": ("{name}: {count} dropped", "{name}：丢弃 {count} 篇"),
     "others": ("Dropped for other reasons", "因其他原因丢弃"),
     "pairs": ("Nearly the same", "近似重复"),
