@@ -239,7 +239,10 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert main(["corpus", "show", str(made.path), "--language", "zh", "--open", "false"]) == 0
     assert page.stat().st_mtime_ns != written
     assert len(opened) == 1
-    assert "保留了什么" in page.read_text("utf-8")
+    monkeypatch.chdir(made.path)
+    assert main(["corpus", "show", ".", "--language", "zh"]) == 0
+    assert Path(capsys.readouterr().out.strip().split("\n")[-1]) == page
+    assert "<h1>c：保留了什么" in page.read_text("utf-8")
     for wrong, message in (([str(tmp_path)], "not a corpus"), ([str(page.parent)], "is a report, not a corpus")):
         assert main(["corpus", "show", *wrong]) == 2
         assert message in capsys.readouterr().err

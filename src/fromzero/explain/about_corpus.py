@@ -53,7 +53,7 @@ def compose_corpus(corpus: Artifact, look: Look, filters: Filters, words: Words)
         language=words.language,
         lead=(Text(lead),),
         sections=tuple(filter(None, sections)),
-        footer=words("footer", version=__version__, path=visible(corpus.path.as_posix())),
+        footer=words("footer", version=__version__, path=visible(corpus.path.name)),
     )
 
 

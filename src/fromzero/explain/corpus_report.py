@@ -1,7 +1,7 @@
 """`fromzero corpus show`: a corpus -> corpus.html, a page about what was kept and dropped."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ def show_corpus(config: ShowConfig) -> Artifact:
     Raises UserError when there is no finished corpus, and for a shard that is damaged.
     """
     corpus = open_artifact(config.corpus, "corpus", hashes=False)
-    folder = corpus.path.absolute()
-    output = config.output or folder.with_name(f"{folder.name}-report")
+    corpus = replace(corpus, path=corpus.path.absolute())  # '.' has no name
+    output = config.output or corpus.path.with_name(f"{corpus.path.name}-report")
     ignored = ("corpus", "output", "open")
     inputs = {"corpus": corpus.digest}
     return build(output, "report", config, inputs, lambda f: _write(corpus, config, f), version=VERSION, ignore=ignored)
