@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fromzero.kernels.compiling import compiled, inlined, lean
-from fromzero.kernels.merge_pairs import NEVER, rank_of
+from fromzero.kernels.merge_pairs import NEVER, merge_few, rank_of
 from fromzero.kernels.tree import MAX_LETTERS, Tree, longest, tree
 
 BYTE, UNMADE = -1, -2  # instead of the rank that makes a token: it is a byte; no merges make it
@@ -55,12 +55,17 @@ def derive(letters: Any, starts: Any, byte_ids: Any, pairs: Any, results: Any, l
     count = len(starts) - 1
     times, halves = np.full(count, UNMADE, np.int32), np.full((count, 2), -1, np.int32)
     sizes = (starts[1:] - starts[:-1]).astype(np.int32)
-    symbols = np.empty(MAX_TOKEN, np.int32)
+    symbols, ranks = np.empty(MAX_TOKEN, np.int32), np.empty(MAX_TOKEN, np.int64)
     for token in range(count):
-        if sizes[token] == 1 and byte_ids[letters[starts[token]]] == token:
-            times[token] = BYTE
-        elif sizes[token] > 1:
-            _derive_one(token, letters, starts[token], sizes[token], byte_ids, pairs, results, symbols, times, halves)
+        for i in range(sizes[token]):
+            symbols[i] = byte_ids[letters[starts[token] + i]]
+            if i:
+                ranks[i - 1] = rank_of(pairs, symbols[i - 1], symbols[i])
+        left, last = merge_few(sizes[token], ranks, symbols, pairs, results)
+        if left == 1 and symbols[0] == token:
+            times[token] = last if sizes[token] > 1 else BYTE
+        if times[token] >= 0:
+            halves[token, 0], halves[token, 1] = lefts[last], rights[last]
     in_order = count > 0 and len(letters) < MAX_LETTERS
     for rank in range(len(lefts) if in_order else 0):
         in_order = in_order and times[lefts[rank]] < rank and times[rights[rank]] < rank
@@ -71,30 +76,6 @@ def derive(letters: Any, starts: Any, byte_ids: Any, pairs: Any, results: Any, l
         found, shorter = tree(letters, starts, times != UNMADE)
         ends, beginnings = _borders(letters, starts, times, results, lefts, rights)
     return Making(times, halves, sizes, shorter, ends, beginnings), found
-
-
-@lean
-def _derive_one(
-    token: Any, letters: Any, start: Any, size: Any, byte_ids: Any, pairs: Any, results: Any, symbols: Any, times: Any,
-    halves: Any,
-) -> None:  # fmt: skip
-    """Merge the bytes of a token in the plain way, and keep the last merge if it makes the token."""
-    for i in range(size):
-        symbols[i] = byte_ids[letters[start + i]]
-    while size > 1:
-        least, place = NEVER, 0
-        for i in range(size - 1):
-            rank = rank_of(pairs, symbols[i], symbols[i + 1])
-            if rank < least:
-                least, place = rank, i
-        if least == NEVER:
-            return
-        if size == 2 and results[least] == token:
-            times[token], halves[token, 0], halves[token, 1] = least, symbols[0], symbols[1]
-        symbols[place] = results[least]
-        size -= 1
-        for i in range(place + 1, size):
-            symbols[i] = symbols[i + 1]
 
 
 @compiled

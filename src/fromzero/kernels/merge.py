@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fromzero.kernels.compiling import compiled, lean
 from fromzero.kernels.count import NUMBER, slot_of_piece
 from fromzero.kernels.match import PAIR_BITS, match
-from fromzero.kernels.merge_pairs import NEVER, pair_table, rank_of
+from fromzero.kernels.merge_pairs import NEVER, merge_few, pair_table, rank_of
 from fromzero.kernels.scan import BLOCK, scan
 from fromzero.kernels.words import KEY_BYTES, hash_of, key_of, slot_of
 
@@ -133,7 +133,7 @@ def encode_pieces(
             for place in range(size - 1):
                 ranks[place] = byte_pairs[np.int64(data[start + place]) << 8 | np.int64(data[start + place + 1])]
             if size <= SHORT:
-                after += _merge_few(size, ranks, symbols, pairs, results) - 1
+                after += merge_few(size, ranks, symbols, pairs, results)[0] - 1
             else:
                 after += _merge_linked(size, ranks, symbols, pairs, results) - 1
             for place in range(after - written):
@@ -194,29 +194,9 @@ def _pack(out: Any, start: Any, stop: Any) -> Any:
     return low, high
 
 
-@lean
-def _merge_few(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any) -> Any:
-    """Merge symbols[:size] in place; ranks: of each symbol with the next one. Returns how many are left."""
-    while True:
-        least, i = NEVER, 0
-        for place in range(size - 1):
-            if ranks[place] < least:
-                least, i = ranks[place], place
-        if least == NEVER:
-            return size
-        symbols[i] = results[least]
-        size -= 1
-        for place in range(i + 1, size):
-            symbols[place], ranks[place] = symbols[place + 1], ranks[place + 1]
-        if i + 1 < size:
-            ranks[i] = rank_of(pairs, symbols[i], symbols[i + 1])
-        if i > 0:
-            ranks[i - 1] = rank_of(pairs, symbols[i - 1], symbols[i])
-
-
 @compiled
 def _merge_linked(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any) -> Any:
-    """The same without moving what is behind: `after` and `before` link what is left of the symbols.
+    """`merge_few` without moving what is behind: `after` and `before` link what is left of the symbols; their number.
 
     An order is rank * 2**32 + place: the least one is the leftmost of the lowest rank.
     """

@@ -1,10 +1,10 @@
-"""The ranks of pairs of ids, in a hash table of one machine word for each."""
+"""The ranks of pairs of ids, in a hash table of one machine word for each; and merging by them."""
 
 from typing import Any
 
 import numpy as np
 
-from fromzero.kernels.compiling import compiled, inlined
+from fromzero.kernels.compiling import compiled, inlined, lean
 
 NEVER = np.int64(2**31 - 1)  # rank of a pair that is no merge
 MAX_IDS, MAX_RANK = 1 << 20, (1 << 24) - 1
@@ -43,3 +43,27 @@ def rank_of(pairs: Any, left: Any, right: Any) -> Any:
         if entry == _EMPTY:
             return NEVER
         slot = (slot + _ONE) & np.uint64(len(pairs) - 1)
+
+
+@lean
+def merge_few(size: Any, ranks: Any, symbols: Any, pairs: Any, results: Any) -> Any:
+    """Merge symbols[:size] in place, always the leftmost pair of the lowest rank. ranks: of each symbol with the next.
+
+    Returns how many symbols are left, and the rank of the last merge, or NEVER.
+    """
+    last = NEVER
+    while True:
+        least, i = NEVER, 0
+        for place in range(size - 1):
+            if ranks[place] < least:
+                least, i = ranks[place], place
+        if least == NEVER:
+            return size, last
+        symbols[i], last = results[least], least
+        size -= 1
+        for place in range(i + 1, size):
+            symbols[place], ranks[place] = symbols[place + 1], ranks[place + 1]
+        if i + 1 < size:
+            ranks[i] = rank_of(pairs, symbols[i], symbols[i + 1])
+        if i > 0:
+            ranks[i - 1] = rank_of(pairs, symbols[i - 1], symbols[i])

@@ -17,7 +17,7 @@ from fromzero.tokenizer.merge_table import MergeTable
 from fromzero.tokenizer.normalize import Normalizer
 from fromzero.tokenizer.patterns import resolve_pattern
 from fromzero.tokenizer.splitter import Splitter
-from fromzero.tokenizer.text import check_unicode, utf8
+from fromzero.tokenizer.text import batches, check_unicode, utf8
 
 T = TypeVar("T")
 GROUP_BYTES = 1 << 20  # text that a thread takes at a time
@@ -165,19 +165,7 @@ class BPETokenizer(Tokenizer):
 
         self._table  # noqa: B018 (made before the threads need it)
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-            return [part for parts in pool.map(encode, self._groups(texts)) for part in parts]
-
-    def _groups(self, texts: Iterable[str]) -> Iterator[list[bytes]]:
-        group: list[bytes] = []
-        size = 0
-        for text in texts:
-            group.append(self._utf8(text))
-            size += len(group[-1])
-            if size >= GROUP_BYTES:
-                yield group
-                group, size = [], 0
-        if group:
-            yield group
+            return [part for parts in pool.map(encode, batches(map(self._utf8, texts), GROUP_BYTES)) for part in parts]
 
     def _utf8(self, text: str) -> bytes:
         if self.normalizer:

@@ -1,5 +1,6 @@
 """Counting pre-tokens: what a trainer learns from, in memory that grows with the different ones, not with the text."""
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from fromzero.kernels import count as kernel
 from fromzero.kernels.compiling import first_use
 from fromzero.tokenizer.splitter import Splitter, as_array, no_progress
-from fromzero.tokenizer.text import utf8
+from fromzero.tokenizer.text import batches, utf8
 
 BATCH_BYTES = 16 << 20  # text that a worker counts at a time
 MAX_BYTES = 400_000_000  # of different pre-tokens; learning takes many times that
@@ -110,17 +111,16 @@ def count_pretokens(
     """
     pretokens = Pretokens(max_bytes=max_bytes)
     automaton, workers = splitter.single, workers or os.cpu_count() or 1
-    batches = _batches(texts)
+    waiting = batches(map(utf8, texts), BATCH_BYTES)
     if automaton is not None:
         with first_use("the tokenizer's trainer"), ThreadPoolExecutor(workers) as pool:
-            _run(pool, workers, lambda batch: _count_compiled(batch, splitter), batches, pretokens)
+            _run(pool, workers, lambda batch: _count_compiled(batch, splitter), waiting, pretokens)
         return pretokens
-    first = next(batches)
-    pretokens.add(*_count_by_regex(first, splitter))
-    second = next(batches, None)
+    pretokens.add(*_count_by_regex(next(waiting, []), splitter))
+    second = next(waiting, None)
     if second is not None:  # new processes are worth their start
         with ProcessPoolExecutor(workers, get_context("spawn"), _remember, (splitter.patterns,)) as processes:
-            _run(processes, workers, _count_remembered, (b for group in ((second,), batches) for b in group), pretokens)
+            _run(processes, workers, _count_remembered, itertools.chain([second], waiting), pretokens)
     return pretokens
 
 
@@ -137,19 +137,6 @@ def _run(
         into.add(*running.popleft().result())
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[bytes]]:
-    """At least one, which may be empty."""
-    batch: list[bytes] = []
-    size = 0
-    for text in texts:
-        batch.append(utf8(text))
-        size += len(batch[-1])
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    yield batch
-
-
 def _count_compiled(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     automaton = splitter.single
     assert automaton is not None
@@ -162,11 +149,10 @@ def _count_compiled(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.
 
 
 def _count_by_regex(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    cuts = [splitter.cuts(text) for text in batch]
-    starts = np.cumsum([0, *(len(text) for text in batch)])
-    data = as_array(b"".join(batch))
-    ends = [start + cut for start, cut in zip(starts.tolist(), cuts, strict=False)]
+    starts = np.cumsum([0, *map(len, batch)])
+    ends = [start + splitter.cuts(text) for start, text in zip(starts.tolist(), batch, strict=False)]
     cut = np.concatenate([np.empty(0, np.int64), *ends])
+    data = as_array(b"".join(batch))
     return data, kernel.count_cut(data, cut, *_table(len(cut)))
 
 

@@ -1,5 +1,7 @@
 """What counts as text: anything that has a UTF-8 form."""
 
+from collections.abc import Iterable, Iterator
+
 from fromzero.errors import UserError
 
 
@@ -18,3 +20,17 @@ def check_unicode(text: str, what: str = "the text") -> None:
     """Raise UserError as `utf8` does."""
     if not text.isascii():
         utf8(text, what)
+
+
+def batches(texts: Iterable[bytes], least: int) -> Iterator[list[bytes]]:
+    """Texts in groups of at least so many bytes, but for the last one."""
+    batch: list[bytes] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= least:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
