@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -134,3 +135,36 @@ def tiny_model(chain: Chain) -> Path:
     model = ModelConfig(layers=1, width=32, heads=2, context=64)
     pretrain(PretrainConfig(tokens=chain.tokens, output=output, model=model, train=train, sample_points=1))
     return output
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a server that speaks S3."""
+    import logging
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The file system of an S3 with one empty bucket, called bucket, and a cache for this test alone."""
+    import s3fs
+
+    settings = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    settings |= {"AWS_ENDPOINT_URL": s3_server, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    system = s3fs.S3FileSystem()
+    system.mkdir("bucket")
+    yield system
+    system.invalidate_cache()
+    system.rm("bucket", recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()

@@ -92,5 +92,15 @@ def publish(url: str, kind: str, key: str, parse: Parse, keep: bool, make: Calla
 
 
 def _read(url: str, parse: Parse) -> tuple[bytes, dict[str, Any]] | None:
-    data = read(f"{url}/{MANIFEST}", MAX_MANIFEST_BYTES)
-    return None if data is None else (data, parse(data, masked(url)))
+    if (data := read(f"{url}/{MANIFEST}", MAX_MANIFEST_BYTES)) is None:
+        return None
+    manifest = parse(data, masked(url))
+    try:
+        sound = all(file["bytes"] + 0 >= 0 and file["sha256"] + "" for file in manifest["files"].values())
+    except (AttributeError, KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise UserError(
+            f"{masked(url)}/{MANIFEST} is not a manifest of fromzero: its list of files can't be understood"
+        )
+    return data, manifest
