@@ -130,11 +130,13 @@ def test_paragraphs_and_short_lines_stay_apart(tmp_path: Path) -> None:
     assert text_of(tmp_path, draw([lines])) == " ".join(LEFT) + "\n\n" + "\n".join(poem)
 
 
+ENCRYPTED_ENTRY = b"/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <%b> /U <%b> >> /ID [<00> <00>]"
+ENCRYPTED_ENTRY %= b"ab" * 32, b"cd" * 32
+
+
 def test_an_encrypted_file(tmp_path: Path) -> None:
-    keys = (b"ab" * 32, b"cd" * 32)
-    entry = b"/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <%b> /U <%b> >> /ID [<00> <00>]" % keys
     with pytest.raises(ReadError, match=r"^encrypted file$"):
-        text_of(tmp_path, draw([column(50, 700, LEFT)], entry))
+        text_of(tmp_path, draw([column(50, 700, LEFT)], ENCRYPTED_ENTRY))
 
 
 def test_a_page_that_is_shown_a_thousand_times_is_bounded(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ def read_warc(file: Opened, settings: ReadSettings) -> Iterator[Record]:
         status = record.http_headers.status_code if record.http_headers is not None else 200
         if status == 200 and kind in (*_PAGES, "text/plain"):
             yield Record(functools.partial(_parse, record, kind, settings))
+            if file.allowance.left < 0:
+                return  # the record that says so was the last
         else:
             passed_over[kind if status == 200 else f"status {status}"] += 1
     if passed_over:
