@@ -35,7 +35,7 @@ from fromzero.locations import masked, shown, url_of
 from fromzero.remote import MANIFEST, UNFINISHED, download, publish
 
 FORMAT_VERSION = 1
-_PACKAGES = "fromzero torch numpy safetensors regex pyarrow trafilatura resiliparse pypdfium2".split()
+_PACKAGES = ("fromzero", "torch", "numpy", "safetensors", "regex", "pyarrow", "trafilatura", "resiliparse", "pypdfium2")
 _ADVICE = "restore it, or delete the folder and run its command again"
 _COSTLY_KINDS = frozenset({"model"})  # set aside instead of deleted when a rebuild replaces them
 

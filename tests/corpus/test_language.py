@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromzero.corpus.language import LANGUAGES, UNKNOWN, chinese_script, identify, identify_among
+from fromzero.corpus.language import UNKNOWN, chinese_script, identify, identify_among
 from fromzero.errors import UserError
 
 LONG = {
@@ -19,6 +19,10 @@ LONG = {
     "ru": "Река берёт начало в холмах над городом и течёт девяносто миль, прежде чем впасть в море.",
     "zh": "这条河发源于城外的群山，蜿蜒九十里后汇入大海。铁路修通以前，船只沿河运送羊毛和木材。",
     "ja": "この川は町の上の丘に源を発し、海に注ぐまで九十マイルを流れる。鉄道が通るまでは船が羊毛を運んだ。",
+    "ar": "ينبع النهر من التلال فوق المدينة ويجري تسعين ميلا قبل أن يصل إلى البحر.",
+    "el": "Ο ποταμός πηγάζει από τους λόφους πάνω από την πόλη και κυλά ενενήντα μίλια μέχρι τη θάλασσα.",
+    "pl": "Rzeka wypływa ze wzgórz nad miastem i płynie przez dziewięćdziesiąt mil, zanim dotrze do morza.",
+    "vi": "Con sông bắt nguồn từ những ngọn đồi phía trên thị trấn và chảy chín mươi dặm trước khi ra biển.",
     "ko": "이 강은 마을 위의 언덕에서 시작하여 바다에 이르기까지 구십 마일을 흐른다.",
 }
 SHORT = {
@@ -32,10 +36,6 @@ SHORT = {
 }
 
 
-def test_all_languages_are_tried() -> None:
-    assert set(LONG) == set(LANGUAGES)
-
-
 @pytest.mark.parametrize(("language", "text"), [*LONG.items(), *SHORT.items()])
 def test_short_and_long(language: str, text: str) -> None:
     found = identify_among(text)
@@ -47,7 +47,7 @@ def test_any_language_on_request() -> None:
     polish = "Rzeka wypływa ze wzgórz nad miastem i płynie przez dziewięćdziesiąt mil, zanim dotrze do morza."
     assert identify_among(polish, None).language == "pl"
     assert identify_among(polish, ("pl", "cs")).confidence > 0.9
-    assert identify(polish) in LANGUAGES
+    assert identify_among(polish, ("de", "en")).language in ("de", "en")
     assert identify_among(LONG["zh"], None).language == "zh"
     assert identify_among(LONG["ja"], ("de", "zh")).language != "ja"
     with pytest.raises(UserError, match=r"languages: .*xq.*; known are ace, af"):
