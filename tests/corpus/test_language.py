@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fromzero.corpus.language import UNKNOWN, chinese_script, identify, identify_among
+from fromzero.corpus.language import LANGUAGES, UNKNOWN, chinese_script, identify, identify_among
 from fromzero.errors import UserError
 
 LONG = {
