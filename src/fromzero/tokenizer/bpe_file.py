@@ -14,8 +14,9 @@ import regex
 from fromzero.errors import UserError
 from fromzero.tokenizer.bpe import BPETokenizer
 from fromzero.tokenizer.foreign import read_json, read_text, reading
-from fromzero.tokenizer.patterns import GPT2
+from fromzero.tokenizer.patterns import GPT2, isolating
 
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast")
 
 
@@ -26,14 +27,10 @@ def write_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
     if clash := vocabulary.keys() & added.keys():
         raise UserError(f"the special token {min(clash)!r} is spelled like an ordinary one; choose another text for it")
     spelled: dict[int | None, str] = {i: token for token, i in (vocabulary | added).items()}
-    splits = [
-        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-        for pattern in tokenizer.patterns
-    ]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    steps = [*map(isolating, tokenizer.patterns), BYTE_LEVEL]
     return {
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
-        "decoder": byte_level,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "decoder": BYTE_LEVEL,
         "model": {
             "type": "BPE",
             "unk_token": spelled.get(tokenizer.unknown),
@@ -147,7 +144,7 @@ def _spelling() -> dict[int, str]:
 @functools.cache
 def bytes_of() -> dict[str, int]:
     """Character -> the byte that it spells."""
-    return {character: byte for byte, character in _spelling().items()}
+    return {spell(bytes([byte])): byte for byte in range(256)}
 
 
 def unspell(token: str) -> bytes:

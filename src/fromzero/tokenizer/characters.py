@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Common, Tokenizer, token_table
-from fromzero.tokenizer.bpe_file import read_bpe, spell
+from fromzero.tokenizer.bpe_file import BYTE_LEVEL, bytes_of, read_bpe
 from fromzero.tokenizer.text import check_unicode
-
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 
 
 class ByteTokenizer(Tokenizer):
@@ -37,7 +35,7 @@ class ByteTokenizer(Tokenizer):
 
 def write_bytes(tokenizer: ByteTokenizer) -> dict[str, Any]:
     """The pre-tokenizer, decoder and model of `tokenizer.json`: a byte-level BPE without merges."""
-    vocabulary = {spell(bytes([i])): i for i in range(256)}
+    vocabulary = bytes_of()
     if clash := vocabulary.keys() & tokenizer.special_tokens.keys():
         raise UserError(f"the special token {min(clash)!r} is spelled like an ordinary one; choose another text for it")
     model = {"type": "BPE", "vocab": vocabulary | tokenizer.special_tokens, "merges": []}
@@ -45,12 +43,9 @@ def write_bytes(tokenizer: ByteTokenizer) -> dict[str, Any]:
 
 
 def read_bytes(saved: Mapping[str, Any], common: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer of a parsed `tokenizer.json` with a BPE model: of bytes, if `write_bytes` made it.
-
-    common: what all kinds share, as arguments of `Tokenizer`. Raises UserError for what can't be represented exactly.
-    """
-    model, vocabulary = saved["model"], {spell(bytes([i])): i for i in range(256)}
-    expected: Any = (BYTE_LEVEL, [], vocabulary | common["special_tokens"], None)
+    """The tokenizer of a parsed `tokenizer.json` with a BPE model, of bytes if `write_bytes` made it, as `read_bpe`."""
+    model = saved["model"]
+    expected: Any = (BYTE_LEVEL, [], bytes_of() | common["special_tokens"], None)
     if (saved["pre_tokenizer"], model["merges"], model["vocab"], saved.get("normalizer")) == expected:
         return ByteTokenizer(**common)
     return read_bpe(saved, common)

@@ -69,10 +69,7 @@ class ChatTemplate:
     """
 
     def __init__(
-        self,
-        source: Any = CHATML,
-        variables: Mapping[str, str] | None = None,
-        now: datetime.date | None = None,
+        self, source: Any = CHATML, variables: Mapping[str, str] | None = None, now: datetime.date | None = None
     ) -> None:
         self.source = source
         self.variables = {name: traced(text, TEMPLATE) for name, text in (variables or {}).items()}
@@ -80,9 +77,7 @@ class ChatTemplate:
 
     def marks_generation(self, with_tools: bool = False) -> bool:
         """Whether the template of such conversations says what the assistant's part is, so that there is loss on it."""
-        templates = _by_name(self.source)
-        source = templates.get("tool_use" if with_tools else "default", templates["default"])
-        return re.search(r"\{%[-+]?\s*generation\b", source) is not None
+        return re.search(r"\{%[-+]?\s*generation\b", _for_tools(_by_name(self.source), with_tools)) is not None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False, **options: Any) -> str:
         """The conversation as text, equal to transformers' `apply_chat_template(..., tokenize=False)`.
@@ -132,20 +127,15 @@ class ChatTemplate:
             if add_generation_prompt or "content" not in chat[-1]:
                 raise UserError("only a last message with content can be gone on with, and without another header")
             chat[-1]["content"] += _CONTINUE
-        text: str = self._choose(tools is not None)(
-            {
-                **self.variables,
-                "documents": None,
-                **check_variables(variables),
-                "tools": None if tools is None else check_tools(tools),
-                "messages": chat,
-                "add_generation_prompt": add_generation_prompt,
-            }
-        )
+        given = {**self.variables, "documents": None, **check_variables(variables)}
+        given |= {"messages": chat, "add_generation_prompt": add_generation_prompt}
+        given["tools"] = None if tools is None else check_tools(tools)
+        text: str = _for_tools(self._templates, tools is not None)(given)
         return _until_tag(text) if continue_final_message else text
 
-    def _choose(self, with_tools: bool) -> Any:
-        return self._templates.get("tool_use" if with_tools else "default") or self._templates["default"]
+
+def _for_tools(templates: Mapping[str, Any], with_tools: bool) -> Any:
+    return templates.get("tool_use" if with_tools else "default", templates["default"])
 
 
 def _by_name(source: Any) -> dict[str, str]:

@@ -60,9 +60,7 @@ class _Reader:
     """Reads forward through a file whose size is known."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._left = file, size
-        self._header_left = MAX_FILE_BYTES
-        self._order = "<"
+        self._file, self._left, self._order = file, min(size, MAX_FILE_BYTES), "<"
 
     def header(self) -> GGUFHeader:
         if self._take(4) != MAGIC:
@@ -73,7 +71,7 @@ class _Reader:
         if version not in (2, 3):
             raise UserError(f"it has version {version} of GGUF; versions 2 and 3 can be read")
         tensor_count, entries = self._count(24), self._count(13)
-        metadata = dict(self._entry() for _ in range(entries))
+        metadata = {self._text(): self._value(self._number("I")) for _ in range(entries)}
         tensors = [self._tensor() for _ in range(tensor_count)]
         if len(metadata) != entries or len({tensor.name for tensor in tensors}) != tensor_count:
             raise UserError("it has the same name twice; get the file again")
@@ -81,9 +79,6 @@ class _Reader:
         if not isinstance(alignment, int) or alignment < 1:
             raise UserError(f"it has general.alignment {alignment!r}; it should be a positive number")
         return GGUFHeader(metadata, tensors, -(-self._file.tell() // alignment) * alignment, self._order)
-
-    def _entry(self) -> tuple[str, Any]:
-        return self._text(), self._value(self._number("I"))
 
     def _tensor(self) -> TensorInfo:
         name, dimensions = self._text(), self._number("I")
@@ -95,10 +90,8 @@ class _Reader:
         return TensorInfo(name, shape, self._number("I"), self._number("Q"))
 
     def _value(self, kind: int, depth: int = 0) -> Any:
-        if kind in _NUMBERS:
-            return self._number(_NUMBERS[kind])
-        if kind == _STRING:
-            return self._text()
+        if kind in _NUMBERS or kind == _STRING:
+            return self._text() if kind == _STRING else self._number(_NUMBERS[kind])
         if kind != _ARRAY or depth >= MAX_DEPTH:
             raise UserError(f"it has a value of type {kind}, or arrays in too many arrays")
         inner = self._number("I")
@@ -113,7 +106,7 @@ class _Reader:
     def _count(self, least: int) -> int:
         """A number of things that take at least so many bytes each. Raises UserError when they can't be there."""
         count = self._number("Q")
-        if count * least > min(self._left, self._header_left):
+        if count * least > self._left:
             raise UserError(f"it claims to have {count} things where {self._left} bytes are left; get the file again")
         return count
 
@@ -121,10 +114,8 @@ class _Reader:
         return struct.unpack(self._order + code, self._take(struct.calcsize(self._order + code)))[0]
 
     def _take(self, size: int) -> bytes:
-        if size > min(self._left, self._header_left):
-            raise UserError("it ends too early, or has too long a header; get the file again")
-        self._left, self._header_left = self._left - size, self._header_left - size
-        data = self._file.read(size)
+        data = self._file.read(size) if size <= self._left else b""
         if len(data) != size:
-            raise UserError("it ends too early; get the file again")
+            raise UserError("it ends too early, or has too long a header; get the file again")
+        self._left -= size
         return data

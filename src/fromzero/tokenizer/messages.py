@@ -42,8 +42,13 @@ def check_tools(tools: Any) -> list[dict[str, Any]]:
         raise UserError(f"tools are a {type(tools).__name__}; they should be a list of mappings")
     if len(tools) > MAX_TOOLS:
         raise UserError(f"there are {len(tools)} tools, more than {MAX_TOOLS}; offer fewer")
-    copy = _Copy("the description of tools", "shorten it")
-    return [_check_tool(f"tool {i}", tool, copy) for i, tool in enumerate(tools)]
+    copy, plain = _Copy("the description of tools", "shorten it"), []
+    for i, tool in enumerate(tools):
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise UserError(f'tool {i} is not {{"type": "function", "function": {{"name": ..., ...}}}}; correct it')
+        plain.append(copy(tool, f"tool {i} ({function['name']:.50})"))
+    return plain
 
 
 def check_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,14 +85,6 @@ def _check_call(what: str, call: Any) -> None:
         raise UserError(f"{what} has no name of a function; add one")
     if not isinstance(function.get("arguments", {}), Mapping | str):
         raise UserError(f"{what} has arguments {function['arguments']!r:.50}; they should be a mapping, or JSON")
-
-
-def _check_tool(what: str, tool: Any, copy: "_Copy") -> dict[str, Any]:
-    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise UserError(f'{what} is not {{"type": "function", "function": {{"name": ..., ...}}}}; correct it')
-    plain: dict[str, Any] = copy(tool, f"{what} ({function['name']:.50})")
-    return plain
 
 
 def _check_keys(what: str, value: Any, keys: Iterable[str]) -> None:

@@ -63,6 +63,11 @@ def resolve_pattern(name_or_pattern: str) -> str:
     return PATTERNS.get(name_or_pattern, name_or_pattern)
 
 
+def isolating(pattern: Any) -> dict[str, Any]:
+    """The pre-tokenizer of `tokenizer.json` that cuts by a pattern."""
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
 def compile_pattern(pattern: str) -> Any:
     """Compile a pre-token pattern. Raises UserError when it is no expression, has groups, or matches the empty text."""
     try:

@@ -14,7 +14,6 @@ import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from fromzero.artifact import write_text
 from fromzero.errors import UserError, nearest
@@ -26,18 +25,11 @@ from fromzero.tokenizer.last_pairs import last_pairs
 END_OF_TEXT = "<|endoftext|>"
 
 
-class Ranks(NamedTuple):
-    """What a published rank file lacks."""
-
-    pattern: str
-    special_tokens: Mapping[str, int]
-
-
 _FILL_IN = {"<|fim_prefix|>": 100258, "<|fim_middle|>": 100259, "<|fim_suffix|>": 100260}
-PUBLISHED = {
-    **dict.fromkeys(("gpt2", "r50k_base", "p50k_base"), Ranks("gpt2", {END_OF_TEXT: 50256})),
-    "cl100k_base": Ranks("cl100k", {END_OF_TEXT: 100257, **_FILL_IN, "<|endofprompt|>": 100276}),
-    "o200k_base": Ranks("o200k", {END_OF_TEXT: 199999, "<|endofprompt|>": 200018}),
+PUBLISHED: dict[str, tuple[str, dict[str, int]]] = {  # pattern and special tokens
+    **dict.fromkeys(("gpt2", "r50k_base", "p50k_base"), ("gpt2", {END_OF_TEXT: 50256})),
+    "cl100k_base": ("cl100k", {END_OF_TEXT: 100257, **_FILL_IN, "<|endofprompt|>": 100276}),
+    "o200k_base": ("o200k", {END_OF_TEXT: 199999, "<|endofprompt|>": 200018}),
 }
 
 

@@ -32,29 +32,21 @@ def train_tokenizer(config: TokenizerConfig) -> Artifact:
         texts = _Texts(corpus)
         tokenizer, pretokens, tokens = TRAINERS[config.kind](config, texts)
         save_tokenizer(tokenizer, folder)
-        size = texts.bytes
         return {
             "kind": config.kind,
             "vocab_size": tokenizer.vocab_size,
             "merges": len(getattr(tokenizer, "merges", ())),
             "special_tokens": list(tokenizer.special_tokens),
             "pretokens": pretokens,
-            "bytes": size,
+            "bytes": texts.bytes,
             "tokens": tokens,
-            "bytes_per_token": size / tokens,
-            "train": _measure(tokenizer, corpus.path, "train", every=1 + size // SAMPLE_BYTES),
+            "bytes_per_token": texts.bytes / tokens,
+            "train": _measure(tokenizer, corpus.path, "train", every=1 + texts.bytes // SAMPLE_BYTES),
             "validation": _measure(tokenizer, corpus.path, "validation"),
         }
 
-    return build(
-        config.output,
-        "tokenizer",
-        config,
-        {"corpus": corpus.digest},
-        make,
-        version=VERSION,
-        ignore=("corpus", "output"),
-    )
+    inputs, ignore = {"corpus": corpus.digest}, ("corpus", "output")
+    return build(config.output, "tokenizer", config, inputs, make, version=VERSION, ignore=ignore)
 
 
 class _Texts:
@@ -88,9 +80,8 @@ def _measure(
     total: Counter[str] = Counter()
     documents = itertools.islice(read_corpus(corpus, split_name), 0, None, every)
     for document in documents:
-        found = Counter(
-            documents=1, bytes=len(document.text.encode()), tokens=len(tokenizer.encode_ordinary(document.text))
-        )
+        tokens = len(tokenizer.encode_ordinary(document.text))
+        found = Counter(documents=1, bytes=len(document.text.encode()), tokens=tokens)
         languages.setdefault(document.language, Counter()).update(found)
         total.update(found)
         if total["bytes"] >= SAMPLE_BYTES:

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from fromzero.errors import UserError
 from fromzero.tokenizer.base import Common, Tokenizer, token_table
-from fromzero.tokenizer.patterns import compile_pattern, resolve_pattern, split
+from fromzero.tokenizer.patterns import compile_pattern, isolating, resolve_pattern, split
 
 UNKNOWN = "<|unk|>"
 # A Chinese character, a word of any other script, a run of line ends, a run of blanks, or anything else on its own.
@@ -92,33 +92,22 @@ def write_word(tokenizer: WordTokenizer) -> dict[str, Any]:
     """The pre-tokenizer, decoder and model of `tokenizer.json`."""
     if clash := tokenizer.vocabulary.keys() & tokenizer.special_tokens.keys():
         raise UserError(f"the special token {min(clash)!r} is a word of the vocabulary as well; choose another text")
+    ids = tokenizer.vocabulary | tokenizer.special_tokens
     return {
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"Regex": tokenizer.pattern},
-            "behavior": "Isolated",
-            "invert": False,
-        },
+        "pre_tokenizer": isolating(tokenizer.pattern),
         "decoder": {"type": "Fuse"},
-        "model": {
-            "type": "WordLevel",
-            "vocab": tokenizer.vocabulary | tokenizer.special_tokens,
-            "unk_token": tokenizer.unknown or "",
-        },
+        "model": {"type": "WordLevel", "vocab": ids, "unk_token": tokenizer.unknown or ""},
     }
 
 
 def read_word(saved: Mapping[str, Any], common: Mapping[str, Any]) -> WordTokenizer:
-    """The tokenizer of a parsed `tokenizer.json`; common: what all kinds share, as arguments of `Tokenizer`.
-
-    Raises UserError for what can't be represented exactly.
-    """
-    cut = saved["pre_tokenizer"] or {}
-    if cut.get("type") != "Split" or cut["behavior"] != "Isolated" or cut["invert"] or "Regex" not in cut["pattern"]:
+    """The tokenizer of a parsed `tokenizer.json`; arguments and errors as in `bpe_file.read_bpe`."""
+    pattern: Any = ((saved["pre_tokenizer"] or {}).get("pattern") or {}).get("Regex")
+    if saved["pre_tokenizer"] != isolating(pattern):
         raise UserError("it cuts words by something else than one isolating regular expression")
     if (saved["decoder"] or {}).get("type") != "Fuse":
         raise UserError("it has a decoder that is not Fuse, so its words don't join to the text")
-    model, pattern = saved["model"], cut["pattern"]["Regex"]
+    model = saved["model"]
     vocabulary = {text: i for text, i in model["vocab"].items() if text not in common["special_tokens"]}
     unknown = model["unk_token"] if model["unk_token"] in model["vocab"] else None
     if pattern == EACH_CHARACTER:

@@ -19,13 +19,8 @@ from fromzero.tokenizer.word import check_unknown
 
 CONTINUES = "##"
 MAX_WORD = 100  # characters; BERT takes longer words for unknown
-ROLES = {  # as the special tokens of a published BERT are called
-    "unk_token": "[UNK]",
-    "pad_token": "[PAD]",
-    "mask_token": "[MASK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-}
+# As the special tokens of a published BERT are called.
+ROLES = {f"{role}_token": f"[{role.upper()}]" for role in ("unk", "pad", "mask", "cls", "sep")}
 CACHE_SIZE = 1 << 17  # words; then it is emptied, so that memory stays bounded
 
 _SIGNS = r"!-/:-@\[-`{-~\p{P}"  # what is neither letter nor digit in ASCII, and all punctuation beyond
@@ -130,9 +125,7 @@ def load_vocab_txt(
     if "[UNK]" not in specials:
         raise UserError(f"{path} lacks [UNK], the token for unknown words; is it a BERT vocabulary?")
     common: Common = {"roles": {role: token for role, token in ROLES.items() if token in specials}, **around(specials)}
-    common["normalizer"] = bert(
-        lowercase=lowercase, handle_chinese_chars=handle_chinese_chars, strip_accents=strip_accents
-    )
+    common["normalizer"] = bert(True, handle_chinese_chars, strip_accents, lowercase)
     return WordPieceTokenizer(ids, "[UNK]", specials, **common)
 
 
@@ -163,10 +156,7 @@ def write_wordpiece(tokenizer: WordPieceTokenizer) -> dict[str, Any]:
 
 
 def read_wordpiece(saved: Mapping[str, Any], common: Mapping[str, Any]) -> WordPieceTokenizer:
-    """The tokenizer of a parsed `tokenizer.json`; common: what all kinds share, as arguments of `Tokenizer`.
-
-    Raises UserError for what can't be represented exactly.
-    """
+    """The tokenizer of a parsed `tokenizer.json`; arguments and errors as in `bpe_file.read_bpe`."""
     model = saved["model"]
     if (saved["pre_tokenizer"] or {}).get("type") != "BertPreTokenizer":
         raise UserError("it has a pre-tokenizer that is not BERT's, which fromzero can't represent with WordPiece")
