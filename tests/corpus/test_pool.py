@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fromzero.corpus import pool
 from fromzero.corpus.document import CRASHED, DAMAGED, OUT_OF_MEMORY, TIMED_OUT, category
 from fromzero.corpus.files import KINDS, SourceFile
-from fromzero.corpus.pool import Parser
+from fromzero.corpus.pool import parser
 from fromzero.corpus.settings import CorpusConfig, Limits
 from fromzero.corpus.worker import WorkSettings, read_frame, write_frame
 
@@ -27,8 +27,8 @@ def source(path: Path) -> SourceFile:
 def parse(paths: list[Path], **limits: Any) -> dict[str, list[dict[str, Any]]]:
     settings = WorkSettings.of(CorpusConfig((Path("in"),), Path("out"), limits=Limits(**limits)))
     answers: dict[str, list[dict[str, Any]]] = {}
-    with Parser(settings) as parser:
-        for file, answer in parser.parse([source(path) for path in paths]):
+    with parser(settings) as parsing:
+        for file, answer in parsing.parse([source(path) for path in paths]):
             if answer is not None:
                 answers.setdefault(file.source, []).append(answer)
     return answers
@@ -84,12 +84,12 @@ def test_a_dead_child_costs_one_document(tmp_path: Path, chinese: str) -> None:
     after.write_text(chinese * 2)
     settings = WorkSettings.of(CorpusConfig((Path("in"),), Path("out")))
     seen: list[tuple[str, str | None]] = []
-    with Parser(settings) as parser:
-        for file, answer in parser.parse([source(long), source(after)]):
+    with parser(settings) as parsing:
+        for file, answer in parsing.parse([source(long), source(after)]):
             if answer is not None:
                 seen.append((file.source, answer["reason"]))
                 if len(seen) == 5:
-                    parser.child.process.kill()
+                    parsing.process.kill()
     assert seen[:5] == [("a.jsonl", None)] * 5
     assert [reason for _, reason in seen].count(CRASHED) == 1
     assert len(seen) == 2_001
@@ -109,8 +109,8 @@ def test_leaving_early_ends_the_children_at_once(tmp_path: Path, chinese: str) -
 
 
 def _interrupt_after(answers: int, files: list[SourceFile]) -> None:
-    with Parser(WorkSettings.of(CorpusConfig((Path("in"),), Path("out")))) as parser:
-        for number, _ in enumerate(parser.parse(files)):
+    with parser(WorkSettings.of(CorpusConfig((Path("in"),), Path("out")))) as parsing:
+        for number, _ in enumerate(parsing.parse(files)):
             if number == answers:
                 raise KeyboardInterrupt
 

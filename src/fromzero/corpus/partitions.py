@@ -20,7 +20,7 @@ from fromzero.corpus.drafts import SIGNATURES, drafted
 from fromzero.corpus.fetching import fetched
 from fromzero.corpus.files import SourceFile
 from fromzero.corpus.near_duplicates import MinHash, write_signatures
-from fromzero.corpus.pool import Parser, release
+from fromzero.corpus.pool import parser, release
 from fromzero.corpus.reading import DISK_FULL
 from fromzero.corpus.screening import Screen, Screening
 from fromzero.corpus.storing import read_rows
@@ -150,8 +150,8 @@ def _answers(
 ) -> Iterator[tuple[SourceFile, dict[str, Any]]]:
     """What a child says about each document, in file order; files are counted on the way, and fetched into `folder`."""
     readable, failed = False, dict[Path, str]()
-    with Parser(settings) as parser:
-        for file, answer in parser.parse(fetched(files, folder, failed)):
+    with parser(settings) as parsing:
+        for file, answer in parsing.parse(fetched(files, folder, failed)):
             if answer is None:
                 counts.file(file.kind, file.bytes, readable)
                 readable = False

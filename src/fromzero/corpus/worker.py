@@ -164,22 +164,15 @@ def _serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
     write_frame(stdout, {"ready": True})
     limit_memory(settings.read.limits.parse_memory_bytes)
     while (request := read_frame(stdin, 1 << 20)) is not None:
-        if not _answer(request, settings, stdout):
+        try:
+            for frame in process(Path(request["path"]), request["kind"], settings, request["skip"]):
+                write_frame(stdout, frame)
+        except MemoryError:
             write_frame(stdout, {"died": OUT_OF_MEMORY})
             return  # what is left of the heap is not to be trusted with the next record
+        except UserError as error:
+            write_frame(stdout, {"error": str(error)})
         write_frame(stdout, {"done": True})
-
-
-def _answer(request: Mapping[str, Any], settings: WorkSettings, stdout: BinaryIO) -> bool:
-    """Send a file's documents; False when memory ran out."""
-    try:
-        for frame in process(Path(request["path"]), request["kind"], settings, request["skip"]):
-            write_frame(stdout, frame)
-    except MemoryError:
-        return False
-    except UserError as error:
-        write_frame(stdout, {"error": str(error)})
-    return True
 
 
 def _main() -> None:
