@@ -19,7 +19,8 @@ def serving(answer: Callable[[str, str], Answer]) -> Iterator[str]:
             status, headers, body = answer(self.command, unquote(self.path))
             self.send_response(status)
             for name, value in ({"Content-Length": str(len(body))} | headers).items():
-                self.send_header(name, value)
+                if value:
+                    self.send_header(name, value)
             self.end_headers()
             self.wfile.write(b"" if self.command == "HEAD" else body)
 

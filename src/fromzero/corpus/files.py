@@ -151,10 +151,10 @@ def _at_url(system: Any, url: str, info: Mapping[str, Any], source: str) -> Sour
 
 
 def _is_artifact_there(system: Any, entries: Mapping[str, Any]) -> bool:
-    manifest = entries.get(MANIFEST, {"size": 0})
-    return UNFINISHED in entries or (
-        manifest["size"] > 0 and b"fromzero_format" in system.cat_file(manifest["name"], 0, 64)
-    )
+    if UNFINISHED in entries or MANIFEST not in entries:
+        return UNFINISHED in entries
+    with system.open(entries[MANIFEST]["name"], "rb", block_size=1 << 16) as stream:
+        return b"fromzero_format" in stream.read(64)
 
 
 def _walk(root: Path, output: Path, seen: set[str], passed_over: dict[str, int]) -> Iterator[Path]:
