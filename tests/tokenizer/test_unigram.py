@@ -112,7 +112,7 @@ def test_no_other_way_to_cut_is_better(text: str, scores: dict[str, float]) -> N
         ([("<|unk|>", 0.0), ("a", -1.0), ("a", -2.0)], {"special_tokens": {"<|unk|>": 0}}, "one twice"),
         ([("<|unk|>", 0.0), ("a", float("nan"))], {"special_tokens": {"<|unk|>": 0}}, "'a' has a score"),
         ([("x", 0.0), ("a", -1.0)], {"special_tokens": {"<|unk|>": 0}}, "that of the piece 'x'"),
-        ([("<|unk|>", 0.0)], {"special_tokens": {"<|unk|>": 0}, "byte_fallback": True}, "of which it has 0"),
+        ([("<|unk|>", 0.0)], {"special_tokens": {"<|unk|>": 0}, "byte_fallback": True}, "lacks the piece <0x00>"),
         ([("<|unk|>", 0.0)], {"special_tokens": {"<|unk|>": 0, "x": 9}}, "has id 9"),
     ],
 )

@@ -51,7 +51,7 @@ def learn(slots: Any, places: Any, merges: Any, ties_first: Any, progress: Any) 
     """
     lengths, scratch = np.ones(256 + merges, np.int64), np.zeros((256 + merges, 4), np.int64)
     learned, made, fewer = np.empty((merges, 2), np.int32), 0, np.int64(0)
-    spelling = spell_bytes(256 + merges)
+    spelling, sides = spell_bytes(256 + merges), np.empty((2, 256 + merges), np.int32)
     threshold = max(LEAST, slots[:, 1].sum() // max(1, merges * RESERVE))
     pairs = _list_pairs(slots, places, lengths, threshold, ties_first, spelling)
     while made < merges and not progress[1]:
@@ -69,41 +69,33 @@ def learn(slots: Any, places: Any, merges: Any, ties_first: Any, progress: Any) 
             continue  # another pair has made these bytes
         lengths[new], learned[made, 0], learned[made, 1] = lengths[a] + lengths[b], a, b
         start, size = pairs.spans[pair]
-        found = _replace(places[start : start + size], a, b, new, slots, lengths, scratch)
-        fewer += found[5]
-        made += 1
+        here = places[start : start + size]
+        found = _replace(here, a, b, new, slots, lengths, scratch, sides[0], sides[1])
+        here, lefts, rights = here[: found[0]], sides[0, : found[1]], sides[1, : found[2]]
+        made, fewer = made + 1, fewer + found[5]
         progress[0] = made
-        more, used = len(found[1]) + len(found[2]), pairs.used
-        if used[0] + more <= len(pairs.counts) and used[1] + 2 * found[0].shape[1] <= len(places):
-            _recount(pairs, found, a, b, new, lengths, scratch, threshold, ties_first, spelling)
+        room = len(pairs.counts) - pairs.used[0], len(places) - pairs.used[1]
+        if found[1] + found[2] <= room[0] and 2 * found[0] <= room[1]:
+            replaced = here, lefts, rights, found
+            _recount(pairs, replaced, a, b, new, slots, lengths, scratch, threshold, ties_first, spelling)
         else:
             pairs = _list_pairs(slots, places, lengths, threshold, ties_first, spelling)
-        _clear(found[1], found[2], scratch)
+        _clear(lefts, rights, scratch)
     return learned[:made], fewer
 
 
-@compiled
-def _replace(places: Any, a: Any, b: Any, new: Any, slots: Any, lengths: Any, scratch: Any) -> Any:
-    """Put the new token where the pair stands.
-
-    Returns int32 (3, n), the places and what is left and right of each; the different neighbours on either side; weight
-    and number of the places right after which the pair stands again; and the weight of all. scratch gets, by neighbour,
-    the weight and number of places with it on the left, then on the right.
-    """
-    merged, sums = np.empty((3, len(places)), np.int32), np.zeros(3, np.int64)
-    lefts, rights = places.copy(), places.copy()
-    found = _replace_all(places, a, b, new, slots, lengths, scratch, merged, lefts, rights, sums)
-    count, left_count, right_count = found
-    return merged[:, :count], lefts[:left_count], rights[:right_count], sums[0], sums[1], sums[2]
-
-
 @lean
-def _replace_all(
-    places: Any, a: Any, b: Any, new: Any, slots: Any, lengths: Any, scratch: Any, merged: Any, lefts: Any, rights: Any,
-    sums: Any,
-) -> Any:  # fmt: skip
+def _replace(
+    places: Any, a: Any, b: Any, new: Any, slots: Any, lengths: Any, scratch: Any, lefts: Any, rights: Any
+) -> Any:
+    """Put the new token where the pair stands, and leave only these places at the beginning of `places`.
+
+    lefts, rights: filled with the different neighbours on either side. scratch gets, by neighbour, the weight and
+    number of places with it on the left, then on the right. Returns the number of places, of lefts and of rights;
+    weight and number of the places right after which the pair stands again; and the weight of all.
+    """
     count, left_count, right_count, end = 0, 0, 0, np.int64(-1)
-    half, whole = lengths[a], lengths[new]
+    half, whole, again_weight, again, total = lengths[a], lengths[new], np.int64(0), 0, np.int64(0)
     for p in places:
         place = np.int64(p)
         if slots[place, 0] != a or slots[place + half, 0] != b:
@@ -112,12 +104,9 @@ def _replace_all(
         left, right = np.int64(slots[place - 1, 0]), np.int64(slots[last + 1, 0])
         slots[place + half, 0] = GONE
         slots[place, 0] = slots[last, 0] = new
-        sums[2] += weight
-        if place == end:  # what was right of the last one is this one
-            merged[2, count - 1] = GONE
-            sums[0] += weight
-            sums[1] += 1
-        merged[0, count], merged[1, count], merged[2, count] = place, left, right
+        total += weight
+        if place == end:
+            again_weight, again = again_weight + weight, again + 1
         if left >= 0:
             if scratch[left, 1] == 0:
                 lefts[left_count], left_count = left, left_count + 1
@@ -126,17 +115,17 @@ def _replace_all(
             if scratch[right, 3] == 0:
                 rights[right_count], right_count = right, right_count + 1
             scratch[right, 2], scratch[right, 3] = scratch[right, 2] + weight, scratch[right, 3] + 1
-        count, end = count + 1, last + 1
-    return count, left_count, right_count
+        places[count], count, end = place, count + 1, last + 1
+    return count, left_count, right_count, again_weight, again, total
 
 
 @lean
 def _recount(
-    pairs: Any, found: Any, a: Any, b: Any, new: Any, lengths: Any, scratch: Any, threshold: Any, ties_first: Any,
-    spelling: Any,
+    pairs: Any, replaced: Any, a: Any, b: Any, new: Any, slots: Any, lengths: Any, scratch: Any, threshold: Any,
+    ties_first: Any, spelling: Any,
 ) -> None:  # fmt: skip
     """Count the old neighbours down, and list the new ones where they are frequent enough."""
-    merged, lefts, rights, again_weight, again, _ = found
+    here, lefts, rights, found = replaced
     for left in lefts:
         pair = find(pairs.table, pairs.halves, left, a)
         if pair >= 0 and pairs.counts[pair] > 0:
@@ -145,8 +134,7 @@ def _recount(
         pair = find(pairs.table, pairs.halves, b, right)
         if pair >= 0 and pairs.counts[pair] > 0:
             pairs.counts[pair] -= scratch[right, 2]
-    scratch[a, 2] -= again_weight
-    scratch[a, 3] -= again
+    scratch[a, 2], scratch[a, 3] = scratch[a, 2] - found[3], scratch[a, 3] - found[4]
     first = pairs.used[0]
     # From here on, the numbers of places become where the next place of each pair goes, or -1.
     for left in lefts:
@@ -155,7 +143,7 @@ def _recount(
     for right in rights:
         frequent = scratch[right, 2] >= threshold
         scratch[right, 3] = add(pairs, new, right, scratch[right, 2], scratch[right, 3]) if frequent else -1
-    _fill(merged, pairs.places, lengths, scratch)
+    _fill(here, new, slots, pairs.places, lengths, scratch)
     for pair in range(first, pairs.used[0]):
         push(pairs, pair, ties_first, spelling)
 
@@ -169,13 +157,14 @@ def _clear(lefts: Any, rights: Any, scratch: Any) -> None:
 
 
 @lean
-def _fill(merged: Any, places: Any, lengths: Any, scratch: Any) -> None:
-    for i in range(merged.shape[1]):
-        place, left, right = merged[0, i], np.int64(merged[1, i]), np.int64(merged[2, i])
+def _fill(here: Any, new: Any, slots: Any, places: Any, lengths: Any, scratch: Any) -> None:
+    for p in here:
+        place = np.int64(p)
+        left, right = np.int64(slots[place - 1, 0]), np.int64(slots[place + lengths[new], 0])
         if left >= 0 and scratch[left, 1] >= 0:
             places[scratch[left, 1]] = place - lengths[left]
             scratch[left, 1] += 1
-        if right >= 0 and scratch[right, 3] >= 0:
+        if right >= 0 and right != new and scratch[right, 3] >= 0:  # two new ones are told by the second
             places[scratch[right, 3]] = place
             scratch[right, 3] += 1
 

@@ -165,10 +165,10 @@ class Tokenizer(abc.ABC):
     def decode_with_offsets(self, ids: Iterable[int]) -> tuple[str, list[int]]:
         """The text of ids, and for each id the index of the character in which its bytes begin (as in tiktoken)."""
         pieces = [self.token_bytes(i) for i in ids]
-        text = b"".join(pieces).decode("utf-8", errors="replace")
-        starts = itertools.accumulate((_characters_begun(piece) for piece in pieces), initial=0)
-        offsets = [max(0, start - _continues(piece)) for start, piece in zip(starts, pieces, strict=False)]
-        return text, offsets
+        begins = [[(byte & 0xC0) != 0x80 for byte in piece] for piece in pieces]
+        starts = itertools.accumulate(map(sum, begins), initial=0)
+        offsets = [max(0, start - (begin[:1] == [False])) for start, begin in zip(starts, begins, strict=False)]
+        return b"".join(pieces).decode("utf-8", errors="replace"), offsets
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes of one token; of a special token, its text. Raises UserError for an id out of range."""
@@ -269,11 +269,3 @@ def token_table(*parts: Iterable[tuple[bytes, int]], size: int | None = None) ->
             raise UserError(f"tokens {table[i]!r} and {token!r} have the same id {i}")
         table[i] = token
     return table
-
-
-def _characters_begun(piece: bytes) -> int:
-    return sum((byte & 0xC0) != 0x80 for byte in piece)
-
-
-def _continues(piece: bytes) -> bool:
-    return bool(piece) and (piece[0] & 0xC0) == 0x80

@@ -5,14 +5,13 @@ what is allowed: a few globals, filters and methods. Time and the amount of text
 a text doubled forty times would otherwise take the process with it.
 """
 
-import contextlib
 import datetime
 import functools
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
-from contextvars import ContextVar
 from types import GeneratorType
 from typing import Any
 
@@ -46,34 +45,26 @@ _METHODS: dict[type, str] = {
 _TIME_FORMAT = re.compile(r"(?:[^%]|%-?[A-Za-z%]){0,100}")
 
 
-class _Budget:
+class _Budget(threading.local):
+    """What a rendering may still use; a constant that is made while the template is compiled has its own."""
+
+    def renew(self) -> None:
+        self.deadline, self.characters = time.monotonic() + MAX_SECONDS, MAX_CHARACTERS
+
     def __init__(self) -> None:
-        self.deadline = time.monotonic() + MAX_SECONDS
-        self.characters = MAX_CHARACTERS
+        self.renew()
 
 
-_budget: ContextVar[_Budget | None] = ContextVar("template budget", default=None)
-
-
-@contextlib.contextmanager
-def _new_budget() -> Iterator[None]:
-    token = _budget.set(_Budget())
-    try:
-        yield
-    finally:
-        _budget.reset(token)
+_budget = _Budget()
 
 
 def _spend(characters: int = 0) -> bool:
     """Take from the budget of the rendering under way; always true, so that it can stand in a condition."""
-    if (budget := _budget.get()) is not None:
-        budget.characters -= characters
-        if budget.characters < 0:
-            raise SecurityError(f"it makes more than {MAX_CHARACTERS} characters")
-        if time.monotonic() > budget.deadline:
-            raise SecurityError(f"it runs longer than {MAX_SECONDS} seconds")
-    elif characters > MAX_CHARACTERS:  # a constant, while the template is compiled
+    _budget.characters -= characters
+    if _budget.characters < 0:
         raise SecurityError(f"it makes more than {MAX_CHARACTERS} characters")
+    if time.monotonic() > _budget.deadline:
+        raise SecurityError(f"it runs longer than {MAX_SECONDS} seconds")
     return True
 
 
@@ -123,17 +114,7 @@ def _guard(function: Any) -> Callable[..., Any]:
 
 
 def _finalize(value: Any) -> Any:
-    _spend(len(value) if isinstance(value, str) else 0)
-    return value
-
-
-def _concat(*parts: Any) -> str:
-    return _join(parts)
-
-
-def _slice(value: Any, *bounds: Any) -> Any:
-    _spend()
-    return _made(value[slice(*bounds)])
+    return _spend(len(value) if isinstance(value, str) else 0) and value
 
 
 def _replace(text: Any, old: Any, new: Any, count: int = -1) -> str:
@@ -212,17 +193,16 @@ class _Guards(NodeTransformer):
 
     visit_Tuple = visit_Dict = visit_List
 
-    def visit_Const(self, node: nodes.Const) -> nodes.Expr:  # noqa: N802
-        return self._word(node.value) if isinstance(node.value, str) else node
-
-    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Expr:  # noqa: N802
-        return self._word(node.data)
-
-    def _word(self, text: str) -> nodes.EnvironmentAttribute:
+    def visit_Const(self, node: nodes.Const | nodes.TemplateData) -> nodes.Expr:  # noqa: N802
+        text = node.data if isinstance(node, nodes.TemplateData) else node.value
+        if not isinstance(text, str):
+            return node
         words = self.environment.words
         name = words.setdefault(text, f"word_{len(words)}")
         setattr(self.environment, name, traced(text, TEMPLATE))
         return nodes.EnvironmentAttribute(name)
+
+    visit_TemplateData = visit_Const
 
 
 def _call(name: str, *arguments: nodes.Expr) -> nodes.Call:
@@ -245,8 +225,8 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
     concat = staticmethod(concat)
     guard_spend = staticmethod(_spend)
-    guard_concat = staticmethod(_concat)
-    guard_slice = staticmethod(_slice)
+    guard_concat = staticmethod(lambda *parts: _join(parts))
+    guard_slice = staticmethod(lambda value, *bounds: _spend() and _made(value[slice(*bounds)]))
     guard_weigh = staticmethod(_weigh)
     guard_generated = staticmethod(lambda caller: generated(caller()))
 
@@ -314,11 +294,12 @@ def compile_template(source: str, now: datetime.date | None = None) -> Callable[
     """
     if len(source) > MAX_SOURCE:
         raise UserError(f"the chat template has {len(source)} characters; more than {MAX_SOURCE} are not read")
+    _budget.renew()
     template = _guarded(lambda: _Environment(now).from_string(source))
 
     def render(variables: Mapping[str, Any]) -> str:
-        with _new_budget():
-            text = _guarded(lambda: template.render(**variables))
+        _budget.renew()
+        text: str = _guarded(lambda: template.render(**variables))
         if len(text) > MAX_CHARACTERS:
             raise UserError(f"the chat template makes more than {MAX_CHARACTERS} characters; correct it")
         return text

@@ -4,21 +4,20 @@ Blanks are written as U+2581, and merges may cross them. A character that the vo
 each a token of its own such as <0xE4>, or else the unknown token.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 import regex
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.base import Common, Tokenizer, token_table
+from fromzero.tokenizer.base import Common, token_table
 from fromzero.tokenizer.merge import merge, rank_merges
-from fromzero.tokenizer.unigram import SPACE, Metaspace
+from fromzero.tokenizer.unigram import SPACE, Metaspace, PieceTokenizer, byte_ids, bytes_of
 
 CACHED_LETTERS, CACHE_SIZE = 64, 1 << 17
 
 
-class SentencePieceBPETokenizer(Tokenizer):
+class SentencePieceBPETokenizer(PieceTokenizer):
     """Pieces and the merges that lead to them.
 
     vocabulary: piece -> id. merges: pairs of ids, first learned first; the joined pieces of each are in the vocabulary.
@@ -47,7 +46,7 @@ class SentencePieceBPETokenizer(Tokenizer):
         self.metaspace, self.whole = metaspace, whole
         self.byte_fallback, self.fuse_unk = byte_fallback, fuse_unk
         specials = dict(special_tokens or {})
-        tokens = [(self._bytes_of(piece), i) for piece, i in self.vocabulary.items() if piece not in specials]
+        tokens = [(bytes_of(piece, byte_fallback), i) for piece, i in self.vocabulary.items() if piece not in specials]
         ids = self.vocabulary | specials
         size = max(ids.values(), default=-1) + 1
         table = token_table(tokens, ((text.encode(), i) for text, i in specials.items()), size=size)
@@ -55,18 +54,10 @@ class SentencePieceBPETokenizer(Tokenizer):
         if unk is not None and unk not in ids:
             raise UserError(f"the unknown token {unk!r} is not in the vocabulary")
         self._unk = None if unk is None else ids[unk]
-        self._byte_ids = [ids.get(f"<0x{byte:02X}>", -1) for byte in range(256)] if byte_fallback else []
-        if -1 in self._byte_ids:
-            raise UserError(f"the vocabulary lacks the piece <0x{self._byte_ids.index(-1):02X}> for a byte")
+        self._byte_ids = byte_ids(ids) if byte_fallback else []
         self._ranks, self._results = rank_merges(self.merges, self.vocabulary)
         self._words = regex.compile(self._cutting())
         self._cache: dict[str, list[int]] = {}
-
-    def _encode(self, text: str) -> list[int]:
-        return self._encode_marked(self.metaspace(text) if self.metaspace else text)
-
-    def _encode_later(self, text: str) -> list[int]:
-        return self._encode_marked(self.metaspace(text, first=False) if self.metaspace else text)
 
     def _encode_marked(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -96,10 +87,6 @@ class SentencePieceBPETokenizer(Tokenizer):
             elif self._unk is not None and not (self.fuse_unk and ids and ids[-1] == self._unk):
                 ids.append(self._unk)
         return ids
-
-    def _bytes_of(self, piece: str) -> bytes:
-        byte = self.byte_fallback and re.fullmatch("<0x([0-9A-F]{2})>", piece)
-        return bytes.fromhex(byte[1]) if byte else piece.replace(SPACE, " ").encode()
 
     def _cutting(self) -> str:
         """What cuts a text into stretches over whose ends no merge can reach, because no piece goes on with a blank."""

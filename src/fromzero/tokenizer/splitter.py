@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from fromzero.tokenizer.automaton import Automaton, compile_automaton
 from fromzero.tokenizer.patterns import compile_pattern, split
 
 PADDING = bytes(16)  # kernels read ahead by so much
+_automaton = functools.lru_cache(maxsize=32)(compile_automaton)
 
 
 class Splitter:
@@ -64,8 +64,3 @@ def no_progress(pattern: str) -> UserError:
 def as_array(data: bytes) -> NDArray[np.uint8]:
     """Bytes as an array for kernels, with padding behind them."""
     return np.frombuffer(data + PADDING, np.uint8)
-
-
-@functools.lru_cache(maxsize=32)
-def _automaton(pattern: Any) -> Automaton | None:
-    return compile_automaton(pattern)

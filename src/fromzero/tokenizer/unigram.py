@@ -5,6 +5,7 @@ others do, so decoding gives any text back (a U+2581 of its own as a blank). A c
 or its bytes where there are pieces for them.
 """
 
+import abc
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,23 @@ class Metaspace:
         return "".join(parts)
 
 
-class UnigramTokenizer(Tokenizer):
+class PieceTokenizer(Tokenizer):
+    """What tokenizers have in common whose pieces spell a blank as U+2581."""
+
+    metaspace: Metaspace | None
+
+    @abc.abstractmethod
+    def _encode_marked(self, text: str) -> list[int]:
+        """Ids of a text as pieces spell it."""
+
+    def _encode(self, text: str) -> list[int]:
+        return self._encode_marked(self.metaspace(text) if self.metaspace else text)
+
+    def _encode_later(self, text: str) -> list[int]:
+        return self._encode_marked(self.metaspace(text, first=False) if self.metaspace else text)
+
+
+class UnigramTokenizer(PieceTokenizer):
     """Pieces with their log probabilities, and what is done to a text before it is cut into them.
 
     pieces: by id; those that are special tokens are never found in a text, nor are `<0x00>` to `<0xFF>` with
@@ -76,8 +93,9 @@ class UnigramTokenizer(Tokenizer):
         _check_pieces(pieces, specials)
         self.pieces, self.unknown, self.metaspace, self.byte_fallback = list(pieces), unknown, metaspace, byte_fallback
         self._precision = precision
-        self._bytes = _byte_ids(pieces) if byte_fallback else []
-        table = _table(pieces, specials, frozenset(self._bytes))
+        self._bytes = byte_ids({piece: i for i, (piece, _) in enumerate(pieces)}) if byte_fallback else []
+        ordinary = ((bytes_of(p, byte_fallback), i) for i, (p, _) in enumerate(pieces) if p not in specials)
+        table = token_table(ordinary, ((text.encode(), i) for text, i in specials.items()))
         super().__init__(table, specials, **({"leading_space": True} | common))
         self._prepare()
 
@@ -96,13 +114,7 @@ class UnigramTokenizer(Tokenizer):
         self._unknown_score = self._precision(min(score for _, score in self.pieces) - UNKNOWN_PENALTY)
         self._barrier = ord(SPACE) if self.metaspace and self.metaspace.split else -1
 
-    def _encode(self, text: str) -> list[int]:
-        return self._cut_marked(self.metaspace(text) if self.metaspace else text)
-
-    def _encode_later(self, text: str) -> list[int]:
-        return self._cut_marked(self.metaspace(text, first=False) if self.metaspace else text)
-
-    def _cut_marked(self, text: str) -> list[int]:
+    def _encode_marked(self, text: str) -> list[int]:
         from fromzero.kernels.viterbi import best_path
 
         found, stops = best_path(_codes(text), self._trie, self._scores, self._unknown_score, self._barrier)
@@ -156,20 +168,14 @@ def _check_pieces(pieces: Sequence[tuple[str, float]], specials: Mapping[str, in
         raise UserError(f"the special token {wrong[0]!r} has id {i}, which is that of the piece {pieces[i][0]!r}")
 
 
-def _byte_ids(pieces: Sequence[tuple[str, float]]) -> list[int]:
-    ids = {piece: i for i, (piece, _) in enumerate(pieces) if _BYTE.fullmatch(piece)}
-    if len(ids) < 256:
-        raise UserError(f"byte_fallback needs the 256 pieces <0x00> to <0xFF>, of which it has {len(ids)}")
-    return [ids[f"<0x{byte:02X}>"] for byte in range(256)]
+def byte_ids(ids: Mapping[str, int]) -> list[int]:
+    """By byte, the id of its piece. Raises UserError where one is missing."""
+    if missing := [piece for piece, _ in BYTES if piece not in ids]:
+        raise UserError(f"byte_fallback needs the 256 pieces <0x00> to <0xFF>, but it lacks the piece {missing[0]}")
+    return [ids[piece] for piece, _ in BYTES]
 
 
-def _table(
-    pieces: Sequence[tuple[str, float]], specials: Mapping[str, int], bytes_: frozenset[int]
-) -> list[bytes | None]:
-    """By id, the bytes that it decodes to."""
-    decoded = [
-        (bytes([int(piece[3:5], 16)]) if i in bytes_ else piece.replace(SPACE, " ").encode(), i)
-        for i, (piece, _) in enumerate(pieces)
-        if piece not in specials
-    ]
-    return token_table(decoded, ((text.encode(), i) for text, i in specials.items()))
+def bytes_of(piece: str, byte_fallback: bool) -> bytes:
+    """What a piece decodes to."""
+    byte = _BYTE.fullmatch(piece) if byte_fallback else None
+    return bytes.fromhex(byte[1]) if byte else piece.replace(SPACE, " ").encode()
