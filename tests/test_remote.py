@@ -13,7 +13,18 @@ import s3fs
 
 from fromzero import locations
 from fromzero.artifact import Artifact, build, digest_of, here, is_artifact, open_artifact
+from fromzero.corpus.examples import read_examples
+from fromzero.dataset import PackConfig, pack
 from fromzero.errors import UserError
+from fromzero.evaluation import EvaluationConfig, evaluate
+from fromzero.explain import ReportConfig, write_report
+from fromzero.interop import load_model
+from fromzero.model import ModelConfig
+from fromzero.tokenizer import load_tokenizer
+from fromzero.training import PretrainConfig, TrainConfig, pretrain
+from fromzero.tuning.chat import ChatConfig, finetune_chat
+from fromzero.tuning.questions import QuestionsConfig, make_questions
+from tests.conftest import Chain
 
 MADE = Path("s3://bucket/runs/made")
 
@@ -196,3 +207,29 @@ def test_wrong_credentials(s3: s3fs.S3FileSystem, s3_server: str, stage: Stage) 
     finally:
         check_credentials("inf")
     assert stage.runs == 0
+
+
+def test_every_stage_takes_urls(
+    s3: s3fs.S3FileSystem, chain: Chain, tiny_model: Path, conversations: Path, tmp_path: Path
+) -> None:
+    there = Path("s3://bucket/runs")
+    folders = {"corpus": chain.corpus, "tokenizer": chain.tokenizer_folder, "tokens": chain.tokens, "base": tiny_model}
+    for name, folder in folders.items():
+        s3.put(str(folder), f"bucket/runs/{name}", recursive=True)
+    short = TrainConfig(steps=1, batch_size=2, warmup_steps=1, dtype="float32")
+    corpus, tokenizer, base = there / "corpus", there / "tokenizer", there / "base"
+    packed = pack(PackConfig(corpus, tokenizer, there / "tokens"))
+    assert packed.digest == open_artifact(chain.tokens).digest
+    shape = ModelConfig(layers=1, width=32, heads=2, context=64)
+    pretrain(PretrainConfig(there / "tokens", there / "new", shape, short, sample_points=0))
+    assert load_model(here(there / "new")).parameter_count() == load_model(tiny_model).parameter_count()
+    assert "model" in evaluate(EvaluationConfig(base, corpus, there / "scores", max_bytes=1000)).manifest["inputs"]
+    made = make_questions(QuestionsConfig(corpus, there / "questions"))
+    assert made.summary["train"] > 0
+    tuned = finetune_chat(ChatConfig(base, there / "questions", there / "chat", short, graded=0))
+    assert str(tuned) == "s3://bucket/runs/chat"
+    report = write_report(ReportConfig(there))
+    assert len(report.manifest["inputs"]) == 8
+    assert "unfinished.json" not in names(s3, "bucket/runs")
+    assert load_tokenizer(tokenizer).vocab_size == chain.tokenizer.vocab_size
+    assert read_examples([corpus], 1000) == read_examples([chain.corpus], 1000)

@@ -6,7 +6,7 @@ from fromzero.explain import ReportConfig, write_report
 
 def run(config: ReportConfig) -> None:
     """Write the report and print where it is."""
-    print(write_report(config).path / "report.html")
+    print(f"{write_report(config)}/report.html")
 
 
 VERB = Verb(ReportConfig, run, positional="run")

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import MANIFEST, Artifact, is_artifact, open_artifact
+from fromzero.artifact import MANIFEST, Artifact, here, is_artifact, open_artifact
 from fromzero.console import say
 from fromzero.errors import UserError
+from fromzero.locations import at, name_of, url_of
 from fromzero.training.metrics import read_metrics
 
 Line = Mapping[str, Any]
@@ -70,9 +71,13 @@ def read_run(path: Path) -> Run:
 
 def find_stages(path: Path) -> tuple[Artifact, ...]:
     """The finished artifacts in a folder in the order of their making, without reports and set-aside models."""
-    if not path.is_dir():
+    if url := url_of(path):
+        with at(url) as (system, there):
+            folders = [here(path / name_of(p)) for p in system.ls(there, False) if system.exists(f"{p}/{MANIFEST}")]
+    elif path.is_dir():
+        folders = [p for p in sorted(path.iterdir()) if p.is_dir() and p.suffix != ".previous" and is_artifact(p)]
+    else:
         raise UserError(f"{path}: no such folder; name the folder of a run, as in `fromzero report runs/quickstart`")
-    folders = [p for p in sorted(path.iterdir()) if p.is_dir() and p.suffix != ".previous" and is_artifact(p)]
     for folder in folders:
         if not (folder / MANIFEST).exists():
             say(f"{folder} is unfinished, the report leaves it out")
