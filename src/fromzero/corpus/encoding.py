@@ -10,6 +10,7 @@ Works on a seekable file, so that a file of any size is judged in constant memor
 import codecs
 import functools
 import io
+import itertools
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -198,15 +199,8 @@ _DOUBLE_BYTE = {
 @functools.cache
 def _common_characters(codec: str) -> frozenset[str]:
     if codec in _DOUBLE_BYTE:
-        return frozenset(_row_characters(codec))
+        trails = range(0xA1, 0xFF) if codec in ("gb18030", "cp949") else range(0x40, 0xFD)
+        leads = itertools.chain.from_iterable(range(first, last + 1) for first, last in _DOUBLE_BYTE[codec])
+        return frozenset("".join(bytes(pair).decode(codec, "ignore") for pair in itertools.product(leads, trails)))
     common = {chr(c) for c in (*range(32, 127), 9, 10, 13, *range(0xA0, 0x180), *range(0x370, 0x460))}
-    for known in _DOUBLE_BYTE:
-        common |= _common_characters(known)
-    return frozenset(common | {"—", "’", "‘", "“", "”", "…", "·"})
-
-
-def _row_characters(codec: str) -> Iterator[str]:
-    trails = range(0xA1, 0xFF) if codec in ("gb18030", "cp949") else range(0x40, 0xFD)
-    for first, last in _DOUBLE_BYTE[codec]:
-        for lead in range(first, last + 1):
-            yield from "".join(bytes((lead, trail)).decode(codec, "ignore") for trail in trails)
+    return frozenset(common.union("—’‘“”…·", *map(_common_characters, _DOUBLE_BYTE)))

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from fromzero.corpus.archives import ARCHIVES, decompressed
 from fromzero.corpus.document import NESTED, UNKNOWN_FORMAT
@@ -72,18 +71,9 @@ def _records(file: Opened, kind: str, settings: ReadSettings) -> Iterator[Record
     else:
         stem, suffix = os.path.splitext(file.name)
         name = f"{stem}.tar" if suffix.lower() == ".tgz" else stem
-        yield from _records(_within(file, decompressed(file, kind), name), _known(name), settings)
-
-
-def _known(name: str) -> str:
-    kind = kind_of(name)
-    if kind is None:
-        raise ReadError(f"{UNKNOWN_FORMAT}: {_shown(os.path.splitext(name)[1]) or 'no suffix'}")
-    return kind
-
-
-def _within(file: Opened, stream: BinaryIO, name: str) -> Opened:
-    return Opened(stream, name, file.allowance, file.depth + 1)
+        if (inner := kind_of(name)) is None:
+            raise ReadError(f"{UNKNOWN_FORMAT}: {_suffix(name)}")
+        yield from _records(Opened(decompressed(file, kind), name, file.allowance, file.depth + 1), inner, settings)
 
 
 def _archived(file: Opened, kind: str, settings: ReadSettings) -> Iterator[Record]:
@@ -92,12 +82,12 @@ def _archived(file: Opened, kind: str, settings: ReadSettings) -> Iterator[Recor
     for name, opener in ARCHIVES[kind](file, settings.limits.file_bytes):
         if any(part.startswith((".", "__MACOSX")) and part.strip(".") for part in name.split("/")):
             continue  # hidden, as in folders
-        if opener is None or kind_of(name) is None:
-            passed_over["links" if opener is None else _shown(os.path.splitext(name)[1].lower()) or "no suffix"] += 1
+        if opener is None or (inner := kind_of(name)) is None:
+            passed_over["links" if opener is None else _suffix(name)] += 1
             continue
         try:
             with opener() as stream:
-                for record in _records(_within(file, stream, name), _known(name), settings):
+                for record in _records(Opened(stream, name, file.allowance, file.depth + 1), inner, settings):
                     yield dataclasses.replace(record, inside=f"!/{_shown(name)}{record.inside}")
         except Exception as error:
             yield failure(reason_of(error), f"!/{_shown(name)}")
@@ -106,6 +96,10 @@ def _archived(file: Opened, kind: str, settings: ReadSettings) -> Iterator[Recor
     if passed_over:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in passed_over.most_common(5))
         yield failure(f"{UNKNOWN_FORMAT}: {passed_over.total()} members ({listed})")
+
+
+def _suffix(name: str) -> str:
+    return _shown(os.path.splitext(name)[1].lower()) or "no suffix"
 
 
 def _shown(name: str) -> str:

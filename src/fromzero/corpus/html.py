@@ -122,11 +122,9 @@ def _code(element: Any) -> str:
 
 
 def _list(element: Any) -> str:
-    lines = []
-    numbered = "ol" in (element.tag, element.get("rend"))
-    marked = "dl" not in (element.tag, element.get("rend"))
+    lines, kind = [], element.get("rend", element.tag)
     for number, item in enumerate((i for i in element if isinstance(i.tag, str)), 1):
-        mark = (f"{number}. " if numbered else "- ") if marked else ""
+        mark = "" if kind == "dl" else f"{number}. " if kind == "ol" else "- "
         text = re.sub(r"\n{2,}", "\n", render(item)).replace("\n", "\n  ")
         lines += [mark + text] if text else []
     return "\n".join(lines)

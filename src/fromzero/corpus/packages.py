@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import operator
 import posixpath
 import urllib.parse
 import zipfile
@@ -69,11 +70,8 @@ def _title(root: Any) -> dict[str, str]:
 
 def _spaced(blocks: Iterator[tuple[str, bool]]) -> str:
     """Blocks with a blank line between them, but items of a list on lines that follow each other."""
-    filled = [("", False), *(block for block in blocks if block[0].strip())]
-    return "".join(
-        text if before == "" else ("\n" if item and after_item else "\n\n") + text
-        for (before, after_item), (text, item) in itertools.pairwise(filled)
-    )
+    groups = itertools.groupby((block for block in blocks if block[0].strip()), key=operator.itemgetter(1))
+    return "\n\n".join(("\n" if item else "\n\n").join(text for text, _ in group) for item, group in groups)
 
 
 def _word_blocks(parent: Any) -> Iterator[tuple[str, bool]]:

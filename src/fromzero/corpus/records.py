@@ -5,7 +5,7 @@ import functools
 import io
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from fromzero.corpus.document import BAD_RECORD, DAMAGED, DOCUMENT_TOO_LARGE
@@ -15,18 +15,23 @@ from fromzero.corpus.reading import Opened, Raw, ReadError, ReadSettings, Record
 
 def read_jsonl(file: Opened, settings: ReadSettings) -> Iterator[Record]:
     """JSON lines: an object a line, with the text under `text_key` or 'content', and maybe id, url and title."""
-    longest = settings.limits.document_bytes
     with _characters(file.stream) as text:
-        for number in itertools.count(1):
-            try:
-                line = _line(text, longest)
-            except ReadError as error:
-                yield failure(f"{error}: line {number}")
-                continue
-            if not line:
-                return
-            if line.strip():
-                yield Record(functools.partial(_json_record, line, number, settings))
+        lines = map(str.strip, _lines(text, settings.limits.document_bytes))
+        yield from _each(lines, "line", functools.partial(_json_record, settings=settings))
+
+
+def _each(rows: Iterator[Any], what: str, parse: Callable[[Any, str], Raw]) -> Iterator[Record]:
+    """A record of each row that is not empty, by parse(row, "line 7"); one that can't be read costs that one."""
+    for number in itertools.count(1):
+        try:
+            row = next(rows, None)
+        except (csv.Error, ReadError) as error:  # `rows` goes on with the next line
+            yield failure(f"{BAD_RECORD if isinstance(error, csv.Error) else error}: {what} {number}")
+            continue
+        if row is None:
+            return
+        if row:
+            yield Record(functools.partial(parse, row, f"{what} {number}"))
 
 
 def _characters(stream: BinaryIO) -> io.TextIOWrapper:
@@ -34,23 +39,27 @@ def _characters(stream: BinaryIO) -> io.TextIOWrapper:
     return io.TextIOWrapper(stream, encoding=detect(stream), errors="replace", newline="\n")
 
 
-def _line(text: io.TextIOWrapper, longest: int) -> str:
-    """The next line, or nothing at the end. A line that is too long is read to its end, and raises ReadError."""
-    line = text.readline(longest + 1)
-    if len(line) <= longest:
-        return line
-    while line and not line.endswith("\n"):
-        line = text.readline(1 << 20)
-    raise ReadError(DOCUMENT_TOO_LARGE)
+def _lines(text: io.TextIOWrapper, longest: int) -> Iterator[str]:
+    """All lines. One that is too long is read to its end and raises ReadError, after which the next can be had."""
+
+    def line() -> str:
+        found = text.readline(longest + 1)
+        if len(found) <= longest:
+            return found
+        while found and not found.endswith("\n"):
+            found = text.readline(1 << 20)
+        raise ReadError(DOCUMENT_TOO_LARGE)
+
+    return iter(line, "")
 
 
-def _json_record(line: str, number: int, settings: ReadSettings) -> Raw:
+def _json_record(line: str, where: str, settings: ReadSettings) -> Raw:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         message = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep or a number too long"
-        raise ReadError(f"{BAD_RECORD}: line {number} is not valid JSON ({message})") from error
-    return record_text(record, settings, f"line {number}")
+        raise ReadError(f"{BAD_RECORD}: {where} is not valid JSON ({message})") from error
+    return record_text(record, where, settings)
 
 
 def read_json(file: Opened, settings: ReadSettings) -> Iterator[Record]:
@@ -61,7 +70,7 @@ def read_json(file: Opened, settings: ReadSettings) -> Iterator[Record]:
     except (ValueError, RecursionError) as error:
         raise ReadError(f"{DAMAGED}: not valid JSON ({str(error)[:100]})") from error
     for number, record in enumerate(value if isinstance(value, list) else [value], 1):
-        yield Record(functools.partial(record_text, record, settings, f"item {number}"))
+        yield Record(functools.partial(record_text, record, f"item {number}", settings))
 
 
 def read_csv(file: Opened, settings: ReadSettings) -> Iterator[Record]:
@@ -74,22 +83,8 @@ def read_csv(file: Opened, settings: ReadSettings) -> Iterator[Record]:
         header = next(csv.reader([first], delimiter=delimiter), [])
         if not {settings.text_key, "content"} & set(header):
             raise ReadError(f"{BAD_RECORD}: no column '{settings.text_key}'")
-        for number in itertools.count(1):
-            rows = csv.reader(iter(functools.partial(_line, text, longest), ""), delimiter=delimiter)
-            try:
-                row = next(rows, None)
-            except (
-                csv.Error,
-                ReadError,
-            ) as error:  # the next reader begins with the next line
-                reason = BAD_RECORD if isinstance(error, csv.Error) else str(error)
-                yield failure(f"{reason}: row {number}")
-                continue
-            if row is None:
-                return
-            if row:
-                record = dict(zip(header, row, strict=False))
-                yield Record(functools.partial(record_text, record, settings, f"row {number}"))
+        rows = csv.DictReader(_lines(text, longest), header, delimiter=delimiter)
+        yield from _each(rows, "row", functools.partial(record_text, settings=settings))
 
 
 def read_parquet(file: Opened, settings: ReadSettings) -> Iterator[Record]:
@@ -102,17 +97,16 @@ def read_parquet(file: Opened, settings: ReadSettings) -> Iterator[Record]:
             columns = [name for name in table.schema_arrow.names if name in wanted]
             if not {settings.text_key, "content"} & set(columns):
                 raise ReadError(f"{BAD_RECORD}: no column '{settings.text_key}'")
-            rows = itertools.count(1)
-            for batch in table.iter_batches(batch_size=64, columns=columns, use_threads=False):
-                for row in batch.to_pylist():
-                    yield Record(functools.partial(record_text, row, settings, f"row {next(rows)}"))
+            batches = table.iter_batches(batch_size=64, columns=columns, use_threads=False)
+            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+            yield from _each(rows, "row", functools.partial(record_text, settings=settings))
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, MemoryError):
             raise
         raise ReadError(f"{DAMAGED}: {' '.join(str(error).split())[:200]}") from error
 
 
-def record_text(record: Any, settings: ReadSettings, where: str) -> Raw:
+def record_text(record: Any, where: str, settings: ReadSettings) -> Raw:
     """The document of a JSON object or a row. Raises ReadError when there is no text in it."""
     if not isinstance(record, dict):
         raise ReadError(f"{BAD_RECORD}: {where} is not a JSON object")
