@@ -129,6 +129,8 @@ def _settings(reason: str, config: Mapping[str, Any]) -> str:
         value: Any = config
         for key in name.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{key} {inner}" for key, inner in value.items() if inner is not None)
         parts.append(f"{name}: {value}")
     return ", ".join(parts)
 
