@@ -4,17 +4,17 @@ from typing import Literal
 
 Language = Literal["en", "zh"]
 
-# key -> English, Chinese. {names} are filled in by the caller.
 _LANGUAGES = """
-ar Arabic 阿拉伯语, bg Bulgarian 保加利亚语, bn Bengali 孟加拉语, ca Catalan 加泰罗尼亚语, cs Czech 捷克语, da Danish 丹麦语,
-de German 德语, el Greek 希腊语, en English 英语, es Spanish 西班牙语, et Estonian 爱沙尼亚语, fa Persian 波斯语, fi Finnish 芬兰语,
-fr French 法语, he Hebrew 希伯来语, hi Hindi 印地语, hr Croatian 克罗地亚语, hu Hungarian 匈牙利语, id Indonesian 印尼语,
-it Italian 意大利语, ja Japanese 日语, ko Korean 韩语, lt Lithuanian 立陶宛语, lv Latvian 拉脱维亚语, ms Malay 马来语,
-nl Dutch 荷兰语, no Norwegian 挪威语, pl Polish 波兰语, pt Portuguese 葡萄牙语, ro Romanian 罗马尼亚语, ru Russian 俄语,
-sk Slovak 斯洛伐克语, sl Slovenian 斯洛文尼亚语, sr Serbian 塞尔维亚语, sv Swedish 瑞典语, sw Swahili 斯瓦希里语, ta Tamil 泰米尔语,
+ar Arabic 阿拉伯语, bg Bulgarian 保加利亚语, bn Bengali 孟加拉语, ca Catalan 加泰罗尼亚语, cs Czech 捷克语,
+da Danish 丹麦语, de German 德语, el Greek 希腊语, en English 英语, es Spanish 西班牙语, et Estonian 爱沙尼亚语,
+fa Persian 波斯语, fi Finnish 芬兰语, fr French 法语, he Hebrew 希伯来语, hi Hindi 印地语, hr Croatian 克罗地亚语,
+hu Hungarian 匈牙利语, id Indonesian 印尼语, it Italian 意大利语, ja Japanese 日语, ko Korean 韩语,
+lt Lithuanian 立陶宛语, lv Latvian 拉脱维亚语, ms Malay 马来语, nl Dutch 荷兰语, no Norwegian 挪威语,
+pl Polish 波兰语, pt Portuguese 葡萄牙语, ro Romanian 罗马尼亚语, ru Russian 俄语, sk Slovak 斯洛伐克语,
+sl Slovenian 斯洛文尼亚语, sr Serbian 塞尔维亚语, sv Swedish 瑞典语, sw Swahili 斯瓦希里语, ta Tamil 泰米尔语,
 th Thai 泰语, tr Turkish 土耳其语, uk Ukrainian 乌克兰语, ur Urdu 乌尔都语, vi Vietnamese 越南语, zh Chinese 汉语
 """
-
+# key -> English, Chinese. {names} are filled in by the caller.
 TABLE: dict[str, tuple[str, str]] = {
     # headline
     "title": ("{name}: a language model from zero", "{name}：从零训练的语言模型"),
