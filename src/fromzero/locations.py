@@ -99,7 +99,7 @@ def _options(scheme: str) -> dict[str, dict[str, Any]]:
 
         limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
         return {"client_kwargs": {"timeout": limits, "trust_env": True}}
-    return {"config_kwargs": {"retries": {"max_attempts": 1}}} if scheme == "s3" else {}
+    return {"config_kwargs": {"retries": {"max_attempts": 0}}} if scheme == "s3" else {}
 
 
 def _cause(error: Exception) -> BaseException:
