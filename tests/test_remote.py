@@ -82,8 +82,10 @@ def test_built_here_and_opened_anywhere(s3: s3fs.S3FileSystem, stage: Stage, tmp
     assert opened.path.is_relative_to(tmp_path / "cache" / "fromzero" / "downloads")
     assert (opened.path / "sub" / "a.txt").read_text() == "a"
     assert "SECRET" not in (opened.path / "manifest.json").read_text()
+    elsewhere(tmp_path)
     with pytest.raises(UserError, match="is a corpus, not a model"):
         open_artifact(MADE, "model")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_what_is_up_to_date_is_neither_made_nor_fetched(stage: Stage, tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ FILE = {"bytes": 4, "sha256": "0"}
     ("lies", "message"),
     [
         ([{name: FILE} for name in ("../../../../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "..")], "of its own"),
-        ([5, {"a": 1}, {"a": {}}, {"a": {"bytes": "x", "sha256": 3}}, None], "its list of files can't be understood"),
+        ([5, {"a": 1}, {"a": {}}, {"a": {"bytes": "x", "sha256": 3}}, None], "entries are missing"),
     ],
 )
 def test_manifests_that_lie(s3: s3fs.S3FileSystem, stage: Stage, tmp_path: Path, lies: list[Any], message: str) -> None:
@@ -179,6 +181,7 @@ def test_manifests_that_lie(s3: s3fs.S3FileSystem, stage: Stage, tmp_path: Path,
 def test_what_can_not_be_written_is_said_before_the_work(
     s3: s3fs.S3FileSystem, s3_server: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    s3.pipe_file("bucket/theirs/", b"")  # as the console of S3 makes a folder
     s3.pipe_file("bucket/theirs/notes.txt", b"mine")
     with pytest.raises(UserError, match="holds something else than a corpus; name another folder"):
         stage(output=Path("s3://bucket/theirs"))
@@ -193,6 +196,12 @@ def test_what_can_not_be_written_is_said_before_the_work(
         stage()
     assert time.monotonic() - start < 10
     assert stage.runs == 0
+
+
+def test_an_empty_folder_is_no_stranger(s3: s3fs.S3FileSystem, stage: Stage) -> None:
+    s3.pipe_file("bucket/runs/made/", b"")
+    stage()
+    assert stage.runs == 1
 
 
 def test_wrong_credentials(s3: s3fs.S3FileSystem, s3_server: str, stage: Stage) -> None:

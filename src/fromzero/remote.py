@@ -29,6 +29,8 @@ def download(url: str, kind: str | None, parse: Parse) -> Path:
     if (found := _read(url, parse)) is None:
         raise UserError(f"{masked(url)} has no {MANIFEST}, so there is no finished {kind or 'artifact'}")
     data, manifest = found
+    if kind and manifest["kind"] != kind:
+        raise UserError(f"{masked(url)} is a {manifest['kind']}, not a {kind}")
     for folder in (cached("builds", url), cached("downloads", url, hashlib.sha256(data).hexdigest())):
         with contextlib.suppress(OSError):
             if (folder / MANIFEST).read_bytes() == data:
@@ -45,7 +47,7 @@ def download(url: str, kind: str | None, parse: Parse) -> Path:
 
 def _fetch_verified(url: str, folder: Path, name: str, expected: Mapping[str, Any]) -> None:
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()) or path.name == MANIFEST:
+    if not path.resolve().is_relative_to(folder.resolve()) or path == folder / MANIFEST:
         raise UserError(f"{masked(url)}: its {MANIFEST} names the file {name!r}, which can't be one of its own")
     if path.exists():
         return
@@ -73,7 +75,7 @@ def publish(url: str, kind: str, key: str, parse: Parse, keep: bool, make: Calla
         raise UserError(f"{masked(url)} holds a {old['kind']} made otherwise; name another folder with --output")
     with at(url) as (files, there):
         with contextlib.suppress(FileNotFoundError):
-            names = {name_of(name) for name in files.ls(there, detail=False)}
+            names = {name_of(name) for name in files.ls(there, detail=False) if name.strip("/") != there.strip("/")}
             if not old and names and UNFINISHED not in names:
                 raise UserError(f"{masked(url)} holds something else than a {kind}; name another folder with --output")
         files.pipe_file(f"{there}/{UNFINISHED}", b"{}\n")
@@ -95,12 +97,10 @@ def _read(url: str, parse: Parse) -> tuple[bytes, dict[str, Any]] | None:
     if (data := read(f"{url}/{MANIFEST}", MAX_MANIFEST_BYTES)) is None:
         return None
     manifest = parse(data, masked(url))
-    try:
-        sound = all(file["bytes"] + 0 >= 0 and file["sha256"] + "" for file in manifest["files"].values())
-    except (AttributeError, KeyError, TypeError):
-        sound = False
-    if not sound:
-        raise UserError(
-            f"{masked(url)}/{MANIFEST} is not a manifest of fromzero: its list of files can't be understood"
-        )
-    return data, manifest
+    with contextlib.suppress(AttributeError, KeyError, TypeError):
+        sound = {"kind", "key", "content", "config", "summary"} <= manifest.keys()
+        if sound and all(file["bytes"] + 0 >= 0 and file["sha256"] + "" for file in manifest["files"].values()):
+            return data, manifest
+    raise UserError(
+        f"{masked(url)}/{MANIFEST} is not a manifest of fromzero: entries are missing or not as they should be"
+    )
