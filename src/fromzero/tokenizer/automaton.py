@@ -61,7 +61,7 @@ def compile_automaton(pattern: str) -> Automaton | None:
         if reader.at < len(pattern) or _can_be_empty(tree):
             return None
         classes, members = _character_classes(tuple(reader.atoms))
-        return Automaton(classes, _flagged(_states(_Threads(members), tree)), members.shape[1] + 1)
+        return Automaton(classes, _table(_Threads(members), tree), members.shape[1] + 1)
     except (_Unsupported, RecursionError):
         return None
 
@@ -253,37 +253,25 @@ class _Threads:
         return self.waiting(following), False
 
 
-def _states(threads: _Threads, tree: _Tree) -> list[list[tuple[int, bool]]]:
-    """For each state and class (and for the end) the next state and whether a match ends before the character.
+def _table(threads: _Threads, tree: _Tree) -> NDArray[np.uint32]:
+    """The table of `Automaton`: where a match ends and no longer one can, the entry begins the next at once.
 
-    State 0 is the one in which nothing more can match, state 1 the beginning.
+    Row 0 is that of the state in which nothing more can match.
     """
     kinds, first = threads.members.shape[1], threads.waiting([threads.add(tree, 0)])
     numbers: dict[tuple[int, ...], int] = {(): 0, first: 1}
-    waiting = [(), first]
-    rows: list[list[tuple[int, bool]]] = []
+    waiting, begins, table = [(), first], [threads.step(first, kind, False)[0] for kind in range(kinds)], []
     for state in waiting:  # grows
-        rows.append([])
         for kind in range(kinds + 1):
             following, match = threads.step(state, kind, at_end=kind == kinds)
+            flags = MATCHES * match
+            if not following:
+                following = begins[kind] if match and kind < kinds else ()
+                flags |= CUTS if following else STOPS
             if following not in numbers:
                 numbers[following] = len(numbers)
                 waiting.append(following)
-            rows[-1].append((numbers[following], match))
+            table.append(numbers[following] * (kinds + 1) << SHIFT | flags)
         if len(numbers) > MAX_STATES:
             raise _Unsupported
-    return rows
-
-
-def _flagged(rows: list[list[tuple[int, bool]]]) -> NDArray[np.uint32]:
-    """The table of `Automaton`: where a match ends and no longer one can, the entry begins the next at once."""
-    width = len(rows[0])
-    table = []
-    for row in rows:
-        for kind, (following, match) in enumerate(row):
-            flags = MATCHES * match
-            if not following:
-                following = rows[1][kind][0] if match and kind < width - 1 else 0
-                flags |= CUTS if following else STOPS
-            table.append(following * width << SHIFT | flags)
     return np.array(table, np.uint32)

@@ -136,7 +136,7 @@ class BPETokenizer(Tokenizer):
             waiting.append(text)
             size += len(text)
             if size >= max(1 << 16, len(rest)):  # so that a pre-token without end is not read again for every piece
-                ids, rest = self._table.encode_open(rest + "".join(waiting).encode(), self.splitter.single)
+                ids, rest = self._table.encode_open(rest + "".join(waiting).encode(), self.splitter)
                 yield from ids.tolist()
                 waiting, size = [], 0
         yield from self._table.encode([rest + "".join(waiting).encode()], self.splitter)[0].tolist()

@@ -60,20 +60,16 @@ def _reader(file: Path) -> Callable[[Path, Mapping[str, Any]], Tokenizer]:
     if start.startswith(MAGIC):
         return lambda file, config: load_gguf(file)
     if file.suffix == ".json" or start.lstrip().startswith(b"{"):
-        return _read_json_file
+        return _read_pair if file.name in _PAIRS else read_tokenizer_json
     if file.name in _MERGES or start.startswith(b"#version"):
         return lambda file, config: _read_pair(file.with_name(_MERGES.get(file.name, "vocab.json")), config)
     if is_ranks(start):
         return lambda file, config: load_ranks(file)
     if start.startswith(b"\n"):  # the first field of a SentencePiece model: a piece
-        return lambda file, config: load_sentencepiece(file, **_given(config))
+        return _read_sentencepiece
     if b"[UNK]" in start or file.name == "vocab.txt":
         return _read_vocab_txt
     raise UserError(f"{file} is no tokenizer that is known here; what can be opened: {CAN_OPEN}")
-
-
-def _read_json_file(file: Path, config: Mapping[str, Any]) -> Tokenizer:
-    return _read_pair(file, config) if file.name in _PAIRS else read_tokenizer_json(file, config)
 
 
 def _read_pair(file: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -87,6 +83,6 @@ def _read_vocab_txt(file: Path, config: Mapping[str, Any]) -> Tokenizer:
     return load_vocab_txt(file, **settings)
 
 
-def _given(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config says, where it says something; else the file does."""
-    return {name: value for name, value in common_of(config).items() if value}
+def _read_sentencepiece(file: Path, config: Mapping[str, Any]) -> Tokenizer:
+    given = {name: value for name, value in common_of(config).items() if value}  # else the file says it
+    return load_sentencepiece(file, **given)

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.automaton import Automaton
 from fromzero.tokenizer.splitter import Splitter, as_array, no_progress
 
 
@@ -73,21 +72,18 @@ class MergeTable:
             raise no_progress(splitter.patterns[0])
         return out[:written].copy(), np.cumsum(counts)
 
-    def encode_open(self, data: bytes, automaton: Automaton) -> tuple[NDArray[np.int32], bytes]:
+    def encode_open(self, data: bytes, splitter: Splitter) -> tuple[NDArray[np.int32], bytes]:
         """The ids of a text that goes on, as far as what comes can't change them; and the rest of it."""
-        from fromzero.kernels.scan import BLOCK, scan
+        from fromzero.kernels.scan import scan
 
-        array, cuts, start, parts = as_array(data), np.empty(BLOCK, np.int64), 0, [np.empty(0, np.int32)]
-        while True:
-            count, resume = scan(
-                array, start, len(data), False, automaton.classes, automaton.table, automaton.width, cuts
-            )
-            if resume < 0:
-                raise UserError("the pre-token pattern looks too far ahead on this text; use a simpler one")
-            if not count:
-                return np.concatenate(parts), data[start:]
-            parts.append(self._encode_cut(data[start:resume], cuts[:count] - start))
-            start = resume
+        automaton, cuts = splitter.single, np.empty(len(data) + 2, np.int64)
+        assert automaton is not None
+        count, resume = scan(
+            as_array(data), 0, len(data), False, automaton.classes, automaton.table, automaton.width, cuts
+        )
+        if resume < 0:
+            raise no_progress(splitter.patterns[0])
+        return self._encode_cut(data[:resume], cuts[:count]), data[resume:]
 
     def _encode_cut(self, data: bytes, cuts: NDArray[np.int64]) -> NDArray[np.int32]:
         """The ids of a text that was cut already."""

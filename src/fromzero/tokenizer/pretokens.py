@@ -1,5 +1,6 @@
 """Counting pre-tokens: what a trainer learns from, in memory that grows with the different ones, not with the text."""
 
+import functools
 import itertools
 import os
 from collections import deque
@@ -44,7 +45,8 @@ class Pretokens:
         self.letters, self._used, self._count = np.empty(0, np.uint8), 0, 0
         self._entries, self.slots = _table(0)
         if counts:
-            data, entries = _entries_of(list(counts))
+            data, ends = as_array(b"".join(counts)), np.cumsum([len(word) for word in counts], dtype=np.int64)
+            entries = kernel.count_cut(data, ends, *_table(len(counts)))
             entries[:, 3] = [*counts.values()]
             self.add(data, entries)
 
@@ -109,18 +111,18 @@ def count_pretokens(
     workers: by default as many as there are cores; the result is the same for any number of them. Raises UserError for
     a lone surrogate.
     """
-    pretokens = Pretokens(max_bytes=max_bytes)
-    automaton, workers = splitter.single, workers or os.cpu_count() or 1
+    pretokens, workers = Pretokens(max_bytes=max_bytes), workers or os.cpu_count() or 1
     waiting = batches(map(utf8, texts), BATCH_BYTES)
-    if automaton is not None:
-        with first_use("the tokenizer's trainer"), ThreadPoolExecutor(workers) as pool:
-            _run(pool, workers, lambda batch: _count_compiled(batch, splitter), waiting, pretokens)
+    if splitter.single is not None:
+        with first_use("the tokenizer's trainer"), ThreadPoolExecutor(workers) as threads:
+            _run(threads, workers, functools.partial(_count_compiled, splitter), waiting, pretokens)
         return pretokens
-    pretokens.add(*_count_by_regex(next(waiting, []), splitter))
+    pretokens.add(*_count_by_regex(splitter, next(waiting, [])))
     second = next(waiting, None)
     if second is not None:  # new processes are worth their start
-        with ProcessPoolExecutor(workers, get_context("spawn"), _remember, (splitter.patterns,)) as processes:
-            _run(processes, workers, _count_remembered, itertools.chain([second], waiting), pretokens)
+        with ProcessPoolExecutor(workers, get_context("spawn")) as processes:
+            task = functools.partial(_count_by_regex, splitter)
+            _run(processes, workers, task, itertools.chain([second], waiting), pretokens)
     return pretokens
 
 
@@ -137,7 +139,7 @@ def _run(
         into.add(*running.popleft().result())
 
 
-def _count_compiled(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _count_compiled(splitter: Splitter, batch: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     automaton = splitter.single
     assert automaton is not None
     data, ends = as_array(b"".join(batch)), np.cumsum([len(text) for text in batch], dtype=np.int64)
@@ -148,7 +150,7 @@ def _count_compiled(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.
     return data, entries.copy()
 
 
-def _count_by_regex(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _count_by_regex(splitter: Splitter, batch: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     starts = np.cumsum([0, *map(len, batch)])
     ends = [start + splitter.cuts(text) for start, text in zip(starts.tolist(), batch, strict=False)]
     cut = np.concatenate([np.empty(0, np.int64), *ends])
@@ -156,25 +158,6 @@ def _count_by_regex(batch: list[bytes], splitter: Splitter) -> tuple[NDArray[np.
     return data, kernel.count_cut(data, cut, *_table(len(cut)))
 
 
-def _entries_of(words: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Entries of words that are all different, in their order."""
-    data, ends = as_array(b"".join(words)), np.cumsum([len(word) for word in words], dtype=np.int64)
-    return data, kernel.count_cut(data, ends, *_table(len(words)))
-
-
 def _table(entries: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Room for so many entries, and empty slots."""
     return np.empty((entries, 4), np.int64), np.zeros(1 << max(4, (2 * entries).bit_length()), np.int64)
-
-
-_splitter: Splitter | None = None  # of a worker process
-
-
-def _remember(patterns: tuple[str, ...]) -> None:
-    global _splitter
-    _splitter = Splitter(patterns)
-
-
-def _count_remembered(batch: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    assert _splitter is not None
-    return _count_by_regex(batch, _splitter)
