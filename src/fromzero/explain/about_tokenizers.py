@@ -17,8 +17,15 @@ def compose_comparison(found: Comparison, words: Words) -> Report:
     names = ", ".join(measured.name for measured in found.tokenizers)
     cuts = (_cuts(passage, words) for passage in found.passages)
     keys = ("name", "kind", "vocabulary", "used", "of_token", "encoding_speed", "changed")
-    overview = _table(map(words, keys), (_summary(measured, words) for measured in found.tokenizers), "ll")
-    vocabularies = (_lengths(found, words), _longest(found, words), Text(words("overlap_lead")), _overlap(found, words))
+    overview = _table(map(words, keys), map(_summary, found.tokenizers), "ll")
+    longest = [(measured.name, "  ".join(map(_brief, measured.longest))) for measured in found.tokenizers]
+    shared = [(m.name, *(share(x, 1) for x in row)) for m, row in zip(found.tokenizers, found.overlap, strict=True)]
+    vocabularies = (
+        _lengths(found, words),
+        _table((words("name"), words("longest")), longest, "ll"),
+        Text(words("overlap_lead")),
+        _table((words("overlap"), *(measured.name for measured in found.tokenizers)), shared),
+    )
     unmeasured = [] if found.tokenizers[0].speed else [Text(no_speed(words))]
     return Report(
         title=words("compare_title", names=names),
@@ -44,9 +51,8 @@ def _table(header: Iterable[str], rows: Iterable[Sequence[str]], left: str = "l"
     return Table(header, tuple(map(tuple, rows)), left.ljust(len(header), "r"))
 
 
-def _summary(measured: Measured, words: Words) -> tuple[str, ...]:
-    total = measured.total
-    used = share(measured.used, measured.vocab_size)
+def _summary(measured: Measured) -> tuple[str, ...]:
+    total, used = measured.total, share(measured.used, measured.vocab_size)
     figures = (used, _rate(total, "bytes", "tokens"), size(measured.speed), _changed(total))
     return (measured.name, measured.kind, count(measured.vocab_size), *figures)
 
@@ -96,18 +102,7 @@ def _lengths(found: Comparison, words: Words) -> Table:
     return _table((words("lengths"), *classes, f">{LENGTHS[-1]}"), rows)
 
 
-def _longest(found: Comparison, words: Words) -> Table:
-    rows = ((measured.name, "  ".join(map(_brief, measured.longest))) for measured in found.tokenizers)
-    return _table((words("name"), words("longest")), rows, "ll")
-
-
 def _brief(piece: bytes) -> str:
     """A token, or the beginning of a long one with its length in bytes."""
     text = shown(piece)
     return text if len(text) <= 24 else f"{text[:20]}…{NO_BREAK}({len(piece)})"
-
-
-def _overlap(found: Comparison, words: Words) -> Table:
-    names = [measured.name for measured in found.tokenizers]
-    rows = ((name, *(share(x, 1) for x in row)) for name, row in zip(names, found.overlap, strict=True))
-    return _table((words("overlap"), *names), rows)

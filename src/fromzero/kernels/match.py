@@ -85,8 +85,8 @@ def _borders(letters: Any, starts: Any, times: Any, results: Any, lefts: Any, ri
     first, last = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
     for token in range(count):
         if times[token] != UNMADE:
-            first[token] = _first_class(letters, starts[token], starts[token + 1])
-            last[token] = _last_class(letters, starts[token], starts[token + 1])
+            first[token] = _class_of(letters, starts[token], starts[token + 1], False)
+            last[token] = _class_of(letters, starts[token], starts[token + 1], True)
     after, before = np.zeros(count, np.uint64), np.zeros(count, np.uint64)
     for rank in range(len(lefts)):
         after[lefts[rank]] |= first[rights[rank]]
@@ -100,27 +100,19 @@ def _borders(letters: Any, starts: Any, times: Any, results: Any, lefts: Any, ri
 
 
 @lean
-def _first_class(letters: Any, start: Any, stop: Any) -> Any:
-    """One bit of 32 for the first character, or all where the bytes begin or end within it."""
-    byte = letters[start]
-    size = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-    if 0x80 <= byte < 0xC0 or start + size > stop:
-        return _LOW
-    unit = np.uint64(0)
-    for at in range(start, start + size):
-        unit = unit << np.uint64(8) | np.uint64(letters[at])
-    return _ONE << (unit * _MIX >> np.uint64(59))
-
-
-@lean
-def _last_class(letters: Any, start: Any, stop: Any) -> Any:
-    """The same for the last character."""
-    at = stop - 1
+def _class_of(letters: Any, start: Any, stop: Any, last: Any) -> Any:
+    """One bit of 32 for the first (or the last) character, or all where the bytes begin or end within it."""
+    at = stop - 1 if last else start
     while at > start and at > stop - 4 and letters[at] & 0xC0 == 0x80:
         at -= 1
     byte = letters[at]
     size = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-    return _first_class(letters, at, stop) if at + size == stop else _LOW
+    if 0x80 <= byte < 0xC0 or at + size > stop or (last and at + size < stop):
+        return _LOW
+    unit = np.uint64(0)
+    for place in range(at, at + size):
+        unit = unit << np.uint64(8) | np.uint64(letters[place])
+    return _ONE << (unit * _MIX >> np.uint64(59))
 
 
 @inlined

@@ -180,18 +180,9 @@ def _remember(data: Any, start: Any, size: Any, remembered: Any, out: Any, writt
     for i in range(4):
         remembered[row, 4 + i] = remembered[row, i]
     remembered[row, 0], remembered[row, 1] = low, high
-    remembered[row, 2], remembered[row, 3] = _pack(out, written, after)
-
-
-@lean
-def _pack(out: Any, start: Any, stop: Any) -> Any:
-    """Up to six ids and their number in two words."""
-    low, high = np.uint64(stop - start) << _COUNT, np.uint64(0)
-    for i in range(min(stop - start, 3)):
-        low |= np.uint64(out[start + i]) << np.uint64(20 * i)
-    for i in range(3, stop - start):
-        high |= np.uint64(out[start + i]) << np.uint64(20 * i - 60)
-    return low, high
+    remembered[row, 2], remembered[row, 3] = np.uint64(after - written) << _COUNT, np.uint64(0)
+    for i in range(after - written):
+        remembered[row, 2 + i // 3] |= np.uint64(out[written + i]) << np.uint64(20 * (i % 3))
 
 
 @compiled

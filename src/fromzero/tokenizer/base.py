@@ -142,8 +142,13 @@ class Tokenizer(abc.ABC):
         add_special_tokens: bool = False,
         threads: int | None = None,
     ) -> list[list[int]]:
-        """`encode` of each text; kinds that are compiled take several threads."""
+        """`encode` of each text; compiled kinds take as many threads as there are cores, or as given."""
+        if special == "text" and not add_special_tokens:
+            return self._encode_many(texts, threads)
         return [self.encode(text, special, add_special_tokens) for text in texts]
+
+    def _encode_many(self, texts: Iterable[str], threads: int | None) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
 
     def encode_iterable(self, texts: Iterable[str]) -> Iterator[int]:
         """The ids of `encode_ordinary` of all the texts joined, one at a time; kinds that can keep memory constant."""

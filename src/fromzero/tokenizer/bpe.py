@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fromzero.errors import UserError
-from fromzero.tokenizer.base import Special, Tokenizer, token_table
+from fromzero.tokenizer.base import Tokenizer, token_table
 from fromzero.tokenizer.merge import merge, rank_merges
 from fromzero.tokenizer.merge_table import MergeTable
 from fromzero.tokenizer.normalize import Normalizer
@@ -103,16 +103,9 @@ class BPETokenizer(Tokenizer):
             return super().encode_arrays(texts, threads)
         return self._in_threads(texts, lambda ids, ends: np.split(ids, ends[:-1]), threads)
 
-    def encode_batch(
-        self,
-        texts: Iterable[str],
-        special: Special = "text",
-        add_special_tokens: bool = False,
-        threads: int | None = None,
-    ) -> list[list[int]]:
-        """`encode` of each text, by as many threads as there are cores, or as given."""
-        if special != "text" or add_special_tokens or not self._compilable:
-            return super().encode_batch(texts, special, add_special_tokens, threads)
+    def _encode_many(self, texts: Iterable[str], threads: int | None) -> list[list[int]]:
+        if not self._compilable:
+            return super()._encode_many(texts, threads)
 
         def as_lists(ids: NDArray[np.int32], ends: NDArray[np.int64]) -> list[list[int]]:
             numbers = self._as_list(ids)

@@ -78,7 +78,10 @@ class Comparison:
 def compare(tokenizers: Mapping[str, Tokenizer], groups: Mapping[str, Sequence[str]]) -> Comparison:
     """Measure tokenizers on the same texts. groups: name -> texts, each without lone surrogates."""
     speeds = _speeds(tokenizers, groups)
-    pieces = {name: _pieces(tokenizer) for name, tokenizer in tokenizers.items()}
+    pieces = {}
+    for name, tokenizer in tokenizers.items():
+        special = frozenset(tokenizer.special_tokens.values())
+        pieces[name] = {piece for i, piece in enumerate(tokenizer.tokens) if piece is not None and i not in special}
     overlap = tuple(tuple(len(a & b) / max(1, len(a)) for b in pieces.values()) for a in pieces.values())
     measured = tuple(_measure(n, t, pieces[n], groups, speeds[n]) for n, t in tokenizers.items())
     begun = [(g, _beginning(text)) for g, texts in groups.items() for text in texts[:: max(1, len(texts) // 2)][:2]]
@@ -147,11 +150,6 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int] | None:
 def _cut(tokenizer: Tokenizer, text: str) -> tuple[Token, ...] | None:
     ids = _encode(tokenizer, text)
     return None if ids is None else tuple((i, tokenizer.token_bytes(i)) for i in ids)
-
-
-def _pieces(tokenizer: Tokenizer) -> set[bytes]:
-    special = frozenset(tokenizer.special_tokens.values())
-    return {piece for i, piece in enumerate(tokenizer.tokens) if piece is not None and i not in special}
 
 
 def _speeds(tokenizers: Mapping[str, Tokenizer], groups: Mapping[str, Sequence[str]]) -> dict[str, float | None]:

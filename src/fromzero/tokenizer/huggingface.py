@@ -161,12 +161,9 @@ def _read_post_processor(post: Mapping[str, Any] | None, ids: Mapping[str, int])
     if post is None or post["type"] == "ByteLevel":
         return [], []
     if post["type"] == "Sequence":
-        prefix: list[str] = []
-        suffix: list[str] = []
-        for part in post["processors"]:  # each puts its tokens around what the one before made
-            before, after = _read_post_processor(part, ids)
-            prefix, suffix = before + prefix, suffix + after
-        return prefix, suffix
+        pairs = [_read_post_processor(part, ids) for part in post["processors"]]
+        # Each puts its tokens around what the one before made.
+        return [t for before, _ in reversed(pairs) for t in before], [t for _, after in pairs for t in after]
     if post["type"] in ("BertProcessing", "RobertaProcessing"):
         return [post["cls"][0]], [post["sep"][0]]
     if post["type"] != "TemplateProcessing":
