@@ -150,4 +150,4 @@ def test_rare_pretokens_are_dropped_when_there_are_too_many() -> None:
     assert dict(pretokens.items()) == {f"word{i:04}".encode(): 3 for i in range(100) if i % 3 == 2}
     assert pretokens.dropped == 67
     assert pretokens.total_bytes == 8 * sum(1 + i % 3 for i in range(100))
-    assert len(pretokens.longer_than_one().counts) == 33
+    assert len(pretokens.longer_than_one()[2]) == 33

@@ -119,7 +119,8 @@ class Tokenizer(abc.ABC):
             raise UserError(f"unknown policy special={special!r}{nearest(special, ('text', 'allow', 'refuse'))}")
         ids = self._encode_found(text, special, later)
         if add_special_tokens:
-            ids = [*self._ids_of(self.prefix), *ids, *self._ids_of(self.suffix)]
+            before, after = ([self.special_tokens[token] for token in part] for part in (self.prefix, self.suffix))
+            ids = [*before, *ids, *after]
         return ids
 
     def encode_ordinary(self, text: str) -> list[int]:
@@ -223,10 +224,8 @@ class Tokenizer(abc.ABC):
         for raw in in_raw.cut(text, special != "text"):
             for found in [raw] if raw.token else in_normalized.cut(self._normal(raw.text), special != "text"):
                 if special == "refuse" and found.token and found.token.special:
-                    raise UserError(
-                        f"the text holds the special token {found.text} at character {place}; "
-                        "remove it, or encode it as text"
-                    )
+                    where = f"{found.text} at character {place}"
+                    raise UserError(f"the text holds the special token {where}; remove it, or encode it as text")
                 yield found
             place += len(raw.text)
 
@@ -239,9 +238,6 @@ class Tokenizer(abc.ABC):
 
     def _normal(self, text: str) -> str:
         return self.normalizer(text) if self.normalizer else text
-
-    def _ids_of(self, tokens: Iterable[str]) -> list[int]:
-        return [self.special_tokens[token] for token in tokens]
 
     def _template_variables(self) -> dict[str, str]:
         fallback = dict.fromkeys(("bos_token", "eos_token", "pad_token"), self.end_of_text_token)
@@ -260,12 +256,14 @@ class Tokenizer(abc.ABC):
                 raise UserError(f"the {name.replace('_', ' ')} {text!r} is not among the special tokens")
 
 
-def token_table(*parts: Iterable[tuple[bytes, int]], size: int | None = None) -> list[bytes | None]:
-    """id -> bytes from pairs of bytes and id; without `size`, the ids must be 0 to n - 1, each once.
+def token_table(
+    ordinary: Iterable[tuple[bytes, int]], special_tokens: Mapping[str, int], size: int | None = None
+) -> list[bytes | None]:
+    """id -> bytes of ordinary and special tokens; without `size`, the ids must be 0 to n - 1, each once.
 
     Raises UserError for an id that is out of range or taken.
     """
-    pairs = list(itertools.chain(*parts))
+    pairs = [*ordinary, *((text.encode(), i) for text, i in special_tokens.items())]
     table: list[bytes | None] = [None] * (len(pairs) if size is None else size)
     for token, i in pairs:
         if not 0 <= i < len(table):

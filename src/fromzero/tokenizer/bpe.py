@@ -64,7 +64,7 @@ class BPETokenizer(Tokenizer):
         if missing and unknown is None:
             raise UserError(f"the vocabulary lacks the byte 0x{missing[0]:02X}; a byte-level one has all 256")
         specials = dict(special_tokens or {})
-        table = token_table(self.vocabulary.items(), ((text.encode(), i) for text, i in specials.items()), size=size)
+        table = token_table(self.vocabulary.items(), specials, size)
         super().__init__(table, specials, roles, chat_template, prefix, suffix, normalizer=normalizer)
         self._byte_ids = [self.vocabulary.get(bytes([byte]), unknown) for byte in range(256)]
         self._ranks, self._results = rank_merges(self.merges, self.vocabulary)

@@ -19,7 +19,7 @@ class ByteTokenizer(Tokenizer):
 
     def __init__(self, special_tokens: Mapping[str, int] | None = None, **common: Unpack[Common]) -> None:
         specials = dict(special_tokens or {})
-        table = token_table(((bytes([i]), i) for i in range(256)), ((text.encode(), i) for text, i in specials.items()))
+        table = token_table(((bytes([i]), i) for i in range(256)), specials)
         super().__init__(table, specials, **common)
 
     def _encode(self, text: str) -> list[int]:

@@ -53,7 +53,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def common_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `Tokenizer` that such a config holds: roles and chat_template."""
-    roles = {role: text for role in ROLES if (text := _token_text(config.get(role))) is not None}
+    tokens = {role: token for role in ROLES if (token := config.get(role)) is not None}
+    # A special token is its text, or a mapping with the text under `content`.
+    roles = {role: token["content"] if isinstance(token, Mapping) else token for role, token in tokens.items()}
     return {"roles": roles, "chat_template": config.get("chat_template")}
 
 
@@ -186,11 +188,6 @@ def _read_template(post: Mapping[str, Any], ids: Mapping[str, int]) -> tuple[lis
     if texts != 1:
         raise UserError("its post-processor's template does not hold the text once")
     return around
-
-
-def _token_text(token: Any) -> str | None:
-    """A special token in a config is its text, or a mapping with the text under `content`."""
-    return token["content"] if isinstance(token, Mapping) else token
 
 
 def _module(kind: str) -> tuple[Callable[..., Any], Callable[..., Any]]:

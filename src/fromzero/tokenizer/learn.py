@@ -44,9 +44,10 @@ def learn_merges(
     """
     from fromzero.kernels import learn
 
-    words = (counts if isinstance(counts, Pretokens) else Pretokens(counts)).longer_than_one()
-    slots = np.empty((len(words.letters) + len(words.counts) + 1, 2), np.int32)
-    learn.lay_out(words.letters, words.starts, words.counts, slots)
+    pretokens = counts if isinstance(counts, Pretokens) else Pretokens(counts)
+    letters, starts, times = pretokens.longer_than_one()
+    slots = np.empty((len(letters) + len(times) + 1, 2), np.int32)
+    learn.lay_out(letters, starts, times, slots)
     progress = np.zeros(2, np.int64)
     places = np.empty(len(slots) * 3 // 2, np.int32)
     with ThreadPoolExecutor(1) as pool:
@@ -58,7 +59,7 @@ def learn_merges(
             progress[1] = 1  # it stops if this was left by an interruption
     pairs, fewer = running.result()
     report(len(pairs))
-    return Learned(list(map(tuple, pairs.tolist())), words.total_bytes - int(fewer))
+    return Learned(list(map(tuple, pairs.tolist())), pretokens.total_bytes - int(fewer))
 
 
 def learn_merges_plainly(counts: Mapping[bytes, int], merges: int, tie_break: TieBreak = "greatest") -> Learned:

@@ -115,12 +115,9 @@ class _Copy:
             raise UserError(f"{what} holds lists and mappings more than {MAX_DEPTH} deep; flatten them")
         if not isinstance(value, Mapping):
             return [self(item, what, depth + 1) for item in value]
-        return {self._key(key, what): self(item, what, depth + 1) for key, item in value.items()}
-
-    def _key(self, key: Any, what: str) -> str:
-        if not isinstance(key, str):
-            raise UserError(f"{what} has the key {key!r:.50}, which is not a text; write it as one")
-        return str(self(key, what))
+        if strange := [key for key in value if not isinstance(key, str)]:
+            raise UserError(f"{what} has the key {strange[0]!r:.50}, which is not a text; write it as one")
+        return {self(key, what): self(item, what, depth + 1) for key, item in value.items()}
 
     def _count(self, value: Any) -> None:
         self.values -= 1

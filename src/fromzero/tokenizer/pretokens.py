@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,6 @@ from fromzero.tokenizer.text import batches, utf8
 
 BATCH_BYTES = 16 << 20  # text that a worker counts at a time
 MAX_BYTES = 400_000_000  # of different pre-tokens; learning takes many times that
-
-
-class Words(NamedTuple):
-    """Pre-tokens as the learner wants them."""
-
-    letters: NDArray[np.uint8]
-    starts: NDArray[np.int64]
-    """(words + 1,): where each starts in `letters`, and where the last ends."""
-    counts: NDArray[np.int64]
-    total_bytes: int
-    """Of all pre-tokens as often as they occur, those that were left out included."""
 
 
 class Pretokens:
@@ -74,13 +63,14 @@ class Pretokens:
         """As in `kernels.count`."""
         return self._entries[: self._count]
 
-    def longer_than_one(self) -> Words:
-        """Those of two bytes and more: a single byte has no pair."""
+    def longer_than_one(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+        """Those of two bytes and more, as a single byte has no pair: their letters joined, where each starts in them
+        and the last ends, and their counts."""
         entries = self.entries
         long = entries[:, 1] > 1
         letters = self.letters[: self._used][np.repeat(long, entries[:, 1])]
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(entries[long, 1])])
-        return Words(letters, starts, entries[long, 3].copy(), self.total_bytes)
+        return letters, starts, entries[long, 3].copy()
 
     def _reserve(self, more: int, letters: int) -> None:
         """Room for more entries and letters. NumPy asks for large pages of memory, which a kernel does not."""

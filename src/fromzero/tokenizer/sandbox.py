@@ -11,7 +11,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, KeysView, Mapping, ValuesView
 from types import GeneratorType
 from typing import Any
 
@@ -75,13 +75,7 @@ def _made(value: Any) -> Any:
     elif isinstance(value, list | dict):
         _spend(4 * len(value))
         _weigh(value)
-    return _metered(value) if isinstance(value, GeneratorType) else value
-
-
-def _metered(values: Iterator[Any]) -> Iterator[Any]:
-    for value in values:
-        _spend()
-        yield value
+    return (_spend() and item for item in value) if isinstance(value, GeneratorType) else value
 
 
 def _weigh(value: Any) -> Any:

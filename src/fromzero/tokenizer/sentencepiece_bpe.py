@@ -48,8 +48,7 @@ class SentencePieceBPETokenizer(PieceTokenizer):
         specials = dict(special_tokens or {})
         tokens = [(bytes_of(piece, byte_fallback), i) for piece, i in self.vocabulary.items() if piece not in specials]
         ids = self.vocabulary | specials
-        size = max(ids.values(), default=-1) + 1
-        table = token_table(tokens, ((text.encode(), i) for text, i in specials.items()), size=size)
+        table = token_table(tokens, specials, size=max(ids.values(), default=-1) + 1)
         super().__init__(table, specials, **common)
         if unk is not None and unk not in ids:
             raise UserError(f"the unknown token {unk!r} is not in the vocabulary")

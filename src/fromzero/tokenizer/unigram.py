@@ -95,7 +95,7 @@ class UnigramTokenizer(PieceTokenizer):
         self._precision = precision
         self._bytes = byte_ids({piece: i for i, (piece, _) in enumerate(pieces)}) if byte_fallback else []
         ordinary = ((bytes_of(p, byte_fallback), i) for i, (p, _) in enumerate(pieces) if p not in specials)
-        table = token_table(ordinary, ((text.encode(), i) for text, i in specials.items()))
+        table = token_table(ordinary, specials)
         super().__init__(table, specials, **({"leading_space": True} | common))
         self._prepare()
 

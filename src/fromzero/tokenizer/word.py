@@ -42,7 +42,7 @@ class WordTokenizer(Tokenizer):
         self.pattern = resolve_pattern(pattern)
         self._compiled = compile_pattern(self.pattern)
         self._unknown_id = None if unknown is None else specials[unknown]
-        table = token_table((text.encode(), i) for text, i in [*vocabulary.items(), *specials.items()])
+        table = token_table(((text.encode(), i) for text, i in vocabulary.items()), specials)
         super().__init__(table, specials, **common)
 
     def _encode(self, text: str) -> list[int]:

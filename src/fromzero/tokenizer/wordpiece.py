@@ -53,10 +53,7 @@ class WordPieceTokenizer(Tokenizer):
         specials = dict(special_tokens or {})
         check_unknown(unknown, specials)
         self.vocabulary, self.unknown, self.continues, self.max_word = dict(vocabulary), unknown, continues, max_word
-        table = token_table(
-            ((_decoded(token, continues), i) for token, i in vocabulary.items()),
-            ((token.encode(), i) for token, i in specials.items()),
-        )
+        table = token_table(((_decoded(token, continues), i) for token, i in vocabulary.items()), specials)
         super().__init__(table, specials, **(common | {"leading_space": True}))
         self._ordinary = frozenset(self.vocabulary.values())
         self._longest = max(map(len, self.vocabulary), default=0)
