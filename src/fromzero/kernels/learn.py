@@ -205,9 +205,11 @@ def _fill_places(pair_at: Any, cursors: Any, places: Any) -> None:
 @compiled
 def _count_pairs(slots: Any, lengths: Any) -> Any:
     """Each pair, its weight, the number of its places; and by slot, the pair that begins there, or -1."""
-    size = 1 << 16  # room for all pairs of bytes, and a table in which they hardly ever meet
+    size, bytes_ = 1 << 17, 1 << 16  # the pairs of bytes come first, and need no table
     halves, table = np.empty((size, 2), np.int32), np.zeros(4 * size, np.int32)
-    counts, numbers, found, place = np.zeros(size, np.int64), np.zeros(size, np.int64), 0, np.int64(0)
+    counts, numbers, found, place = np.zeros(size, np.int64), np.zeros(size, np.int64), bytes_, np.int64(0)
+    for pair in range(bytes_):
+        halves[pair, 0], halves[pair, 1] = pair >> 8, pair & 255
     pair_at = np.full(len(slots), -1, np.int32)
     while place < len(slots):
         found, place = _count_some(slots, lengths, place, halves, counts, numbers, table, found, pair_at)
@@ -215,7 +217,7 @@ def _count_pairs(slots: Any, lengths: Any) -> Any:
             halves = np.concatenate((halves, halves))
             counts, numbers = np.concatenate((counts, counts * 0)), np.concatenate((numbers, numbers * 0))
             table = np.zeros(2 * len(table), np.int32)
-            for i in range(found):
+            for i in range(bytes_, found):
                 insert(table, halves, i)
     return halves[:found], counts[:found], numbers[:found], pair_at
 
@@ -232,7 +234,7 @@ def _count_some(
             return found, np.int64(following)
         right = np.int64(slots[following, 0])
         if token >= 0 and right >= 0:
-            pair = find(table, halves, token, right)
+            pair = token << 8 | right if max(token, right) < 256 else find(table, halves, token, right)
             if pair < 0:
                 pair, found = np.int64(found), found + 1
                 halves[pair, 0], halves[pair, 1] = token, right
