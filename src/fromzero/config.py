@@ -147,7 +147,11 @@ def _dotted(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Every option name a settings class makes, groups spelled out: {'model.layers': int, ...}."""
     names: dict[str, Any] = {}
     for name, kind in field_types(settings).items():
-        names |= _dotted(kind, f"{prefix}{name}.") if dataclasses.is_dataclass(kind) else {prefix + name: kind}
+        parts = typing.get_args(kind) if type(None) in typing.get_args(kind) else ()
+        groups = [part for part in (kind, *parts) if dataclasses.is_dataclass(part)]
+        names |= {} if groups == [kind] else {prefix + name: kind}
+        for group in groups:
+            names |= _dotted(group, f"{prefix}{name}.")
     return names
 
 
@@ -165,9 +169,12 @@ def _explained(error: UserError, settings: Any, arguments: Sequence[str]) -> Use
         return UserError(f"{missing[1]} is missing; give it as --{missing[1]} VALUE or in the file named by --config")
     key = re.search(r'[Kk]ey "([^"]+)"', text)
     value = re.search(r"(?:Got|Given) value: (.*)", text)
-    if key and key[1] in names:
+    # Of a group that may be null, jsonargparse names the key alone.
+    flags = [name for name in names if key and any(a.startswith(f"--{name}") for a in arguments)]
+    name = next((name for name in (key and key[1], *flags) if name in names and key and name.endswith(key[1])), None)
+    if name:
         given = f", not '{value[1].strip()}'" if value else ""
-        return UserError(f"--{key[1]} takes {_type_name(names[key[1]])}{given}")
+        return UserError(f"--{name} takes {_type_name(names[name])}{given}")
     return UserError(" ".join(text.split()))
 
 
@@ -183,4 +190,8 @@ def _type_name(kind: Any) -> str:
         return " or ".join([*(_type_name(p) for p in parts if p is not type(None)), "null"])
     if origin in (list, tuple):
         return f"a list in brackets, as in '[a, b]', each item {_type_name(parts[0])}"
+    if dataclasses.is_dataclass(kind):
+        return f"settings in braces, as in '{{{dataclasses.fields(kind)[0].name}: ...}}'"
+    if origin in (dict, Mapping):
+        return f"names in braces, as in '{{name: value}}', each value {_type_name(parts[1])}"
     return str(kind).replace("typing.", "")

@@ -25,6 +25,7 @@ endstream endobj
 5 0 obj <</Type /Font /Subtype /Type1 /BaseFont /Helvetica>> endobj
 trailer <</Root 1 0 R>>
 """
+BUILD = ("corpus", "build", "--inputs", "[in]", "--output", "out")
 _CHINESE = "从前有一座山，山里有一条小河。河边住着一位老人，他每天清晨都去河边散步。老人喜欢看云，也喜欢听风。"
 
 
@@ -61,6 +62,18 @@ def test_help_does_not_load_torch(command: RunCommand) -> None:
         (["run", "nothing.yaml"], "no such recipe"),
         (["corpus", "build", "--inputs", "[nowhere]", "--output", "x"], "nowhere"),
         (["generate", "nowhere"], "nowhere"),
+        ([*BUILD, "--filters.limits", "{min_word: 3}"], "there is no rule 'min_word'; did you mean 'min_words'?"),
+        (
+            [*BUILD, "--filters.limits", "{min_words:3}"],
+            "--filters.limits takes names in braces, as in '{name: value}'",
+        ),
+        ([*BUILD, "--classifiers", "3"], "'{name: value}', each value a path, not '3'"),
+        (
+            [*BUILD, "--lists.domains", "3"],
+            "--lists.domains takes a list in brackets, as in '[a, b]', each item a path",
+        ),
+        ([*BUILD, "--lists.max_words", "x"], "--lists.max_words takes a number, not 'x'"),
+        ([*BUILD, "--masking", "5"], "--masking takes settings in braces, as in '{secret: ...}' or null, not '5'"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(

@@ -1,8 +1,6 @@
 """Files in groups: what is finished stays finished, and who read which group can't be seen in the corpus."""
 
-import errno
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -10,20 +8,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet
 import pytest
 
-from fromzero.artifact import open_artifact, to_plain
+from fromzero.artifact import open_artifact
 from fromzero.corpus import CorpusConfig, build_corpus, partitions, pipeline, read_corpus
 from fromzero.corpus.files import SourceFile
 from fromzero.corpus.masking import Masking
 from fromzero.corpus.near_duplicates import MinHash
-from fromzero.corpus.partitions import Partition, partition, read_one
-from fromzero.corpus.screening import Screening
-from fromzero.corpus.storing import ShardWriter
-from fromzero.corpus.worker import WorkSettings
+from fromzero.corpus.partitions import partition
 
 Settings = Callable[..., CorpusConfig]
 SMALL = "from fromzero.corpus import partitions; partitions.AT_LEAST = 2000; "
@@ -132,22 +126,6 @@ def test_on_ray_the_corpus_is_the_same(documents: Path, settings: Settings, tmp_
     done = subprocess.run([*line, "--engine", "ray"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert open_artifact(output, "corpus").digest == expected.digest
-
-
-def test_a_full_disk_ends_the_build_with_a_sentence(
-    documents: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(ShardWriter, "write", full)
-    file = SourceFile(documents / "000.txt", "in/000.txt", "text", 100)
-    part = Partition(tmp_path / "work" / "00000", (file,))
-    screening = [json.dumps(to_plain(Screening())), ""]
-    common = {"settings": to_plain(WorkSettings.of(settings())), "screening": screening, "near_duplicates": None}
-    item = {"partition": to_plain(part), **common}
-    assert "make room and run it again" in json.loads(read_one(json.dumps(item)))["error"]
-    assert not part.folder.exists()
 
 
 def test_of_nearly_equal_texts_the_longest_is_kept(

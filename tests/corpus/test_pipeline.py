@@ -314,14 +314,6 @@ def test_everything_filtered_names_the_setting(settings: Settings, tmp_path: Pat
     assert rescued.summary["documents"]["kept"] == 2
 
 
-def test_a_file_that_may_not_be_read(settings: Settings, tmp_path: Path, essays: Essays) -> None:
-    folder = fill(tmp_path / "in", essays(3))
-    (folder / "000.txt").chmod(0)
-    if os.access(folder / "000.txt", os.R_OK):
-        pytest.skip("this user may read everything")
-    assert rejected(build_corpus(settings())) == {"in/000.txt": "file could not be opened: Permission denied"}
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
