@@ -8,8 +8,9 @@ import torch
 
 from fromzero.errors import UserError
 from fromzero.model import PRESETS, ModelConfig, Transformer, functions
-from fromzero.model.attention import causal_attention
+from fromzero.model.attention import attend
 from fromzero.model.initialize import STANDARD_DEVIATION
+from fromzero.model.scene import Tokens, make_scene
 
 TINY = ModelConfig(vocab_size=50, context=16, layers=2, width=24, heads=4, kv_heads=2)
 GPT = replace(TINY, positions="learned", norm="layer", activation="gelu_tanh", bias=True, kv_heads=None)
@@ -24,7 +25,9 @@ def test_fast_attention_equals_the_plain_function(kv_heads: int, queries: int, k
     k, v = torch.randn(2, 2, kv_heads, keys, 8, generator=generator)
     wide_k, wide_v = (functions.repeat_heads(t, 4 // kv_heads) for t in (k, v))
     plain = functions.scaled_dot_product_attention(q, wide_k, wide_v, functions.causal_mask(queries, keys))
-    torch.testing.assert_close(causal_attention(q, k, v), plain)
+    tokens = Tokens(keys - queries, queries, q.device)
+    scene = make_scene(TINY, tokens, True, None, None, None, torch.float32)
+    torch.testing.assert_close(attend(q, k, v, scene), plain)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ Reading order: `functions` (each layer as a plain function, the reference that e
 cross-entropy that training uses), `presets`.
 """
 
+from fromzero.model.block import Cache
 from fromzero.model.config import ModelConfig
 from fromzero.model.presets import PRESETS
-from fromzero.model.transformer import Cache, Transformer
+from fromzero.model.transformer import Transformer
 
 __all__ = ["PRESETS", "Cache", "ModelConfig", "Transformer"]
