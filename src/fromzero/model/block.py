@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from fromzero.errors import UserError
 from fromzero.model.attention import Attention, LayerCache
 from fromzero.model.config import ModelConfig
+from fromzero.model.experts import Mixture
+from fromzero.model.latent_attention import LatentAttention
 from fromzero.model.layers import Embedding, FeedForward, Norm
 from fromzero.model.positions import Angles
 from fromzero.model.scene import Memory, Scene, Tokens, make_scene
@@ -37,12 +39,13 @@ class Block(nn.Module):
         self.layer, self.placement, self.dropout = layer, config.norm_placement, config.dropout
         sandwich = config.norm_placement == "sandwich"
         self.attention_norm = Norm(config)
-        self.attention = Attention(config)
+        self.attention = LatentAttention(config, config.latent) if config.latent else Attention(config)
         self.attention_output_norm = Norm(config) if sandwich else None
         self.cross_norm = Norm(config) if cross else None
         self.cross = Attention(config) if cross else None
         self.feed_forward_norm = None if config.parallel else Norm(config)
-        self.feed_forward = FeedForward(config)
+        routed = config.experts if config.routed(layer) else None
+        self.feed_forward = Mixture(config, routed) if routed else FeedForward(config)
         self.feed_forward_output_norm = Norm(config) if sandwich else None
 
     def forward(

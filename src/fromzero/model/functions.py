@@ -132,6 +132,16 @@ def rotary(x_BHTC: Tensor, cos_TR: Tensor, sin_TR: Tensor, layout: str = "half")
     return torch.cat(turned, -1) if layout == "half" else torch.stack(turned, -1).flatten(-2)
 
 
+def mixture(x_ND: Tensor, experts_NA: Tensor, weights_NA: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Each token's sum of weight x expert(token); matrices: gate and up (E, F, D), down (E, D, F), with SwiGLU."""
+    gate_EFD, up_EFD, down_EDF = matrices
+    rows = []
+    for x_D, experts_A, weights_A in zip(x_ND, experts_NA, weights_NA, strict=True):
+        outputs = [down_EDF[e] @ swiglu(gate_EFD[e] @ x_D, up_EFD[e] @ x_D) for e in experts_A]
+        rows.append(sum((w * y for w, y in zip(weights_A, outputs, strict=True)), torch.zeros_like(x_D)))
+    return torch.stack(rows)
+
+
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor, ignore: int = -100) -> Tensor:
     """-log softmax(logits)[target] for each row, in nats, fp32; 0 where the target is `ignore`."""
     wide = logits_NV.float()

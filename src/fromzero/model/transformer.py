@@ -3,13 +3,31 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fromzero.errors import UserError
-from fromzero.model.block import Cache, Stack
+from fromzero.model import counts
+from fromzero.model.block import Block, Cache, Stack
 from fromzero.model.config import ModelConfig
+from fromzero.model.experts import mixtures
 from fromzero.model.initialize import initialize
-from fromzero.model.layers import Embedding, Head
+from fromzero.model.layers import Embedding, Head, Linear, Norm
+from fromzero.model.scene import Scene, Tokens
+
+
+class Ahead(nn.Module):
+    """A block that predicts one token further (DeepSeek-V3, 2024, section 2.2)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.norm_hidden, self.norm_embedding = Norm(config), Norm(config)
+        self.project = Linear(2 * config.width, config.width, bias=False)
+        self.block = Block(config, layer)
+
+    def forward(self, x_BTD: Tensor, embedded_BTD: Tensor, scene: Scene) -> Tensor:
+        """x: hidden states so far; embedded: the token that they predicted. The published weights have it first."""
+        joined_BTE = torch.cat([self.norm_embedding(embedded_BTD), self.norm_hidden(x_BTD)], -1)
+        return self.block(self.project(joined_BTE), scene)
 
 
 class Transformer(Stack):
@@ -25,6 +43,7 @@ class Transformer(Stack):
         self.compute_dtype = compute_dtype
         self.token_embedding = Embedding(config.vocab_size, config.width)
         self.head = Head(config)
+        self.ahead = nn.ModuleList(Ahead(config, config.layers + step) for step in range(config.predict_ahead))
         initialize(self, config.layers, seed)
 
     @property
@@ -46,27 +65,47 @@ class Transformer(Stack):
 
         Raises UserError when the sequence would go past the context.
         """
-        x_BTD = self.token_embedding(ids_BT)
-        if self.config.embedding_scale != 1:
-            x_BTD = x_BTD * self.config.embedding_scale
-        return self.run(x_BTD, self.compute_dtype, cache, **given)
+        return self.run(self._embed(ids_BT), self.compute_dtype, cache, **given)
 
-    def parameter_count(self, embeddings: bool = True) -> int:
-        """Number of parameters, tied ones once; without `embeddings`, the token and position tables don't count."""
-        total = sum(p.numel() for p in self.parameters())
-        if embeddings:
-            return total
-        tables = (self.token_embedding, self.position_embedding)
-        return total - sum(p.numel() for table in tables if table is not None for p in table.parameters())
+    def hidden_ahead(self, ids_BT: Tensor, x_BTD: Tensor) -> list[Tensor]:
+        """Hidden states for the further tokens, from those of the next ones: entry M - 1 is (B, T - M, D).
+
+        Place t of entry M - 1 is for token t + 1 + M; ids are those that x was made of.
+        """
+        hidden = []
+        for steps, ahead in enumerate(self.ahead, 1):
+            x_BTD = ahead(x_BTD[:, :-1], self._embed(ids_BT[:, steps:]).to(x_BTD.dtype), self._scene_of(x_BTD[:, :-1]))
+            x_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+            hidden.append(x_BTD)
+        return hidden
+
+    def _scene_of(self, x_BTD: Tensor) -> Scene:
+        return self._scene(Tokens(0, x_BTD.shape[1], x_BTD.device), False, x_BTD.dtype)
+
+    def _embed(self, ids_BT: Tensor) -> Tensor:
+        x_BTD = self.token_embedding(ids_BT)
+        return x_BTD if self.config.embedding_scale == 1 else x_BTD * self.config.embedding_scale
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """What mixtures of experts add to the loss, for the last pass in training: the mean over layers of each."""
+        found: dict[str, list[Tensor]] = {}
+        for mixture in mixtures(self):
+            for name, loss in mixture.losses.items():
+                found.setdefault(name, []).append(loss)
+        return {name: torch.stack(losses).mean() for name, losses in found.items()}
+
+    def balance_experts(self) -> None:
+        """Move the routers' biases towards an even load, where they have any; to be called after each step."""
+        for mixture in mixtures(self):
+            mixture.balance()
+
+    def parameter_count(self, embeddings: bool = True, active: bool = False) -> int:
+        """Number of parameters, tied ones once; without `embeddings`, the token and position tables don't count.
+
+        active: of the experts, only as many as a token goes to.
+        """
+        return counts.parameter_count(self, self.config, embeddings, active)
 
     def flops_per_token(self) -> float:
-        """Floating-point operations per token of a forward and backward pass at full context.
-
-        6 for each weight of a matrix product, plus 12 D_attention T / 2 for the causal half of attention's two
-        products in each layer (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B).
-        """
-        config = self.config
-        matrices = sum(p.numel() for block in self.blocks for p in block.parameters() if p.dim() == 2)
-        matrices += self.head_weight.numel()
-        attention = config.layers * config.heads * config.head_size * config.context
-        return 6.0 * matrices + 6.0 * attention
+        """Floating-point operations per token of a forward and backward pass at full context; see counts."""
+        return counts.flops_per_token(self, self.config)
