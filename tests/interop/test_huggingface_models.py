@@ -102,8 +102,8 @@ def test_what_is_refused(tmp_path: Path, chain: Chain) -> None:
         with pytest.raises(UserError, match=message):
             load_model(tmp_path)
 
-    refused("holds a 'mamba' model; supported are llama, gpt2 and fromzero", model_type="mamba")
-    refused("rope type = 'yarn' is not supported", rope_parameters={"rope_type": "yarn", "rope_theta": 1.0})
+    refused("holds a 'mamba' model; supported are llama, gpt2,", model_type="mamba")
+    refused("rope_type = 'su' is not supported", rope_parameters={"rope_type": "su", "rope_theta": 1.0})
     refused("hidden_act = 'gelu' is not supported", hidden_act="gelu")
     refused(r"tensor 'blocks\.0\.feed_forward\.up\.weight' has shape .* but the config says", intermediate_size=64)
     refused(r"no tensor 'model\.layers\.3\.", num_hidden_layers=4)
