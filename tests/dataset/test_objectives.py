@@ -30,7 +30,7 @@ def test_causal_targets_are_one_further() -> None:
 
 
 def test_prefix_lengths_are_even_and_nothing_within_carries_loss() -> None:
-    random, lengths = seeded(), Counter()
+    random, lengths = seeded(), Counter[int]()
     for _ in range(4000):
         inputs, targets, length = objectives.prefix(np.arange(9), random)
         assert inputs.tolist() == list(range(8))
@@ -68,7 +68,7 @@ def test_of_hidden_tokens_80_percent_are_masked_10_are_random_and_10_stay() -> N
 def test_words_are_hidden_whole_and_special_tokens_never() -> None:
     # A segmenter's answer for Chinese: 我们 / 喜欢 / 自然语言 / 处理 / 。, between [CLS] and [SEP].
     words = np.array([-1, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 4, -1])
-    ids, random, hidden = np.arange(13), seeded(), Counter()
+    ids, random, hidden = np.arange(13), seeded(), Counter[int]()
     for _ in range(3000):
         _, targets = objectives.masked(ids, random, MASK, VOCAB, words, share=0.35)
         places = targets != NO_LOSS

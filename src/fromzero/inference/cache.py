@@ -45,6 +45,11 @@ class KVCache:
         assert 0 <= position <= self._position
         self._position = position
 
+    def select(self, rows: Tensor) -> None:
+        """Go on with these sequences of the batch, in this order; one may come several times, others not at all."""
+        if rows.tolist() != list(range(self._stores[0].shape[1])):
+            self._stores = [store.index_select(1, rows) for store in self._stores]
+
     def write(self, index: int, new_BKTC: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Store what is new of one layer; returns all of that layer so far."""
         start, end = self._position, self._position + new_BKTC[0].shape[2]

@@ -9,7 +9,8 @@ cross-entropy that training uses), `presets`.
 
 from fromzero.model.block import Cache
 from fromzero.model.config import ModelConfig
+from fromzero.model.encoder_decoder import EncoderDecoder
 from fromzero.model.presets import PRESETS
 from fromzero.model.transformer import Transformer
 
-__all__ = ["PRESETS", "Cache", "ModelConfig", "Transformer"]
+__all__ = ["PRESETS", "Cache", "EncoderDecoder", "ModelConfig", "Transformer"]

@@ -1,0 +1,137 @@
+"""Beam search: several answers grow side by side, and only the most likely ones go on (Sutskever 2014, Wu 2016).
+
+K beams, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fromzero.errors import UserError
+from fromzero.inference.cache import KVCache
+from fromzero.model import EncoderDecoder, Transformer
+
+Stop = Literal["full", "likely", "certain"]
+Step = Callable[[Tensor, Tensor], Tensor]
+"""(which beam each new one goes on from (K,), its newest id (K,)) -> logits after it (K, V)."""
+
+
+@dataclass(frozen=True)
+class BeamConfig:
+    """How answers are searched for."""
+
+    beams: int = 4
+    """Answers that grow side by side; 1 always takes the most likely token."""
+    best: int = 1
+    """Answers to give, at most as many as beams."""
+    max_tokens: int = 64
+    """Longest answer, tokens, its end among them."""
+    length_penalty: float = 1.0
+    """An answer's score is its log-probability / length ** this: above 0 favours long ones; 0 is the probability."""
+    length: Literal["tokens", "gnmt"] = "tokens"
+    """How long an answer of n tokens is, with its end: n (as in transformers), or (5 + n) / 6 (Wu 2016, eq. 14)."""
+    stop: Stop = "likely"
+    """When to stop, once there are as many ended answers as beams: at once; or when the best open one, ended here,
+    would not be among them; or when it could not be at any length (a bound for each penalty that is not below 0)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.best <= self.beams:
+            raise UserError(f"best is {self.best}; it should be from 1 to beams, which is {self.beams}")
+        if self.max_tokens < 1:
+            raise UserError(f"max_tokens is {self.max_tokens}; it should be 1 or more")
+
+    def score(self, log_probability: float, tokens: int) -> float:
+        """Of an answer of so many tokens."""
+        length = tokens if self.length == "tokens" else (5 + tokens) / 6
+        return log_probability / length**self.length_penalty
+
+
+class Answer(NamedTuple):
+    """Ids after the prompt without the one that ends them, and their score (of an open one: its log-probability)."""
+
+    tokens: list[int]
+    score: float
+
+
+def beam_search(
+    logits_V: Tensor, step: Step, config: BeamConfig, stop_ids: frozenset[int] = frozenset()
+) -> list[Answer]:
+    """The best answers, best first, given the logits of their first token and a way to go on.
+
+    At each length, the most likely continuations of all beams are looked at: twice as many as beams (or more, with more
+    stop ids), so that as many stay open as there are beams whatever ends. An ended one counts if it is among the first
+    `beams`; at max_tokens all end.
+    """
+    device, vocab = logits_V.device, len(logits_V)
+    looked_at = max(2, 1 + len(stop_ids)) * config.beams
+    open_: list[Answer] = [Answer([], 0.0)]
+    ended: list[Answer] = []
+    logits_KV = logits_V[None]
+    for length in range(1, config.max_tokens + 1):
+        so_far_K1 = torch.tensor([[answer.score] for answer in open_], device=device)
+        totals = (logits_KV.float().log_softmax(-1) + so_far_K1).flatten()
+        scores, places = totals.topk(min(looked_at, len(totals)))
+        going_on: list[tuple[int, int, float]] = []
+        for rank, (score, place) in enumerate(zip(scores.tolist(), places.tolist(), strict=True)):
+            parent, token = divmod(place, vocab)
+            if token not in stop_ids and length < config.max_tokens:
+                going_on.append((parent, token, score))
+            elif rank < config.beams:
+                tokens = open_[parent].tokens + ([] if token in stop_ids else [token])
+                ended.append(Answer(tokens, config.score(score, length)))
+        ended = sorted(ended, key=lambda answer: -answer.score)[: config.beams]
+        going_on = going_on[: config.beams]
+        if not going_on or _done(ended, going_on[0][2], length, config):
+            break
+        open_ = [Answer([*open_[parent].tokens, token], score) for parent, token, score in going_on]
+        parents, tokens_K, _ = zip(*going_on, strict=True)
+        logits_KV = step(torch.tensor(parents, device=device), torch.tensor(tokens_K, device=device))
+    return ended[: config.best]
+
+
+def _done(ended: Sequence[Answer], best_open: float, length: int, config: BeamConfig) -> bool:
+    if len(ended) < config.beams:
+        return False
+    if config.stop == "certain" and config.length_penalty > 0:
+        length = config.max_tokens  # the log-probability can only fall, and is divided by this at most
+    return config.stop == "full" or config.score(best_open, length) <= ended[-1].score
+
+
+@torch.inference_mode()
+def search_answers(
+    model: Transformer | EncoderDecoder,
+    prompt: Sequence[int],
+    config: BeamConfig,
+    stop_ids: frozenset[int] = frozenset(),
+    source: Sequence[int] = (),
+    prefix: bool = False,
+) -> list[Answer]:
+    """The best answers to a prompt, best first; of an encoder-decoder to a source, where the prompt is its start id.
+
+    prefix: the prompt's tokens see each other in both directions (a prefix LM). Answers end with the context at last.
+    Raises UserError for an empty prompt or one that fills the context, and for an encoder-decoder without a source.
+    """
+    room = model.config.context - len(prompt)
+    if not prompt or room < 1:
+        raise UserError(f"the prompt has {len(prompt)} tokens; give 1 to {model.config.context - 1}")
+    config = replace(config, max_tokens=min(config.max_tokens, room))
+    device = model.token_embedding.weight.device
+    cache = KVCache(model.config, 1, len(prompt) + config.max_tokens, model.compute_dtype, device)
+    decode: Callable[..., Tensor] = model
+    if isinstance(model, EncoderDecoder):
+        if not source:
+            raise UserError("an encoder-decoder answers to a source; give at least one token")
+        # One source for all beams: its keys and values stay a batch of one, which attention spreads over them.
+        decode = partial(model.decode, memory=model.encode(torch.tensor([list(source)], device=device)))
+
+    def step(parents_K: Tensor, tokens_K: Tensor) -> Tensor:
+        cache.select(parents_K)
+        return decode(tokens_K[:, None], cache)[:, -1]
+
+    given = {"prefix_B": torch.tensor([len(prompt)], device=device)} if prefix else {}
+    logits_V = decode(torch.tensor([list(prompt)], device=device), cache, **given)[0, -1]
+    return beam_search(logits_V, step, config, stop_ids)
