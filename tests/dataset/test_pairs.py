@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from fromzero.dataset import pairs
 from fromzero.dataset.chats import NO_LOSS
+from fromzero.dataset.objectives import Ids
 from fromzero.errors import UserError
 
 # An id says where it is from: document x 10000 + sentence x 100 + place.
 DOCUMENTS = [[np.arange(3 + (d + s) % 7) + 10_000 * d + 100 * s for s in range(50 + d % 5)] for d in range(99)]
 
 
-def drawn(task: str, length: int = 30, seed: int = 0) -> Iterator[pairs.SentencePair]:
+def drawn(task: str, length: int = 30, seed: int = 0) -> Iterator[tuple[Ids, Ids, bool]]:
     return pairs.sentence_pairs(DOCUMENTS, length, np.random.default_rng(seed), task)  # type: ignore[arg-type]
 
 
@@ -32,13 +33,14 @@ def test_padding_is_at_the_side_that_is_asked_for() -> None:
 @given(st.lists(st.tuples(st.lists(st.integers(2, 99)), st.lists(st.integers(2, 99))), min_size=1, max_size=5))
 @settings(max_examples=50, deadline=None)
 def test_targets_of_a_pair_are_its_ids_and_the_end(rows: list[tuple[list[int], list[int]]]) -> None:
-    batch = pairs.pair_batch([(np.array(a, int), np.array(b, int)) for a, b in rows], 0, 1, 0)
-    assert (batch.targets_BT != NO_LOSS).sum() == sum(len(target) + 1 for _, target in rows)
+    given = [(np.array(a, int), np.array(b, int)) for a, b in rows]
+    sources, keep, inputs, all_targets = pairs.pair_batch(given, 0, 1, 0)
+    assert (all_targets != NO_LOSS).sum() == sum(len(target) + 1 for _, target in rows)
     for row, (source, target) in enumerate(rows):
-        assert batch.source_BS[row][batch.keep_BS[row]].tolist() == [*source, 1]
-        counted = batch.targets_BT[row] != NO_LOSS
-        assert batch.targets_BT[row][counted].tolist() == [*target, 1]
-        assert batch.inputs_BT[row][counted].tolist() == [0, *target]
+        assert sources[row][keep[row]].tolist() == [*source, 1]
+        counted = all_targets[row] != NO_LOSS
+        assert all_targets[row][counted].tolist() == [*target, 1]
+        assert inputs[row][counted].tolist() == [0, *target]
 
 
 def test_a_pair_is_joined_as_bert_reads_it() -> None:
@@ -50,7 +52,7 @@ def test_a_pair_is_joined_as_bert_reads_it() -> None:
 def test_half_of_the_next_sentences_are_from_another_document() -> None:
     found = list(drawn("next"))
     assert len(found) > 1000
-    assert abs(np.mean([pair.label for pair in found]) - 0.5) < 0.06
+    assert abs(np.mean([changed for *_, changed in found]) - 0.5) < 0.06
     for first, second, label in found:
         assert 2 <= len(first) + len(second) <= 30
         assert len(set(first // 10_000)) == len(set(second // 10_000)) == 1
@@ -66,7 +68,7 @@ def test_nothing_of_a_document_is_lost_between_pairs() -> None:
 
 def test_half_of_the_orders_are_wrong() -> None:
     found = list(drawn("order"))
-    assert abs(np.mean([pair.label for pair in found]) - 0.5) < 0.04
+    assert abs(np.mean([changed for *_, changed in found]) - 0.5) < 0.04
     for first, second, label in found:
         assert first[0] // 10_000 == second[0] // 10_000
         assert (first[0] > second[0]) == label

@@ -109,7 +109,7 @@ def test_what_cannot_be_searched_is_told() -> None:
             search_answers(model, wrong, BeamConfig())
     with pytest.raises(UserError, match="at least one token"):
         search_answers(EncoderDecoder(t5("1.0")[1]), [0], BeamConfig())
-    with pytest.raises(UserError, match="from 1 to beams, which is 4"):
+    with pytest.raises(UserError, match=r"best \(5\) goes from 1 to beams \(4\)"):
         BeamConfig(best=5)
-    with pytest.raises(UserError, match="1 or more"):
+    with pytest.raises(UserError, match=r"max_tokens \(0\) from 1"):
         BeamConfig(max_tokens=0)

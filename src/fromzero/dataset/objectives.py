@@ -59,24 +59,17 @@ def masked(
 
 def _choose(words_N: Ids, budget: int, random: np.random.Generator) -> Ids:
     """Places of the tokens of random words, at most `budget`; a word that is too long for what is left is passed by."""
-    words = random.permutation(np.unique(words_N[words_N >= 0]))
-    sizes = np.bincount(words_N[words_N >= 0])
+    words, sizes = np.unique(words_N[words_N >= 0], return_counts=True)
     kept = []
-    for word in words.tolist():
-        if sizes[word] <= budget:
-            budget -= int(sizes[word])
-            kept.append(word)
-        if not budget:
-            break
+    for at in random.permutation(len(words)).tolist():
+        if sizes[at] <= budget:
+            budget -= int(sizes[at])
+            kept.append(words[at])
     return np.flatnonzero(np.isin(words_N, kept))
 
 
 def span_corruption(
-    ids_N: Ids,
-    random: np.random.Generator,
-    sentinels: Sequence[int],
-    share: float = 0.15,
-    mean: float = 3.0,
+    ids_N: Ids, random: np.random.Generator, sentinels: Sequence[int], share: float = 0.15, mean: float = 3.0
 ) -> tuple[Ids, Ids]:
     """What stood in gaps of a text (Raffel et al. 2020, section 3.1.4): inputs of an encoder, targets of a decoder.
 

@@ -25,7 +25,7 @@ class BeamConfig:
     """How answers are searched for."""
 
     beams: int = 4
-    """Answers that grow side by side; 1 always takes the most likely token."""
+    """Answers that grow side by side; 1, with stop full, always takes the most likely token."""
     best: int = 1
     """Answers to give, at most as many as beams."""
     max_tokens: int = 64
@@ -35,14 +35,14 @@ class BeamConfig:
     length: Literal["tokens", "gnmt"] = "tokens"
     """How long an answer of n tokens is, with its end: n (as in transformers), or (5 + n) / 6 (Wu 2016, eq. 14)."""
     stop: Stop = "likely"
-    """When to stop, once there are as many ended answers as beams: at once; or when the best open one, ended here,
+    """When to stop, once there are as many ended answers as beams: at once; or when the best that grows, ended here,
     would not be among them; or when it could not be at any length (a bound for each penalty that is not below 0)."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.best <= self.beams:
-            raise UserError(f"best is {self.best}; it should be from 1 to beams, which is {self.beams}")
-        if self.max_tokens < 1:
-            raise UserError(f"max_tokens is {self.max_tokens}; it should be 1 or more")
+        if not 1 <= self.best <= self.beams or self.max_tokens < 1:
+            raise UserError(
+                f"best ({self.best}) goes from 1 to beams ({self.beams}), max_tokens ({self.max_tokens}) from 1"
+            )
 
     def score(self, log_probability: float, tokens: int) -> float:
         """Of an answer of so many tokens."""
@@ -51,7 +51,7 @@ class BeamConfig:
 
 
 class Answer(NamedTuple):
-    """Ids after the prompt without the one that ends them, and their score (of an open one: its log-probability)."""
+    """Ids after the prompt without the one that ends them, and their score (while it grows, its log-probability)."""
 
     tokens: list[int]
     score: float
@@ -63,42 +63,34 @@ def beam_search(
     """The best answers, best first, given the logits of their first token and a way to go on.
 
     At each length, the most likely continuations of all beams are looked at: twice as many as beams (or more, with more
-    stop ids), so that as many stay open as there are beams whatever ends. An ended one counts if it is among the first
+    stop ids), so that as many go on as there are beams, whatever ends. An ended one counts if it is among the first
     `beams`; at max_tokens all end.
     """
-    device, vocab = logits_V.device, len(logits_V)
-    looked_at = max(2, 1 + len(stop_ids)) * config.beams
-    open_: list[Answer] = [Answer([], 0.0)]
-    ended: list[Answer] = []
-    logits_KV = logits_V[None]
+    vocab, looked_at = len(logits_V), max(2, 1 + len(stop_ids)) * config.beams
+    logits_KV, growing, ended = logits_V[None], [Answer([], 0.0)], list[Answer]()
     for length in range(1, config.max_tokens + 1):
-        so_far_K1 = torch.tensor([[answer.score] for answer in open_], device=device)
+        so_far_K1 = logits_V.new_tensor([[answer.score] for answer in growing], dtype=torch.float32)
         totals = (logits_KV.float().log_softmax(-1) + so_far_K1).flatten()
         scores, places = totals.topk(min(looked_at, len(totals)))
-        going_on: list[tuple[int, int, float]] = []
+        grown: list[tuple[int, Answer]] = []
         for rank, (score, place) in enumerate(zip(scores.tolist(), places.tolist(), strict=True)):
             parent, token = divmod(place, vocab)
+            tokens = growing[parent].tokens + ([] if token in stop_ids else [token])
             if token not in stop_ids and length < config.max_tokens:
-                going_on.append((parent, token, score))
+                grown.append((parent, Answer(tokens, score)))
             elif rank < config.beams:
-                tokens = open_[parent].tokens + ([] if token in stop_ids else [token])
                 ended.append(Answer(tokens, config.score(score, length)))
         ended = sorted(ended, key=lambda answer: -answer.score)[: config.beams]
-        going_on = going_on[: config.beams]
-        if not going_on or _done(ended, going_on[0][2], length, config):
+        growing = [answer for _, answer in grown[: config.beams]]
+        if not growing:
             break
-        open_ = [Answer([*open_[parent].tokens, token], score) for parent, token, score in going_on]
-        parents, tokens_K, _ = zip(*going_on, strict=True)
-        logits_KV = step(torch.tensor(parents, device=device), torch.tensor(tokens_K, device=device))
+        if len(ended) == config.beams:  # log-probabilities only fall; divided by a power of the length they may rise
+            at_best = config.max_tokens if config.stop == "certain" and config.length_penalty > 0 else length
+            if config.stop == "full" or config.score(growing[0].score, at_best) <= ended[-1].score:
+                break
+        parents_K = torch.tensor([parent for parent, _ in grown[: config.beams]], device=logits_V.device)
+        logits_KV = step(parents_K, torch.tensor([a.tokens[-1] for a in growing], device=logits_V.device))
     return ended[: config.best]
-
-
-def _done(ended: Sequence[Answer], best_open: float, length: int, config: BeamConfig) -> bool:
-    if len(ended) < config.beams:
-        return False
-    if config.stop == "certain" and config.length_penalty > 0:
-        length = config.max_tokens  # the log-probability can only fall, and is divided by this at most
-    return config.stop == "full" or config.score(best_open, length) <= ended[-1].score
 
 
 @torch.inference_mode()

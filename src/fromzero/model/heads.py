@@ -1,7 +1,4 @@
-"""What a Transformer is used for beside the next token: hidden tokens, pairs of sentences, classes of texts or tokens.
-
-One more head than the model has is one more module beside its blocks: masked.{dense,norm}, pooler, classifier.
-"""
+"""What a Transformer does beside the next token: hidden tokens, pairs of sentences, classes of texts or tokens."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -67,11 +64,7 @@ class HeadedTransformer(Transformer):
     """A Transformer with heads; without any it is the same."""
 
     def __init__(
-        self,
-        config: ModelConfig,
-        heads: HeadConfig,
-        seed: int = 0,
-        compute_dtype: torch.dtype = torch.float32,
+        self, config: ModelConfig, heads: HeadConfig, seed: int = 0, compute_dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__(config, seed, compute_dtype)
         self.heads = heads
@@ -82,8 +75,8 @@ class HeadedTransformer(Transformer):
 
     def added(self) -> nn.ModuleDict:
         """The heads alone."""
-        heads = {"masked": self.masked, "pooler": self.pooler, "classifier": self.classifier}
-        return nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
+        names = ("masked", "pooler", "classifier")
+        return nn.ModuleDict({name: head for name in names if (head := getattr(self, name)) is not None})
 
     @classmethod
     def on(cls, model: Transformer, heads: HeadConfig, seed: int = 0) -> "HeadedTransformer":
@@ -91,8 +84,7 @@ class HeadedTransformer(Transformer):
         with torch.device("meta"):
             headed = cls(model.config, heads, seed, model.compute_dtype)
         headed.load_state_dict(model.state_dict(keep_vars=True), strict=False, assign=True)
-        added = headed.added().to_empty(device=model.token_embedding.weight.device)
-        initialize(added, model.config.layers, seed + 1)
+        initialize(headed.added().to_empty(device=model.token_embedding.weight.device), model.config.layers, seed + 1)
         return headed
 
     def hidden(self, ids_BT: Tensor, cache: Cache | None = None, **given: Any) -> Tensor:
@@ -104,19 +96,15 @@ class HeadedTransformer(Transformer):
         """Everything at once; see Transformer.forward for what may be given."""
         x_BTD = super().hidden(ids_BT, **given)
         x_BD = pool(x_BTD, given.get("keep_BT"), self.heads.pooling)
-        if self.pooler is not None:
-            x_BD = torch.tanh(self.pooler(x_BD))
-        classes = None
-        if self.classifier is not None:
-            x = x_BTD if self.heads.per_token else x_BD
-            classes = self.classifier(F.dropout(x, self.config.dropout, self.training))
+        x_BD = x_BD if self.pooler is None else torch.tanh(self.pooler(x_BD))
+        known = F.dropout(x_BTD if self.heads.per_token else x_BD, self.config.dropout, self.training)
+        classes = None if self.classifier is None else self.classifier(known)
         return Outputs(x_BTD if self.masked is None else self.masked(x_BTD), x_BD, classes)
 
 
 def pool(x_BTD: Tensor, keep_BT: Tensor | None, how: Pooling) -> Tensor:
     """The vector of each text (B, D), padding on either side passed over; keep_BT None: there is none."""
-    if keep_BT is None:
-        keep_BT = x_BTD.new_ones(x_BTD.shape[:2], dtype=torch.bool)
+    keep_BT = x_BTD.new_ones(x_BTD.shape[:2], dtype=torch.bool) if keep_BT is None else keep_BT
     if how == "mean":
         weights_BT1 = keep_BT[..., None].to(x_BTD.dtype)
         return (x_BTD * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1)
