@@ -90,8 +90,10 @@ _LATENT: Keys = {
 _NORMALIZE = {"experts.normalize": Key("norm_topk_prob", bool, True)}
 _SIGMOID = {"head_width": None, "experts.router": "sigmoid", "experts.balance": "bias", "experts.group_score": "top2"}
 _UNSCALED = {"head_width": None, "experts.normalize": False}
-_DEEPSEEK2 = {"scoring_func": "softmax", "norm_topk_prob": False, "moe_layer_freq": 1}
-_DEEPSEEK3 = {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1, "rope_interleave": True}
+# The norms inside of latent attention have this eps whatever the config says, so it has to say the same.
+_DEEPSEEK = _NO_BIAS | {"rms_norm_eps": 1e-6, "moe_layer_freq": 1}
+_DEEPSEEK2 = _DEEPSEEK | {"scoring_func": "softmax", "norm_topk_prob": False}
+_DEEPSEEK3 = _DEEPSEEK | {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "rope_interleave": True}
 
 _T5_KEYS: Keys = {
     **whole("vocab_size=vocab_size width=d_model heads=num_heads head_width=d_kv ffn_width=d_ff"),
@@ -140,9 +142,9 @@ FAMILIES = (
     _llama("gemma3_text", "Gemma3", *_GEMMA3),
     _llama("gemma3", "Gemma3", *_GEMMA3),
     _llama("olmo2", "Olmo2", {}, {"norm_placement": "output", "qk_norm": "full"}, _NO_BIAS),
-    _llama("deepseek_v2", "DeepseekV2", _LATENT, _SOFTMAX | _UNSCALED, _NO_BIAS | _DEEPSEEK2,
+    _llama("deepseek_v2", "DeepseekV2", _LATENT, _SOFTMAX | _UNSCALED, _DEEPSEEK2,
            (ROPE, DEEPSEEK, DEEPSEEK2_GROUPS)),
-    _llama("deepseek_v3", "DeepseekV3", _LATENT | _NORMALIZE, _SIGMOID, _NO_BIAS | _DEEPSEEK3, (ROPE, DEEPSEEK)),
+    _llama("deepseek_v3", "DeepseekV3", _LATENT | _NORMALIZE, _SIGMOID, _DEEPSEEK3, (ROPE, DEEPSEEK)),
     Family("bert", "BertModel", _BERT_KEYS, _BERT, {"position_embedding_type": "absolute", "is_decoder": False},
            (BERT_HEAD,)),
     Family("t5", "T5ForConditionalGeneration", _T5_KEYS, _T5, {}, (T5_HEAD,)),

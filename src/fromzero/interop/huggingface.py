@@ -46,6 +46,7 @@ _UNUSED = re.compile(
     r".*(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.position_ids|EncDecAttention\.relative_attention_bias\.weight)"
     r"|(vision_tower|multi_modal_projector|model\.vision_tower|model\.multi_modal_projector)\..*"
 )
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 # What is the token embedding again, and the bias of the output layer.
 _AGAIN = re.compile(
     r"(lm_head|cls\.predictions\.decoder|(en|de)coder\.embed_tokens|.*\.embed_tokens|.*\.shared_head\.head)\.weight"
@@ -70,7 +71,7 @@ def save_model(
     learned = {name for name, _ in model.named_parameters()}  # other tensors keep their dtype
     kinds = {name: dtype if parts[0][0] in learned else state[parts[0][0]].dtype for name, parts in places.items()}
     tensors = {name: (shape_of(parts, state), kinds[name]) for name, parts in places.items()}
-    save_shards(folder, tensors, lambda name: _theirs(places[name], state, *tensors[name]), shard_bytes)
+    save_shards(folder, tensors, lambda name: put_together(places[name], state, *tensors[name]), shard_bytes)
     named = next(name for name, known in DTYPES.items() if known == dtype)
     ids = {f"{role}_token_id": token for role, token in special.items()}
     # `torch_dtype` is the name of the same setting before transformers 5
@@ -89,13 +90,16 @@ def layout_of(model: Model) -> tuple[dict[str, Any], Plan]:
         more = bert.architecture_of(heads, model.config.head_bias) if family.model_type == "bert" else {}
         places = plan(names, model.config, family.model_type)
         if places is not None and more is not None:
-            return theirs | more, places
+            theirs |= more
+            if theirs["architectures"] == ["BertModel"]:  # is published without the prefix of what has heads
+                places = {name.removeprefix("bert."): parts for name, parts in places.items()}
+            return theirs, places
     places = plan(names, model.config, OURS)
     assert places is not None
     return {"model_type": OURS, OURS: to_plain(model.config), "heads": to_plain(heads)}, places
 
 
-def _theirs(
+def put_together(
     parts: list[tuple[str, Part]], state: Mapping[str, Tensor], shape: torch.Size, dtype: torch.dtype
 ) -> Tensor:
     """One of their tensors, put together from ours."""
@@ -124,7 +128,7 @@ def load_model(folder: Path, compute_dtype: torch.dtype = torch.float32) -> Tran
 def load_any(folder: Path, compute_dtype: torch.dtype = torch.float32) -> Model:
     """Read a model of any kind; see load_model. Encoders have the heads that the file has."""
     stored = open_stored(Path(folder))
-    model = _built(stored.config, stored.heads, compute_dtype, stored.where).to_empty(device="cpu")
+    model = build(stored.config, stored.heads, compute_dtype, stored.where).to_empty(device="cpu")
     with torch.no_grad():
         for _, ours, theirs in stored.pairs(model.state_dict()):
             ours.copy_(theirs)
@@ -157,10 +161,10 @@ def open_stored(path: Path) -> Stored:
     stacks = config.layers + (config.encoder_layers or 0)
     if stacks + config.predict_ahead > len(shapes):
         raise UserError(f"{path}: the config says {stacks} layers, but there are {len(shapes)} tensors in the files")
-    state = _built(config, heads, torch.float32, path).state_dict()
+    state = build(config, heads, torch.float32, path).state_dict()
     places = plan(list(state), config, family.model_type if family else OURS, shapes)
     assert places is not None, "the tables have a place for each tensor of a config that they read"
-    again = _check_tensors(places, shapes, state, path)
+    again = check_tensors(places, shapes, state, config, path)
 
     def pairs(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
         own = {names[usual]: places[usual] for usual in places}
@@ -192,7 +196,7 @@ def _settings(
     return from_mapping(ModelConfig, settings[0], str(where)), from_mapping(HeadConfig, settings[1], str(where))
 
 
-def _built(config: ModelConfig, heads: HeadConfig, compute_dtype: torch.dtype, where: Path) -> Model:
+def build(config: ModelConfig, heads: HeadConfig, compute_dtype: torch.dtype, where: Path) -> Model:
     """A model without numbers, on no device."""
     try:
         with torch.device("meta"):
@@ -211,8 +215,8 @@ def _usual(name: str) -> str:
     return name
 
 
-def _check_tensors(
-    places: Plan, shapes: Mapping[str, list[int]], state: Mapping[str, Tensor], where: Path
+def check_tensors(
+    places: Plan, shapes: Mapping[str, list[int]], state: Mapping[str, Tensor], config: ModelConfig, where: Path
 ) -> dict[str, str]:
     """Raise UserError unless the file has just the tensors that its settings call for, each of the right shape.
 
@@ -236,7 +240,8 @@ def _check_tensors(
     for name in again:
         if name.endswith("bias") or ("head" in name and "head.weight" in state):
             again[name] = "head.bias" if name.endswith("bias") else "head.weight"
-    for name in shapes:
-        if name not in places and not _UNUSED.fullmatch(name) and again.get(name) not in state:
+    for name in shapes.keys() - places.keys():
+        further = (layer := _LAYER.match(name)) and int(layer[1]) >= config.layers and not config.predict_ahead
+        if not further and not _UNUSED.fullmatch(name) and again.get(name) not in state:
             raise UserError(f"{where}: tensor '{name}' has no place in a model of this config")
     return again

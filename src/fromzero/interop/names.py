@@ -144,12 +144,19 @@ def _gpt(top: str) -> Table:
     """GPT and GPT-2: matrices are turned; query, key and value are in one tensor."""
     rows = _rows(_BLOCK, "transformer.h.N.", "feed_forward.up=mlp.c_fc feed_forward.down=mlp.c_proj")
     rows |= _rows(_BLOCK, "transformer.h.N.", "attention.output=attn.c_proj")
-    for slot, ours in enumerate(("query", "key", "value")):
-        fused = _rows(f"{_BLOCK}attention.", "transformer.h.N.attn.", f"{ours}=c_attn")
-        rows |= {name: (replace(part, view=partial(_slot, index=slot)),) for name, (part,) in fused.items()}
+    rows |= _in_one("transformer.h.N.attn.", "c_attn")
     rows = {name: (replace(part, turned=name.endswith("weight")),) for name, (part,) in rows.items()}
     rows |= _rows(_BLOCK, "transformer.h.N.", "attention_norm=ln_1 feed_forward_norm=ln_2")
     return rows | _rows("", "transformer.", top) | _rows("", "", "head=lm_head")
+
+
+def _in_one(theirs: str, name: str) -> Table:
+    """Query, key and value in one tensor."""
+    rows: Table = {}
+    for slot, ours in enumerate(("query", "key", "value")):
+        fused = _rows(f"{_BLOCK}attention.", theirs, f"{ours}={name}")
+        rows |= {name: (replace(part, view=partial(_slot, index=slot)),) for name, (part,) in fused.items()}
+    return rows
 
 
 def _t5(config: ModelConfig) -> Table:
@@ -186,6 +193,23 @@ def _deepseek(config: ModelConfig) -> Table:
     ahead = _rows("ahead.N.", "model.layers.N.", "norm_hidden=hnorm norm_embedding=enorm project=eh_proj")
     blocks = {f"ahead.N.block.{ours[len(_BLOCK) :]}": row for ours, row in table.items() if ours.startswith(_BLOCK)}
     return table | ahead | blocks
+
+
+def _gguf(config: ModelConfig, architecture: str) -> Table:
+    """llama.cpp's names; in Llama's heads, rotary pairs are neighbours."""
+    rows = _rows(
+        "", "", "token_embedding=token_embd position_embedding=position_embd final_norm=output_norm head=output"
+    )
+    rows |= _rows(_BLOCK, "blk.N.", "attention_norm=attn_norm feed_forward_norm=ffn_norm attention.output=attn_output")
+    rows |= _rows(
+        f"{_BLOCK}attention.", "blk.N.", "query=attn_q query_norm=attn_q_norm key=attn_k key_norm=attn_k_norm"
+    )
+    rows |= _rows(_BLOCK, "blk.N.", "attention.value=attn_v feed_forward.up=ffn_up feed_forward.gate=ffn_gate")
+    rows |= _rows(_BLOCK, "blk.N.", "feed_forward.down=ffn_down")
+    if architecture == "llama":
+        for ours, theirs, heads in (("query", "q", config.heads), ("key", "k", config.key_value_heads)):
+            rows[f"{_BLOCK}attention.{ours}.weight"] = _rotary(f"blk.N.attn_{theirs}.weight", heads, 0)[1:]
+    return rows | (_in_one("blk.N.", "attn_qkv") if architecture == "gpt2" else {})
 
 
 def _fused(theirs: str) -> Table:
@@ -225,6 +249,8 @@ def _table(config: ModelConfig, model_type: str) -> Table:
         return _deepseek(config)
     if model_type == "t5":
         return _t5(config)
+    if model_type.startswith("gguf."):
+        return _gguf(config, model_type.removeprefix("gguf."))
     if model_type.startswith("gemma"):
         return _LLAMA | _SANDWICH
     changes = {

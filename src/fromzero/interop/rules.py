@@ -146,7 +146,9 @@ def _deepseek_read(theirs: Theirs, ours: Ours) -> Settings:
         head = ours["latent.nope_width"] + ours["latent.rope_width"]
         more["attention_scale"] = head**-0.5 * _magnitude(ours["rope_scaling"].factor, every) ** 2
     ahead = theirs.get("num_nextn_predict_layers", int, 0, least=0)
-    there = f"model.layers.{ours['layers']}.enorm.weight" in theirs.tensors  # transformers leaves them out
+    extra = f"model.layers.{ours['layers']}."
+    # Transformers leaves them out; the published ones have a last norm of their own, which ours share with the model.
+    there = f"{extra}enorm.weight" in theirs.tensors and f"{extra}shared_head.norm.weight" not in theirs.tensors
     return more | {"predict_ahead": ahead if there else 0}
 
 
