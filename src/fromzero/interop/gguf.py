@@ -4,9 +4,9 @@ A file says how many layers there are, how wide, and where each tensor is. All o
 the file before room is made for anything, so a lie costs nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,31 +14,21 @@ from torch import Tensor
 
 from fromzero.errors import UserError
 from fromzero.interop.gguf_blocks import KINDS, dequantise, quantise
-from fromzero.interop.gguf_families import (
-    FACTORS,
-    Place,
-    family_of,
-    ours_of,
-    places,
-    read_config,
-    rope_factors,
-    theirs_of,
-    write_config,
-)
+from fromzero.interop.gguf_families import ARCHITECTURES, FACTORS
 from fromzero.interop.gguf_vocabulary import write_tokenizer
 from fromzero.interop.gguf_writer import ALIGNMENT, TensorPlan, write_gguf
+from fromzero.interop.huggingface import build, check_tensors, put_together
+from fromzero.interop.names import plan, shape_of
+from fromzero.interop.translate import Theirs
 from fromzero.model import ModelConfig, Transformer
+from fromzero.model.heads import HeadConfig
 from fromzero.tokenizer import load_tokenizer
 from fromzero.tokenizer.foreign import reading
 from fromzero.tokenizer.gguf import GGUFHeader, TensorInfo, read_gguf_header
 
-Layout = dict[str, list[Place]]
-
 # Kinds that can be written -> the number that the file gives to all of its weights.
 WRITABLE = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2, "q4_1": 3}
 _NUMBERS = {kind.name: number for number, kind in KINDS.items()}
-_PLAIN = ("f32", "f16", "bf16")
-_WHOLE = ("position_embd.weight", FACTORS)  # fp32 always, as everything of one dimension is
 
 
 def load_gguf(path: Path) -> tuple[ModelConfig, Iterator[tuple[str, Tensor]]]:
@@ -50,12 +40,22 @@ def load_gguf(path: Path) -> tuple[ModelConfig, Iterator[tuple[str, Tensor]]]:
     header = read_gguf_header(path)
     with reading(path, "a GGUF file with a model"):
         _check_extents(header, path.stat().st_size)
-        shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-        with path.open("rb") as file:
-            factors = [_read(file, header, tensor) for tensor in header.tensors if tensor.name == FACTORS]
-        config, family = read_config(header.metadata, shapes, factors[0] if factors else None)
-        layout = _checked_places(config, family, shapes)
-    return config, _tensors(path, header, layout)
+        shapes = {tensor.name: list(tensor.shape) for tensor in header.tensors if tensor.name != FACTORS}
+        config, layout = _read_config(path, header, shapes)
+        if config.layers > len(shapes):
+            raise UserError(f"its settings say {config.layers} layers, but it has {len(shapes)} tensors")
+        ours = build(config, HeadConfig(), torch.float32, path).state_dict()
+        places = plan(list(ours), config, layout)
+        assert places is not None
+        check_tensors(places, shapes, ours, config, path)
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for info in header.tensors:
+            if parts := places.get(info.name):
+                theirs = torch.from_numpy(_read(path, header, info))
+                yield from ((name, part.pair(ours[name], theirs)[1].reshape(ours[name].shape)) for name, part in parts)
+
+    return config, tensors()
 
 
 def save_gguf(model: Transformer, tokenizer_folder: Path, path: Path, kind: str = "f16") -> None:
@@ -65,38 +65,51 @@ def save_gguf(model: Transformer, tokenizer_folder: Path, path: Path, kind: str 
     """
     if kind not in WRITABLE:
         raise UserError(f"weights can't be written as {kind!r}; choose one of {', '.join(WRITABLE)}")
-    config, state = model.config, model.state_dict()
-    family = family_of(config)
-    metadata = write_config(config, family) | {"general.name": path.stem, "general.file_type": WRITABLE[kind]}
-    metadata |= {} if kind in _PLAIN else {"general.quantization_version": 2}
-    metadata |= write_tokenizer(load_tokenizer(tokenizer_folder), config.vocab_size)
-    layout = places(config, family)
-    plans = [_plan(name, _shape(parts), kind) for name, parts in layout.items()]
-    factors = rope_factors(config)
-    if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
-        plans.append(_plan(FACTORS, factors.shape, kind))
+    written = ((name, family.write(model.config)) for name, family in ARCHITECTURES.items())
+    architecture, settings = next(((name, found) for name, found in written if found is not None), ("", {}))
+    state = model.state_dict()
+    places = plan(list(state), model.config, f"gguf.{architecture}") if architecture else None
+    if places is None:
+        known, changed = ", ".join(ARCHITECTURES), model.config.changed()
+        raise UserError(f"GGUF files are written for {known}, and none of these can have the settings {changed}")
+    del settings["architectures"], settings["model_type"]
+    factors = settings.pop(FACTORS, None)
+    metadata = {"general.architecture": architecture, "general.name": path.stem, "general.file_type": WRITABLE[kind]}
+    metadata |= {"general.quantization_version": 2} if kind.startswith("q") else {}
+    metadata |= {f"{architecture}.{name}": value for name, value in settings.items() if value is not None}
+    metadata |= write_tokenizer(load_tokenizer(tokenizer_folder), model.config.vocab_size)
+    plans = [_plan(name, tuple(shape_of(parts, state)), kind) for name, parts in places.items()]
+    plans += [] if factors is None else [_plan(FACTORS, factors.shape, kind)]
 
-    def data(plan: TensorPlan) -> bytes:
-        if plan.name == FACTORS:
+    def data(wanted: TensorPlan) -> bytes:
+        if wanted.name == FACTORS:
             return factors.tobytes()
-        parts = layout[plan.name]
-        tensors = [state[part.ours].detach().cpu().float() for part in parts]
-        return quantise(theirs_of(tensors, parts).numpy(), KINDS[plan.kind])
+        tensor = put_together(places[wanted.name], state, torch.Size(wanted.shape), torch.float32)
+        return quantise(tensor.detach().cpu().numpy(), KINDS[wanted.kind])
 
     write_gguf(path, metadata, plans, map(data, plans))
 
 
 def _plan(name: str, shape: tuple[int, ...], kind: str) -> TensorPlan:
-    if name in _WHOLE or len(shape) == 1:
+    if name == "position_embd.weight" or len(shape) == 1:
         kind = "f32"
     elif shape[-1] % KINDS[_NUMBERS[kind]].size:
         kind = "f16"
     return TensorPlan(name, shape, _NUMBERS[kind], KINDS[_NUMBERS[kind]].bytes_of(shape, name))
 
 
-def _shape(parts: list[Place]) -> tuple[int, ...]:
-    """Of our tensors one above the other."""
-    return (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+def _read_config(path: Path, header: GGUFHeader, shapes: dict[str, list[int]]) -> tuple[ModelConfig, str]:
+    """The settings, and what the layout of the tensors is called."""
+    name = header.metadata.get("general.architecture")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise UserError(f"it holds a model of the architecture {name!r:.40}; known are {', '.join(ARCHITECTURES)}")
+    raw: dict[str, Any] = {key.removeprefix(f"{name}."): value for key, value in header.metadata.items()}
+    # Floats are fp32 there: what has the fewest digits was meant.
+    raw |= {key: float(str(np.float32(value))) for key, value in raw.items() if isinstance(value, float)}
+    raw |= {info.name: _read(path, header, info) for info in header.tensors if info.name == FACTORS}
+    raw["vocab_size"] = shapes.get("token_embd.weight", [0])[0]
+    theirs = Theirs(raw, str(path), ["lm_head.weight"] if "output.weight" in shapes else [])
+    return ARCHITECTURES[name].read(theirs), f"gguf.{name}"
 
 
 def _check_extents(header: GGUFHeader, size: int) -> None:
@@ -115,35 +128,10 @@ def _check_extents(header: GGUFHeader, size: int) -> None:
         raise UserError(f"it has {size} bytes, but its tensors need {header.data_start + end}; get it again")
 
 
-def _checked_places(config: ModelConfig, family: str, shapes: Mapping[str, tuple[int, ...]]) -> Layout:
-    """What is where. Raises UserError unless the file has just the tensors that its settings call for."""
-    if config.layers > len(shapes):
-        raise UserError(f"its settings say {config.layers} layers, but it has {len(shapes)} tensors")
-    layout = places(config, family)
-    for name in layout.keys() | shapes.keys() - {FACTORS}:
-        if name not in shapes or name not in layout:
-            what = "lacks" if name not in shapes else "has"
-            raise UserError(f"it {what} the tensor '{name}', unlike a {family} model of its settings")
-        if shapes[name] != _shape(layout[name]):
-            raise UserError(
-                f"tensor '{name}' has the shape {shapes[name]}, but by the file's settings {_shape(layout[name])}"
-            )
-    return layout
-
-
-def _tensors(path: Path, header: GGUFHeader, layout: Layout) -> Iterator[tuple[str, Tensor]]:
-    with path.open("rb") as file, reading(path, "a GGUF file with a model"):
-        for tensor in header.tensors:
-            if parts := layout.get(tensor.name):
-                theirs = torch.from_numpy(_read(file, header, tensor))
-                yield from zip((part.ours for part in parts), ours_of(theirs, parts), strict=True)
-
-
-def _read(file: BinaryIO, header: GGUFHeader, tensor: TensorInfo) -> np.ndarray:
+def _read(path: Path, header: GGUFHeader, tensor: TensorInfo) -> np.ndarray:
     kind = KINDS[tensor.type]
     size = kind.bytes_of(tensor.shape, tensor.name)
-    file.seek(header.data_start + tensor.offset)
-    data = np.fromfile(file, np.uint8, size)
+    data = np.fromfile(path, np.uint8, size, offset=header.data_start + tensor.offset)
     if len(data) != size:
-        raise UserError(f"it ends inside of tensor '{tensor.name}'; get it again")
+        raise UserError(f"{path} ends inside of tensor '{tensor.name}'; get it again")
     return dequantise(data, kind, tensor.shape)
