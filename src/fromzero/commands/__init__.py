@@ -44,6 +44,7 @@ VERBS = {
     "estimate": "parameters, arithmetic and memory of a model before there is one",
     "embed": "texts -> vectors of their meaning; search in a folder of documents",
     "download": "weights by name: Hugging Face, ModelScope, or a package of Python",
+    "convert": "a model to and from the formats of transformers and llama.cpp, checked",
     "report": "the stages of a run -> report.html and report.md",
     "doctor": "what this machine can do, shown by running it",
 }
