@@ -9,8 +9,8 @@ import torch
 from fromzero.errors import UserError
 from fromzero.inference import SamplingConfig, generate_tokens
 from fromzero.inference.beam import Answer, BeamConfig, Stop, beam_search, search_answers
-from fromzero.model import EncoderDecoder, ModelConfig, Transformer
-from tests.model_peers import t5, weights
+from fromzero.model import ModelConfig, Transformer
+from tests.t5_peer import t5
 
 STOPS = frozenset([1, 5, 7, 9])
 DECODER = ModelConfig(vocab_size=50, context=16, layers=2, width=24, heads=4, kv_heads=2)
@@ -20,9 +20,7 @@ DECODER = ModelConfig(vocab_size=50, context=16, layers=2, width=24, heads=4, kv
 @pytest.mark.parametrize(("stop", "theirs"), [("full", True), ("likely", False), ("certain", "never")])
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0, -1.0])
 def test_answers_are_those_of_transformers(version: str, stop: Stop, theirs: bool | str, penalty: float) -> None:
-    peer, shape = t5(version)
-    model = EncoderDecoder(shape).eval()
-    model.load_state_dict(weights(peer, "t5", shape.tied))
+    peer, model = t5(version)
     for beams, seed in ((2, 0), (4, 1)):
         source = torch.randint(2, 60, (1, 9), generator=torch.Generator().manual_seed(seed))
         expected = peer.generate(
@@ -108,7 +106,7 @@ def test_what_cannot_be_searched_is_told() -> None:
         with pytest.raises(UserError, match="give 1 to 15"):
             search_answers(model, wrong, BeamConfig())
     with pytest.raises(UserError, match="at least one token"):
-        search_answers(EncoderDecoder(t5("1.0")[1]), [0], BeamConfig())
+        search_answers(t5("1.0")[1], [0], BeamConfig())
     with pytest.raises(UserError, match=r"best \(5\) goes from 1 to beams \(4\)"):
         BeamConfig(best=5)
     with pytest.raises(UserError, match=r"max_tokens \(0\) from 1"):

@@ -20,7 +20,7 @@ def causal(ids_N: Ids) -> tuple[Ids, Ids]:
 
 
 def prefix(ids_N: Ids, random: np.random.Generator) -> tuple[Ids, Ids, int]:
-    """The rest of a sequence from a beginning of random length that sees itself in both directions (T5, section 3.2.1).
+    """The rest of a sequence from a beginning of random length that sees itself in both directions (T5, section 3.3.1).
 
     Returns inputs and targets as for `causal`, without loss within the beginning, and the beginning's length: 1 to N-1,
     each as likely. N - length targets carry loss.
@@ -71,7 +71,7 @@ def _choose(words_N: Ids, budget: int, random: np.random.Generator) -> Ids:
 def span_corruption(
     ids_N: Ids, random: np.random.Generator, sentinels: Sequence[int], share: float = 0.15, mean: float = 3.0
 ) -> tuple[Ids, Ids]:
-    """What stood in gaps of a text (Raffel et al. 2020, section 3.1.4): inputs of an encoder, targets of a decoder.
+    """What stood in gaps of a text (Raffel et al. 2020, 3.1.4 and 3.3.4): inputs of an encoder, targets of a decoder.
 
     Each gap is one sentinel in the inputs, the first gap the first of `sentinels`, and in the targets the same
     sentinel comes before the gap's ids. All targets carry loss. Raises UserError when there are more gaps than

@@ -53,10 +53,5 @@ class EncoderDecoder(nn.Module):
         """Logits (B, T, V) of the next T ids after what the cache holds; `given` has the memory (see Transformer)."""
         return self.head(self.decoder.run(self._embed(ids_BT), self.compute_dtype, cache, **given), self.head_weight)
 
-    def parameter_count(self, embeddings: bool = True) -> int:
-        """Number of parameters, tied ones once; without `embeddings`, the token and position tables don't count."""
-        tables = ("token_embedding.weight", "position_embedding.weight")
-        return sum(p.numel() for name, p in self.named_parameters() if embeddings or not name.endswith(tables))
-
     def _embed(self, ids: Tensor) -> Tensor:
         return self.token_embedding(ids) * self.config.embedding_scale
