@@ -12,7 +12,7 @@ from fromzero.device import DeviceName, pick_device
 from fromzero.errors import UserError
 from fromzero.inference import SamplingConfig, generate_text
 from fromzero.inference.embedding import Embedder
-from fromzero.inference.retrieval import Index, IndexConfig, Passage, grounded
+from fromzero.inference.retrieval import Index, Passage, grounded
 from fromzero.interop import load_model
 from fromzero.model import Transformer
 from fromzero.tokenizer import Tokenizer, load_tokenizer
@@ -47,10 +47,7 @@ def run(config: ChatConfig) -> None:
     folder = check_model(config.model)
     model = load_model(folder).to(pick_device(config.device)).eval()
     tokenizer = load_tokenizer(folder)
-    index = None
-    if config.documents:
-        embedder = Embedder(config.embedding, config.device)
-        index = Index(IndexConfig(config.documents, config.embedding), embedder)
+    index = Index(config.documents, Embedder(config.embedding, config.device)) if config.documents else None
     if sys.stdin.isatty():
         say(f"{config.model}: {model.parameter_count():,} parameters. {HELP}")
     start: Messages = [{"role": "system", "content": config.system}] if config.system else []

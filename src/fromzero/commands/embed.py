@@ -9,7 +9,7 @@ from fromzero.console import printable, say
 from fromzero.device import DeviceName
 from fromzero.errors import UserError
 from fromzero.inference.embedding import Embedder
-from fromzero.inference.retrieval import Index, IndexConfig
+from fromzero.inference.retrieval import Index
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def run(config: EmbedConfig) -> None:
     for text, vector in zip(config.texts, embedder(config.texts).tolist(), strict=True):
         print(json.dumps({"text": text, "vector": vector}, ensure_ascii=False))
     if config.documents:
-        index = Index(IndexConfig(config.documents, config.model, config.output, config.passage_tokens), embedder)
+        index = Index(config.documents, embedder, config.output, config.passage_tokens)
         say(f"{config.documents}: {len(index.passages):,} passages")
         for query in config.query:
             for score, passage in index.search(query, config.top):

@@ -22,9 +22,7 @@ from fromzero.interop import save_tensors
 from fromzero.locations import cached
 from fromzero.tokenizer import Tokenizer
 
-VERSION = 1
 SUFFIXES = (".txt", ".md", ".rst")
-MAX_FILE_BYTES = 50_000_000
 _SENTENCE = re.compile(r".+?(?:[.!?]+(?=\s)|[。！？；]+|$)", re.DOTALL)
 _TASK = "Answer from these passages, and name those that you use by their numbers, as in [1]."
 
@@ -40,43 +38,30 @@ class Passage:
     text: str
 
 
-@dataclass(frozen=True)
-class IndexConfig:
-    """What is found by what."""
-
-    documents: Path
-    """Folder of text files (.txt, .md, .rst)."""
-    model: Path = Path("minilm-l6-v2")
-    """Folder or name of the model that makes the vectors; minilm-l6-v2 knows English, and little of other languages."""
-    output: Path | None = None
-    """Folder for the index; null keeps it in the user's cache."""
-    passage_tokens: int = 200
-    """Longest passage."""
-
-
 class Index:
     """Passages of a folder, and how near each is to a question."""
 
-    def __init__(self, config: IndexConfig, embedder: Embedder) -> None:
-        """Read the index, or make it. Raises UserError when there is no document."""
+    def __init__(
+        self, documents: Path, embedder: Embedder, output: Path | None = None, passage_tokens: int = 200
+    ) -> None:
+        """Read the index, or make it, in `output` or the user's cache. Raises UserError when there is no document."""
         self.embedder = embedder
-        files = sorted(f for f in config.documents.rglob("*") if f.is_file() and f.suffix.lower() in SUFFIXES)
+        found = sorted(file for file in documents.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+        files = {file.relative_to(documents).as_posix(): file for file in found}
         if not files:
-            raise UserError(f"{config.documents}: no such folder with text files ({', '.join(SUFFIXES)})")
+            raise UserError(f"{documents}: no such folder with text files ({', '.join(SUFFIXES)})")
         weights = sorted(f for f in embedder.folder.rglob("*") if f.is_file()) or [embedder.folder]
         inputs = {
-            "documents": digest_of({f.relative_to(config.documents).as_posix(): digest_file(f) for f in files}),
-            "model": digest_of([digest_file(f) for f in weights]),
+            "documents": digest_of({name: digest_file(file) for name, file in files.items()}),
+            "model": digest_of([digest_file(file) for file in weights]),
         }
-        output = config.output or cached("indexes", str(config.documents.resolve()), inputs["model"])
+        settings = {"passage_tokens": min(passage_tokens, embedder.longest - 2)}
         folder = artifact.build(
-            output,
+            output or cached("indexes", str(documents.resolve()), inputs["model"]),
             "index",
-            config,
+            settings,
             inputs,
-            lambda folder: _make(config, files, embedder, folder),
-            version=VERSION,
-            ignore=("documents", "model", "output"),
+            lambda folder: _make(files, embedder, settings["passage_tokens"], folder),
         ).path
         self.passages = [Passage(**p) for p in json.loads((folder / "passages.json").read_text(encoding="utf-8"))]
         self.vectors_ND: Tensor = load_file(folder / "vectors.safetensors")["vectors"]
@@ -88,20 +73,17 @@ class Index:
         return [(s, self.passages[i]) for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
 
-def _make(config: IndexConfig, files: Sequence[Path], embedder: Embedder, folder: Path) -> Mapping[str, int]:
-    limit, passages = min(config.passage_tokens, embedder.longest - 2), []
-    for file in files:
-        name = file.relative_to(config.documents).as_posix()
+def _make(files: Mapping[str, Path], embedder: Embedder, limit: int, folder: Path) -> Mapping[str, int]:
+    passages = []
+    for name, file in files.items():
         try:
-            if file.stat().st_size > MAX_FILE_BYTES:
-                raise NotTextError(f"it has more than {MAX_FILE_BYTES:,} bytes")
-            passages += [
-                Passage(name, *cut) for cut in cut_passages(decode(file.read_bytes()), embedder.tokenizer, limit)
-            ]
+            text = decode(file.read_bytes())
         except NotTextError as error:
             say(f"{file}: passed over ({error})")
+            continue
+        passages += [Passage(name, *passage) for passage in cut_passages(text, embedder.tokenizer, limit)]
     if not passages:
-        raise UserError(f"{config.documents}: there is no text in its files")
+        raise UserError(f"there is no text in {', '.join(list(files)[:3])}")
     save_tensors({"vectors": embedder([passage.text for passage in passages])}, folder / "vectors.safetensors")
     artifact.write_json(folder / "passages.json", [asdict(passage) for passage in passages])
     return {"documents": len(files), "passages": len(passages)}
@@ -130,8 +112,10 @@ def _pieces(text: str, tokenizer: Tokenizer, limit: int) -> Iterator[tuple[int, 
     """Lines, or parts of long ones, with the number of the line and of tokens."""
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         short = (size := len(tokenizer.encode(line))) <= limit
-        pieces = [(line, size)] if short else (p for s in _SENTENCE.findall(line) for p in _halved(s, tokenizer, limit))
-        yield from ((number, piece, tokens) for piece, tokens in pieces)
+        for sentence in [] if short else _SENTENCE.findall(line):
+            yield from ((number, *part) for part in _halved(sentence, tokenizer, limit))
+        if short:
+            yield number, line, size
 
 
 def _halved(text: str, tokenizer: Tokenizer, limit: int) -> Iterator[tuple[str, int]]:
@@ -147,9 +131,8 @@ def grounded(
     messages: Sequence[dict[str, str]], passages: Sequence[Passage], fits: Callable[[Sequence[dict[str, str]]], bool]
 ) -> tuple[list[dict[str, str]], list[Passage]]:
     """The conversation with as many of the passages as fit in its system message, and those."""
-    system, rest = (
-        ("", messages) if messages[0]["role"] != "system" else (messages[0]["content"] + "\n\n", messages[1:])
-    )
+    system = "".join(message["content"] + "\n\n" for message in messages if message["role"] == "system")
+    rest = [message for message in messages if message["role"] != "system"]
     for count in range(len(passages), 0, -1):
         shown = "\n\n".join(f"[{number}] {passage.text}" for number, passage in enumerate(passages[:count], 1))
         made = [{"role": "system", "content": f"{system}{_TASK}\n\n{shown}"}, *rest]

