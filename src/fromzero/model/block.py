@@ -89,6 +89,7 @@ class Stack(nn.Module):
         self.embedding_norm = Norm(config) if config.embedding_norm else None
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(layers))
         self.final_norm = None if config.norm_placement == "post" else Norm(config)
+        self._windowed = [config.windowed(layer) for layer in range(layers)]
         self._angles = Angles(config.rope_width, config.rope_base, config.context, config.rope_scaling)
         self._local_angles = self._angles
         if config.local_rope_base is not None:
@@ -118,18 +119,13 @@ class Stack(nn.Module):
             )
         tokens = Tokens(start, count, x_BTD.device, keep_BT, positions_BT, prefix_B)
         x_BTD = self._embedded(x_BTD, tokens, types_BT).to(dtype)
-        scenes = {windowed: self._scene(tokens, windowed, dtype) for windowed in self._kinds}
-        for index, block in enumerate(self.blocks):
+        scenes = {windowed: self._scene(tokens, windowed, dtype) for windowed in set(self._windowed)}
+        for index, (block, windowed) in enumerate(zip(self.blocks, self._windowed, strict=True)):
             layer_cache = None if cache is None else cache.layer(index)
-            x_BTD = block(x_BTD, scenes[self.config.windowed(index)], layer_cache, memory)
+            x_BTD = block(x_BTD, scenes[windowed], layer_cache, memory)
         if cache is not None:
             cache.advance(count)
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
-
-    @property
-    def _kinds(self) -> set[bool]:
-        """Whether there are layers with a window, and without."""
-        return {self.config.windowed(index) for index in range(len(self.blocks))}
 
     def _embedded(self, x_BTD: Tensor, tokens: Tokens, types_BT: Tensor | None) -> Tensor:
         """What is added to the embeddings of tokens before the first block."""
