@@ -33,7 +33,7 @@ class Theirs:
             return default
         if kind is float and type(value) is int and abs(value) < MAX_WHOLE:
             value = float(value)
-        fits = type(value) is kind and (kind is not float or math.isfinite(value))
+        fits = type(value) is kind and not (type(value) is float and not math.isfinite(value))
         if not fits or (kind is int and not least <= value < MAX_WHOLE):
             found = "missing" if value is None else f"{value!r:.80}"
             size = f" from {least} to {MAX_WHOLE - 1}" if kind is int else ""

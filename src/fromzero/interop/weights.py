@@ -18,7 +18,7 @@ from fromzero.errors import UserError
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1_000_000, 100_000_000
 SHARD_BYTES = 5_000_000_000
-_RENEW_BYTES = 256_000_000
+_RENEW_BYTES = 64_000_000
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
