@@ -92,10 +92,10 @@ def test_a_sink_takes_its_share_and_gives_nothing() -> None:
 
 
 def test_cross_attention_makes_keys_and_values_once_and_skips_padding() -> None:
-    attention = Attention(TINY)
+    attention, generator = Attention(TINY), torch.Generator().manual_seed(0)
     for parameter in attention.parameters():
-        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
-    x, states = torch.randn(2, 5, 24), torch.randn(2, 7, 24)
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    x, states = torch.randn(2, 5, 24, generator=generator), torch.randn(2, 7, 24, generator=generator)
     memory = Memory(states, left_padded)
     mixed = attention.across(x, memory, layer=3)
     made = memory.pairs[3]
