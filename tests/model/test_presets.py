@@ -5,9 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fromzero.config import from_arguments, from_mapping
+from fromzero.errors import UserError
 from fromzero.model import PRESETS, ModelConfig, Transformer
 from fromzero.model.counts import parameter_count
 from fromzero.model.encoder_decoder import EncoderDecoder
+from fromzero.training.pretrain import PretrainConfig
 
 # What the weights that their authors published hold, as Hugging Face's page of each counts them.
 EXACT = {
@@ -133,6 +136,22 @@ def test_presets_have_the_published_size(name: str) -> None:
         assert found / 1e6 == pytest.approx(millions, rel=tolerance)
     if name in ACTIVE:
         assert by_formula(config, active=True) / 1e9 == pytest.approx(ACTIVE[name], rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["gpt2-124m", "deepseek-v3", "gemma3-4b"])
+def test_a_preset_is_what_settings_begin_with(name: str) -> None:
+    shape, paths = replace(PRESETS[name], vocab_size=0), {"tokens": "a", "output": "b"}
+    given = ["--tokens", "a", "--output", "b"]
+    for arguments in (["--model.preset", name], [f"--model.preset={name}"]):
+        assert from_arguments(PretrainConfig, [*given, *arguments], "", "").model == shape
+        changed = from_arguments(PretrainConfig, [*given, "--model.context", "256", *arguments], "", "").model
+        assert changed == replace(shape, context=256)
+    read = from_mapping(PretrainConfig, {**paths, "model": {"preset": name, "context": 256}}, "")
+    assert read.model == replace(shape, context=256)
+    with pytest.raises(UserError, match=f"there is no preset '{name}x'; did you mean '{name}'"):
+        from_arguments(PretrainConfig, [*given, "--model.preset", f"{name}x"], "", "")
+    with pytest.raises(UserError, match=r"unknown option '--train\.preset'"):
+        from_arguments(PretrainConfig, [*given, "--train.preset", name], "", "")
 
 
 FEW = ("transformer-base", "gpt1-117m", "gpt2-124m", "bert-base", "t5-small", "t5-v1.1-small", "llama3.2-1b",

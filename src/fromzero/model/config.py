@@ -1,9 +1,9 @@
 """The shape of a Transformer: what tells GPT-2, Llama, BERT and DeepSeek apart is here, as settings, not as classes."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from fromzero.errors import UserError
+from fromzero.errors import UserError, nearest
 
 Kind = Literal["decoder", "encoder", "encoder_decoder"]
 Positions = Literal["rotary", "learned", "sinusoidal", "alibi", "relative", "none"]
@@ -270,6 +270,16 @@ class ModelConfig:
     def changed(self) -> dict[str, Any]:
         """The settings that are not the defaults."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    @classmethod
+    def preset(cls, name: str) -> dict[str, Any]:
+        """What makes a published shape of the defaults, for a tokenizer of one's own. Raises UserError."""
+        from fromzero.model.presets import PRESETS
+
+        if name not in PRESETS:
+            raise UserError(f"there is no preset '{name}'{nearest(name, PRESETS)}")
+        shape = PRESETS[name]
+        return {f: asdict(v) if is_dataclass(v) else v for f, v in shape.changed().items() if f != "vocab_size"}  # type: ignore[arg-type]
 
     def with_vocab(self, vocab_size: int) -> "ModelConfig":
         """The same shape for a tokenizer of that size. Raises UserError if another size was asked for."""
