@@ -47,7 +47,7 @@ def t5(version: str) -> tuple[Any, EncoderDecoder]:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in peer.parameters():  # norms are not left at 1
-            parameter.copy_(torch.empty(parameter.shape).normal_(0.2, 0.6, generator=generator))
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.05, 0.4, generator=generator))
     shape = T5 if first else replace(T5, activation="geglu_tanh", tied=False, logit_scale=1.0)
     model = EncoderDecoder(shape).eval()
     model.load_state_dict(_ours(peer, first))

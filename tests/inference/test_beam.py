@@ -3,16 +3,20 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from fromzero.dataset.chats import NO_LOSS
+from fromzero.dataset.pairs import pair_batch
 from fromzero.errors import UserError
 from fromzero.inference import SamplingConfig, generate_tokens
 from fromzero.inference.beam import Answer, BeamConfig, Stop, beam_search, search_answers
-from fromzero.model import ModelConfig, Transformer
+from fromzero.model import EncoderDecoder, ModelConfig, Transformer
+from fromzero.model.linear_loss import linear_cross_entropy
 from tests.t5_peer import t5
 
-STOPS = frozenset([1, 5, 7, 9])
+STOPS = frozenset(range(1, 36, 3))
 DECODER = ModelConfig(vocab_size=50, context=16, layers=2, width=24, heads=4, kv_heads=2)
 
 
@@ -21,7 +25,7 @@ DECODER = ModelConfig(vocab_size=50, context=16, layers=2, width=24, heads=4, kv
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0, -1.0])
 def test_answers_are_those_of_transformers(version: str, stop: Stop, theirs: bool | str, penalty: float) -> None:
     peer, model = t5(version)
-    for beams, seed in ((2, 0), (4, 1)):
+    for beams, seed in ((2, 0), (3, 1), (4, 2)):
         source = torch.randint(2, 60, (1, 9), generator=torch.Generator().manual_seed(seed))
         expected = peer.generate(
             input_ids=source, num_beams=beams, num_return_sequences=beams, length_penalty=penalty,
@@ -35,6 +39,15 @@ def test_answers_are_those_of_transformers(version: str, stop: Stop, theirs: boo
             ended = next((at for at, token in enumerate(ids) if token in STOPS), len(ids))
             assert answer.tokens == ids[:ended]
             assert answer.score == pytest.approx(float(score), abs=1e-4, rel=1e-5)
+
+
+def test_who_waits_longer_finds_better_answers() -> None:
+    source = torch.randint(2, 60, (9,), generator=torch.Generator().manual_seed(0)).tolist()
+    full, likely, certain = (
+        search_answers(t5("1.1")[1], [0], BeamConfig(2, 1, 10, 2.0, stop=stop), STOPS, source)[0].score
+        for stop in ("full", "likely", "certain")
+    )
+    assert full < likely < certain
 
 
 def test_enough_beams_find_the_best_of_all_answers() -> None:
@@ -90,6 +103,25 @@ def test_the_cache_follows_the_beams() -> None:
     found = search_answers(model, prompt, config, STOPS)
     assert [answer.tokens for answer in found] == [answer.tokens for answer in plain]
     assert [answer.score for answer in found] == pytest.approx([answer.score for answer in plain], abs=1e-5)
+
+
+def test_a_model_that_learns_to_write_backwards_answers_backwards() -> None:
+    """Pairs, loss, encoder-decoder and search together."""
+    config = ModelConfig(
+        vocab_size=8, context=8, layers=1, width=32, heads=4, kind="encoder_decoder", positions="learned"
+    )
+    model, random = EncoderDecoder(config), np.random.default_rng(0)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(150):
+        rows = [random.integers(2, 8, random.integers(1, 5)) for _ in range(64)]
+        source, keep, inputs, targets = map(torch.from_numpy, pair_batch([(row, row[::-1]) for row in rows], 0, 1, 0))
+        states = model.hidden(source, inputs, keep).flatten(0, 1)
+        optimizer.zero_grad()
+        (linear_cross_entropy(states, model.head_weight, targets.flatten()) / (targets != NO_LOSS).sum()).backward()
+        optimizer.step()
+    rows = [random.integers(2, 8, 1 + number % 4) for number in range(20)]
+    answers = [search_answers(model, [0], BeamConfig(3), frozenset([1]), [*row.tolist(), 1])[0].tokens for row in rows]
+    assert sum(answer == row[::-1].tolist() for answer, row in zip(answers, rows, strict=True)) >= 18
 
 
 def test_a_prefix_changes_the_answer_and_the_context_ends_it() -> None:

@@ -104,6 +104,7 @@ def search_answers(
 ) -> list[Answer]:
     """The best answers to a prompt, best first; of an encoder-decoder to a source, where the prompt is its start id.
 
+    source: with the end id behind it, if the model has learnt it so (T5 and dataset.pairs.pair_batch have it).
     prefix: the prompt's tokens see each other in both directions (a prefix LM). Answers end with the context at last.
     Raises UserError for an empty prompt or one that fills the context, and for an encoder-decoder without a source.
     """
