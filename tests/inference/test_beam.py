@@ -141,5 +141,5 @@ def test_what_cannot_be_searched_is_told() -> None:
         search_answers(t5("1.0")[1], [0], BeamConfig())
     with pytest.raises(UserError, match=r"best \(5\) goes from 1 to beams \(4\)"):
         BeamConfig(best=5)
-    with pytest.raises(UserError, match=r"max_tokens \(0\) from 1"):
+    with pytest.raises(UserError, match=r"max_tokens from 1 \(0\)"):
         BeamConfig(max_tokens=0)

@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 
-from fromzero.errors import UserError
 from fromzero.model import ModelConfig, Transformer, functions
 from fromzero.model.heads import HeadConfig, HeadedTransformer, MaskedHead, pool
 from fromzero.model.linear_loss import linear_cross_entropy
@@ -67,11 +65,6 @@ def test_new_heads_share_the_body_and_its_losses() -> None:
     assert again is not None
     assert torch.equal(again.weight, model.classifier.weight)
     assert 0.01 < model.classifier.weight.std() < 0.03
-
-
-def test_heads_that_contradict_each_other_are_told() -> None:
-    with pytest.raises(UserError, match="not per_token"):
-        HeadConfig(classes=2, per_token=True, pooler=True)
 
 
 def test_the_masked_head_is_norm_of_activation_of_dense() -> None:

@@ -1,7 +1,4 @@
-"""Beam search: several answers grow side by side, and only the most likely ones go on (Sutskever 2014, Wu 2016).
-
-K beams, V vocabulary.
-"""
+"""Beam search: several answers grow side by side; only the likeliest go on (Sutskever 2014). K beams, V vocabulary."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +38,7 @@ class BeamConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.best <= self.beams or self.max_tokens < 1:
             raise UserError(
-                f"best ({self.best}) goes from 1 to beams ({self.beams}), max_tokens ({self.max_tokens}) from 1"
+                f"best ({self.best}) goes from 1 to beams ({self.beams}), max_tokens from 1 ({self.max_tokens})"
             )
 
     def score(self, log_probability: float, tokens: int) -> float:
@@ -57,9 +54,7 @@ class Answer(NamedTuple):
     score: float
 
 
-def beam_search(
-    logits_V: Tensor, step: Step, config: BeamConfig, stop_ids: frozenset[int] = frozenset()
-) -> list[Answer]:
+def beam_search(logits_V: Tensor, step: Step, config: BeamConfig, stop_ids: frozenset[int]) -> list[Answer]:
     """The best answers, best first, given the logits of their first token and a way to go on.
 
     At each length, the most likely continuations of all beams are looked at: twice as many as beams (or more, with more

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fromzero.errors import UserError
 from fromzero.model.block import Cache
 from fromzero.model.config import ModelConfig
 from fromzero.model.initialize import initialize
@@ -31,10 +30,6 @@ class HeadConfig:
     """Classes to tell apart, 0 for none; 2 for next sentence and sentence order (0: as it was)."""
     per_token: bool = False
     """Whether each token has a class, or the text has one."""
-
-    def __post_init__(self) -> None:
-        if self.classes < 0 or (self.per_token and self.pooler):
-            raise UserError("heads: classes can't be below 0, and a pooler is for one class a text, not per_token")
 
 
 class Outputs(NamedTuple):
