@@ -24,7 +24,7 @@ left_padded = torch.tensor([[False, False, True, True, True, True, True], [True]
 def plain_mask(config: ModelConfig, tokens: Tokens, causal: bool, window: int | None) -> Tensor:
     """Who sees whom, pair by pair: (B, H, T, S) to add to the scores."""
     keys = tokens.start + tokens.count
-    keep = torch.ones(2, keys, dtype=torch.bool) if tokens.keep_BS is None else tokens.keep_BS
+    keep = torch.ones(2, keys, dtype=torch.bool) if tokens.keep_BT is None else tokens.keep_BT
     mask = torch.full((2, 4, tokens.count, keys), float("-inf"))
     for b in range(2):
         for query in range(tokens.start, keys):
@@ -56,12 +56,12 @@ def test_fast_attention_equals_the_plain_function(
     positions: str, padded: bool, causal: bool, prefix: bool, window: int | None, queries: int,
     softcap: float | None, sinks: bool,
 ) -> None:  # fmt: skip
-    config = replace(RELATIVE, positions=positions)  # type: ignore[arg-type]
+    config = replace(RELATIVE, positions=positions, window=window)  # type: ignore[arg-type]
     prefix_B = torch.tensor([3, 1]) if prefix else None
     tokens = Tokens(7 - queries, queries, CPU, left_padded if padded else None, None, prefix_B)
     q, k, v = qkv(queries)
     sinks_H = torch.arange(4.0) if sinks else None
-    scene = make_scene(config, tokens, causal, window, None, table if positions == "relative" else None, q.dtype)
+    scene = make_scene(config, tokens, causal, True, None, table if positions == "relative" else None)
     fast = attend(q, k, v, scene, 0.5, softcap, sinks_H)
     k, v = (functions.repeat_heads(x, 2) for x in (k, v))
     mask = plain_mask(config, tokens, causal, window)
@@ -77,7 +77,7 @@ def qkv(queries: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize(("queries", "keys"), [(6, 6), (1, 6), (1, 1)])
 def test_plain_causal_attention_has_no_mask(queries: int, keys: int) -> None:
-    scene = make_scene(TINY, Tokens(keys - queries, queries, CPU), True, 6, None, None, torch.float32)
+    scene = make_scene(replace(TINY, window=6), Tokens(keys - queries, queries, CPU), True, True)
     assert scene == Scene(keys, queries > 1, None)
 
 

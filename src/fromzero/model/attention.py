@@ -41,10 +41,7 @@ class Attention(nn.Module):
         q_BTHC = self._heads(self.query(x_BTD), self.query_norm)
         k_BTKC = self._heads(self.key(x_BTD), self.key_norm)
         v_BTKC = self._heads(self.value(x_BTD))
-        if scene.angles is not None:  # before heads and positions change places: the memory is still in one piece
-            cos_T1R, sin_T1R = scene.angles[0].unsqueeze(-2), scene.angles[1].unsqueeze(-2)
-            q_BTHC = functions.rotary(q_BTHC, cos_T1R, sin_T1R)
-            k_BTKC = functions.rotary(k_BTKC, cos_T1R, sin_T1R)
+        q_BTHC, k_BTKC = turn(q_BTHC, scene), turn(k_BTKC, scene)
         k_BKSC, v_BKSC = k_BTKC.transpose(1, 2), v_BTKC.transpose(1, 2)
         if cache is not None:
             k_BKSC, v_BKSC = cache.append(k_BKSC, v_BKSC)
@@ -71,6 +68,13 @@ class Attention(nn.Module):
         return self.output(mixed_BHTC.transpose(1, 2).flatten(2))
 
 
+def turn(x_BTHC: Tensor, scene: Scene) -> Tensor:
+    """Rotary positions, if there are; before heads and positions change places: the memory is still in one piece."""
+    if scene.angles is None:
+        return x_BTHC
+    return functions.rotary(x_BTHC, scene.angles[0].unsqueeze(-2), scene.angles[1].unsqueeze(-2))
+
+
 def attend(
     q_BHTC: Tensor,
     k_BKSC: Tensor,
@@ -88,6 +92,8 @@ def attend(
         k_BKSC, v_BKSC = k_BKSC[:, :, -scene.keys :], v_BKSC[:, :, -scene.keys :]
     groups = q_BHTC.shape[1] // k_BKSC.shape[1]
     mask = scene.mask_BHTS
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(q_BHTC.dtype)
     if groups > 1 and q_BHTC.shape[2] == 1 and softcap is None and sinks_H is None:
         return _one_query(q_BHTC, k_BKSC, v_BKSC, mask, scale)
     if groups > 1:

@@ -57,20 +57,19 @@ class Block(nn.Module):
         x_BTD = self._added(
             x_BTD, lambda y: self.attention(y, scene, cache), self.attention_norm, self.attention_output_norm
         )
-        if self.cross is not None and self.cross_norm is not None:
+        if (cross := self.cross) is not None and self.cross_norm is not None:
             assert memory is not None, "a block with cross-attention needs a memory"
-            cross = self.cross
-            x_BTD = self._added(x_BTD, lambda y: cross.across(y, memory, self.layer), self.cross_norm, None)
+            x_BTD = self._added(x_BTD, lambda y: cross.across(y, memory, self.layer), self.cross_norm)
         return self._added(x_BTD, self.feed_forward, self.feed_forward_norm, self.feed_forward_output_norm)
 
-    def _added(self, x: Tensor, sublayer: Callable[[Tensor], Tensor], norm: Norm, output_norm: Norm | None) -> Tensor:
+    def _added(self, x: Tensor, sublayer: Callable[[Tensor], Tensor], norm: Norm, last: Norm | None = None) -> Tensor:
         """x and what the sublayer makes of it, with the norm where the config places it."""
         if self.placement == "post":
             return norm(x + self._drop(sublayer(x)))
         if self.placement == "output":
             return x + self._drop(norm(sublayer(x)))
         y = sublayer(norm(x))
-        return x + self._drop(y if output_norm is None else output_norm(y))
+        return x + self._drop(y if last is None else last(y))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -82,8 +81,8 @@ class Stack(nn.Module):
     def __init__(self, config: ModelConfig, layers: int, causal: bool, cross: bool = False) -> None:
         super().__init__()
         self.config, self.causal = config, causal
-        relative = config.positions == "relative"
-        self.position_embedding = Embedding(config.context, config.width) if config.positions == "learned" else None
+        learned, relative = config.positions == "learned", config.positions == "relative"
+        self.position_embedding = Embedding(config.context, config.width) if learned else None
         self.type_embedding = Embedding(config.token_types, config.width) if config.token_types else None
         self.relative_bias = Embedding(config.relative_buckets, config.heads) if relative else None
         self.embedding_norm = Norm(config) if config.embedding_norm else None
@@ -91,9 +90,8 @@ class Stack(nn.Module):
         self.final_norm = None if config.norm_placement == "post" else Norm(config)
         self._windowed = [config.windowed(layer) for layer in range(layers)]
         self._angles = Angles(config.rope_width, config.rope_base, config.context, config.rope_scaling)
-        self._local_angles = self._angles
-        if config.local_rope_base is not None:
-            self._local_angles = Angles(config.rope_width, config.local_rope_base, config.context)
+        local = config.local_rope_base
+        self._local_angles = Angles(config.rope_width, local, config.context) if local else self._angles
         self._waves = Angles(config.width, 10000.0, config.context)
 
     def run(
@@ -102,13 +100,11 @@ class Stack(nn.Module):
         dtype: torch.dtype,
         cache: Cache | None = None,
         *,
-        keep_BT: Tensor | None = None,
-        positions_BT: Tensor | None = None,
         types_BT: Tensor | None = None,
-        prefix_B: Tensor | None = None,
         memory: Memory | None = None,
+        **marks: Tensor | None,
     ) -> Tensor:
-        """Hidden states in `dtype` of embedded tokens; see Transformer.forward.
+        """Hidden states in `dtype` of embedded tokens; see Transformer.forward; marks are those of Tokens.
 
         Raises UserError when the sequence would go past the context.
         """
@@ -117,9 +113,9 @@ class Stack(nn.Module):
             raise UserError(
                 f"{start + count} tokens do not fit the model's context of {self.config.context}; shorten the input"
             )
-        tokens = Tokens(start, count, x_BTD.device, keep_BT, positions_BT, prefix_B)
+        tokens = Tokens(start, count, x_BTD.device, **marks)
         x_BTD = self._embedded(x_BTD, tokens, types_BT).to(dtype)
-        scenes = {windowed: self._scene(tokens, windowed, dtype) for windowed in set(self._windowed)}
+        scenes = {windowed: self._scene(tokens, windowed) for windowed in set(self._windowed)}
         for index, (block, windowed) in enumerate(zip(self.blocks, self._windowed, strict=True)):
             layer_cache = None if cache is None else cache.layer(index)
             x_BTD = block(x_BTD, scenes[windowed], layer_cache, memory)
@@ -140,11 +136,9 @@ class Stack(nn.Module):
             x_BTD = self.embedding_norm(x_BTD)
         return F.dropout(x_BTD, self.config.dropout, self.training) if self.config.dropout else x_BTD
 
-    def _scene(self, tokens: Tokens, windowed: bool, dtype: torch.dtype) -> Scene:
+    def _scene(self, tokens: Tokens, windowed: bool) -> Scene:
         angles = None
         if self.config.positions == "rotary":
             angles = (self._local_angles if windowed else self._angles).at(tokens.positions, tokens.device)
         table = None if self.relative_bias is None else self.relative_bias.weight
-        return make_scene(
-            self.config, tokens, self.causal, self.config.window if windowed else None, angles, table, dtype
-        )
+        return make_scene(self.config, tokens, self.causal, windowed, angles, table)

@@ -15,14 +15,12 @@ from fromzero.model.layers import ACTIVATIONS, FeedForward, Linear
 
 
 class Routes(NamedTuple):
-    """Where tokens go."""
+    """Where tokens go: the experts of each, the factors of their outputs, and what led to the choice; in fp32."""
 
     experts_NA: Tensor
     weights_NA: Tensor
-    """fp32: what each expert's output is multiplied by."""
     logits_NE: Tensor
     scores_NE: Tensor
-    """fp32: between 0 and 1, before any choice."""
 
 
 class Router(nn.Module):
@@ -51,8 +49,8 @@ class Router(nn.Module):
     def _within_groups(self, ranking_NE: Tensor) -> Tensor:
         """Experts outside the best groups get -inf."""
         ranking_NGM = ranking_NE.unflatten(-1, (self.shape.groups, -1))
-        best = 2 if self.shape.group_score == "top2" else 1
-        quality_NG = ranking_NGM.topk(min(best, ranking_NGM.shape[-1]), dim=-1).values.sum(-1)
+        best = min(2 if self.shape.group_score == "top2" else 1, ranking_NGM.shape[-1])
+        quality_NG = ranking_NGM.topk(best, dim=-1).values.sum(-1)
         chosen_NG = quality_NG.topk(self.shape.active_groups, dim=-1).indices
         outside_NG = torch.ones_like(quality_NG, dtype=torch.bool).scatter_(-1, chosen_NG, False)
         return ranking_NGM.masked_fill(outside_NG[..., None], float("-inf")).flatten(-2)
@@ -111,7 +109,9 @@ class Mixture(nn.Module):
             self._observe(routes)
         experts_M, order_M = routes.experts_NA.flatten().sort(stable=True)  # M = N x A pairs of token and expert
         if self.training and self.shape.capacity is not None:
-            kept_M = _places(experts_M) < math.ceil(self.shape.capacity * len(experts_M) / self.shape.count)
+            room = math.ceil(self.shape.capacity * len(experts_M) / self.shape.count)
+            first_M = torch.searchsorted(experts_M, experts_M)  # where the pairs of the same expert begin
+            kept_M = torch.arange(len(experts_M), device=x_ND.device) - first_M < room
             experts_M, order_M = experts_M[kept_M], order_M[kept_M]
         tokens_M = order_M // self.shape.active
         y_MD = self.experts(x_ND[tokens_M], experts_M.bincount(minlength=self.shape.count))
@@ -143,11 +143,6 @@ class Mixture(nn.Module):
 def mixtures(model: nn.Module) -> list[Mixture]:
     """All of a model's."""
     return [module for module in model.modules() if isinstance(module, Mixture)]
-
-
-def _places(experts_M: Tensor) -> Tensor:
-    """How many pairs of the same expert come before each, in a sorted list."""
-    return torch.arange(len(experts_M), device=experts_M.device) - torch.searchsorted(experts_M, experts_M)
 
 
 def balance_loss(scores_NE: Tensor, load_E: Tensor) -> Tensor:

@@ -9,8 +9,7 @@ with one key head, and value_up is applied to what comes out.
 import torch
 from torch import Tensor, nn
 
-from fromzero.model import functions
-from fromzero.model.attention import LayerCache, attend
+from fromzero.model.attention import LayerCache, attend, turn
 from fromzero.model.config import Latent, ModelConfig
 from fromzero.model.layers import Linear, Norm
 from fromzero.model.scene import Scene
@@ -23,7 +22,6 @@ class LatentAttention(nn.Module):
         super().__init__()
         self.shape, self.heads = shape, config.heads
         self.scale = config.head_size**-0.5 if config.attention_scale is None else config.attention_scale
-        self.softcap = config.attention_softcap
         queries = config.heads * config.head_size
         self.query = self.query_down = self.query_norm = self.query_up = None
         if shape.query_rank is None:
@@ -37,17 +35,14 @@ class LatentAttention(nn.Module):
         self.key_up = Linear(shape.kv_rank, config.heads * shape.nope_width, bias=False)
         self.value_up = Linear(shape.kv_rank, config.heads * shape.value_width, bias=False)
         self.output = Linear(config.heads * shape.value_width, config.width, bias=False)
-        self.sinks = nn.Parameter(torch.empty(self.heads)) if config.sinks else None
 
     def forward(self, x_BTD: Tensor, scene: Scene, cache: LayerCache | None = None) -> Tensor:
-        assert scene.angles is not None
-        cos_T1R, sin_T1R = scene.angles[0].unsqueeze(-2), scene.angles[1].unsqueeze(-2)
         q_BTHC = self._queries(x_BTD).unflatten(-1, (self.heads, -1))
         plain_q, turned_q = q_BTHC.split([self.shape.nope_width, self.shape.rope_width], -1)
-        turned_q = functions.rotary(turned_q, cos_T1R, sin_T1R)
+        turned_q = turn(turned_q, scene)
         c, turned_k = self.latent_down(x_BTD).unsqueeze(2).split([self.shape.kv_rank, self.shape.rope_width], -1)
         c_B1SL = self.latent_norm(c).transpose(1, 2)
-        k_B1SR = functions.rotary(turned_k, cos_T1R, sin_T1R).transpose(1, 2)
+        k_B1SR = turn(turned_k, scene).transpose(1, 2)
         if cache is not None:
             c_B1SL, k_B1SR = cache.append(c_B1SL, k_B1SR)
         mix = self._absorbed if cache is not None and self._absorbs(x_BTD.shape[1]) else self._expanded
@@ -70,14 +65,12 @@ class LatentAttention(nn.Module):
         v_BHSC = self.value_up(c_B1SL[:, 0]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k_BHSC = torch.cat([k_BHSC, k_B1SR.expand(-1, self.heads, -1, -1)], -1)
         q_BHTC = torch.cat([plain_q, turned_q], -1)
-        return attend(q_BHTC, k_BHSC, v_BHSC, scene, self.scale, self.softcap, self.sinks)
+        return attend(q_BHTC, k_BHSC, v_BHSC, scene, self.scale)
 
     def _absorbed(self, plain_q: Tensor, turned_q: Tensor, c_B1SL: Tensor, k_B1SR: Tensor, scene: Scene) -> Tensor:
         """Attention over the latent vectors."""
         key_up_HCL = self.key_up.weight.to(plain_q.dtype).unflatten(0, (self.heads, -1))
         value_up_HCL = self.value_up.weight.to(plain_q.dtype).unflatten(0, (self.heads, -1))
         q_BHTL = torch.cat([plain_q @ key_up_HCL, turned_q], -1)
-        mixed_BHTL = attend(
-            q_BHTL, torch.cat([c_B1SL, k_B1SR], -1), c_B1SL, scene, self.scale, self.softcap, self.sinks
-        )
+        mixed_BHTL = attend(q_BHTL, torch.cat([c_B1SL, k_B1SR], -1), c_B1SL, scene, self.scale)
         return mixed_BHTL @ value_up_HCL.transpose(1, 2)

@@ -49,80 +49,70 @@ class Tokens:
     """Tokens in the cache, before these."""
     count: int
     device: torch.device
-    keep_BS: Tensor | None = None
+    keep_BT: Tensor | None = None
+    """True for real tokens, of those in the cache too: (B, S)."""
     positions_BT: Tensor | None = None
     prefix_B: Tensor | None = None
 
     @property
     def positions(self) -> slice | Tensor:
         """Where the new tokens are: as given, or counted among those to keep, or simply one after the other."""
-        if self.positions_BT is not None:
-            return self.positions_BT
-        if self.keep_BS is not None:
-            return self.counted()[:, -self.count :]
-        return slice(self.start, self.start + self.count)
+        if self.positions_BT is None and self.keep_BT is None:
+            return slice(self.start, self.start + self.count)
+        return self._counted()[:, -self.count :] if self.positions_BT is None else self.positions_BT
 
-    def counted(self) -> Tensor:
+    def distances(self, keys: int) -> Tensor:
+        """Key's place - query's place, (T, S), for the last S = `keys` tokens."""
+        places_S = torch.arange(keys, device=self.device)
+        return places_S - places_S[-self.count :, None]
+
+    def visible(self, keys: int, causal: bool, window: int | None) -> Tensor:
+        """Boolean mask (B or 1, 1, T, S) of the last S = `keys` tokens, True where a query attends."""
+        distance_TS = self.distances(keys)
+        seen_BTS = (distance_TS <= 0 if causal else torch.ones_like(distance_TS, dtype=torch.bool))[None]
+        if self.prefix_B is not None:
+            seen_BTS = seen_BTS | (self._counted()[:, None, -keys:] < self.prefix_B[:, None, None])
+        if window is not None:
+            seen_BTS = seen_BTS & (distance_TS.abs() < window)
+        if self.keep_BT is not None:  # padding sees itself: a softmax over nothing is no number
+            seen_BTS = (seen_BTS & self.keep_BT[:, None, -keys:]) | (distance_TS == 0)
+        return seen_BTS[:, None]
+
+    def _counted(self) -> Tensor:
         """Positions (B or 1, S) of all tokens, those in the cache too; padding on the left is at 0."""
-        if self.keep_BS is None:
+        if self.keep_BT is None:
             return torch.arange(self.start + self.count, device=self.device)[None]
-        return (self.keep_BS.cumsum(-1) - 1).clamp(min=0)
-
-
-def visible(tokens: Tokens, keys: int, causal: bool, window: int | None) -> Tensor:
-    """Boolean mask (B or 1, 1, T, S) of the last S = `keys` tokens, True where a query attends."""
-    distance_TS = distances(tokens, keys)  # key - query
-    seen_BTS = (distance_TS <= 0 if causal else torch.ones_like(distance_TS, dtype=torch.bool))[None]
-    if tokens.prefix_B is not None:
-        seen_BTS = seen_BTS | (tokens.counted()[:, None, -keys:] < tokens.prefix_B[:, None, None])
-    if window is not None:
-        seen_BTS = seen_BTS & (distance_TS.abs() < window)
-    if tokens.keep_BS is not None:  # padding sees itself: a softmax over nothing is no number
-        seen_BTS = (seen_BTS & tokens.keep_BS[:, None, -keys:]) | (distance_TS == 0)
-    return seen_BTS[:, None]
-
-
-def distances(tokens: Tokens, keys: int) -> Tensor:
-    """Key's place - query's place, (T, S), for the last S = `keys` tokens."""
-    places_S = torch.arange(keys, device=tokens.device)
-    return places_S - places_S[-tokens.count :, None]
-
-
-def score_bias(config: ModelConfig, table: Tensor | None, tokens: Tokens, keys: int, causal: bool) -> Tensor | None:
-    """What positions add to the scores (H, T, S): ALiBi's slopes, or T5's learned `table` (buckets, H)."""
-    if table is not None:
-        buckets_TS = relative_buckets(
-            distances(tokens, keys), config.relative_buckets, config.relative_distance, not causal
-        )
-        return table[buckets_TS].movedim(-1, 0)
-    if config.positions == "alibi":
-        slopes_H = torch.tensor(alibi_slopes(config.heads), device=tokens.device)
-        return -slopes_H[:, None, None] * distances(tokens, keys).abs()
-    return None
+        return (self.keep_BT.cumsum(-1) - 1).clamp(min=0)
 
 
 def make_scene(
     config: ModelConfig,
     tokens: Tokens,
     causal: bool,
-    window: int | None,
-    angles: tuple[Tensor, Tensor] | None,
-    table: Tensor | None,
-    dtype: torch.dtype,
+    windowed: bool = False,
+    angles: tuple[Tensor, Tensor] | None = None,
+    table: Tensor | None = None,
 ) -> Scene:
-    """The scene of the layers with that window (None: without); `dtype` is that of the scores' bias."""
-    total = tokens.start + tokens.count
+    """The scene of the layers with a window, or of those without; table: T5's biases (buckets, H)."""
+    total, window = tokens.start + tokens.count, config.window if windowed else None
     keys = min(total, tokens.count + window - 1) if causal and window is not None else total
     if window is not None and keys <= window:
         window = None
-    bias_HTS = score_bias(config, table, tokens, keys, causal)
-    whole = window is None and tokens.keep_BS is None
+    whole = window is None and tokens.keep_BT is None
+    biased = table is not None or config.positions == "alibi"
     everything = whole and (tokens.count == 1 or not causal)
-    triangle = whole and tokens.prefix_B is None and total == tokens.count
-    if bias_HTS is None and (everything or triangle):
-        return Scene(keys, not everything, None, angles)
-    mask = None if everything else visible(tokens, keys, causal, window)
-    if bias_HTS is not None:
-        bias_BHTS = bias_HTS[None].to(dtype)
+    triangle = whole and not everything and not biased and tokens.prefix_B is None and total == tokens.count
+    mask = None if everything or triangle else tokens.visible(keys, causal, window)
+    if biased:
+        bias_BHTS = score_bias(config, table, tokens.distances(keys), both_ways=not causal)[None]
         mask = bias_BHTS if mask is None else bias_BHTS.masked_fill(~mask, float("-inf"))
-    return Scene(keys, False, mask, angles)
+    return Scene(keys, triangle, mask, angles)
+
+
+def score_bias(config: ModelConfig, table: Tensor | None, distance_TS: Tensor, both_ways: bool) -> Tensor:
+    """What positions add to the scores (H, T, S): T5's learned `table`, or ALiBi's slopes (Press 2021)."""
+    if table is None:
+        slopes_H = torch.tensor(alibi_slopes(config.heads), device=distance_TS.device)
+        return -slopes_H[:, None, None] * distance_TS.abs()
+    buckets_TS = relative_buckets(distance_TS, config.relative_buckets, config.relative_distance, both_ways)
+    return table[buckets_TS].movedim(-1, 0)

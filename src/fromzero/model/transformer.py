@@ -74,13 +74,11 @@ class Transformer(Stack):
         """
         hidden = []
         for steps, ahead in enumerate(self.ahead, 1):
-            x_BTD = ahead(x_BTD[:, :-1], self._embed(ids_BT[:, steps:]).to(x_BTD.dtype), self._scene_of(x_BTD[:, :-1]))
+            scene = self._scene(Tokens(0, ids_BT.shape[1] - steps, x_BTD.device), windowed=False)
+            x_BTD = ahead(x_BTD[:, :-1], self._embed(ids_BT[:, steps:]).to(x_BTD.dtype), scene)
             x_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
             hidden.append(x_BTD)
         return hidden
-
-    def _scene_of(self, x_BTD: Tensor) -> Scene:
-        return self._scene(Tokens(0, x_BTD.shape[1], x_BTD.device), False, x_BTD.dtype)
 
     def _embed(self, ids_BT: Tensor) -> Tensor:
         x_BTD = self.token_embedding(ids_BT)
@@ -89,7 +87,7 @@ class Transformer(Stack):
     def auxiliary_losses(self) -> dict[str, Tensor]:
         """What mixtures of experts add to the loss, for the last pass in training: the mean over layers of each."""
         found: dict[str, list[Tensor]] = {}
-        for mixture in mixtures(self):
+        for mixture in mixtures(self) if self.training else ():
             for name, loss in mixture.losses.items():
                 found.setdefault(name, []).append(loss)
         return {name: torch.stack(losses).mean() for name, losses in found.items()}
