@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -7,13 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
 from fromzero.commands import main
 from fromzero.errors import UserError
 from fromzero.inference.embedding import Embedder
 from fromzero.inference.retrieval import Index, Passage, cut_passages, grounded
+from fromzero.interop import save_model
+from fromzero.interop.download import DownloadConfig, download
+from fromzero.model import ModelConfig, Transformer
 from fromzero.tokenizer import load_tokenizer
+from tests.conftest import Chain
 
 SENTENCE = "the cat sat on a mat dogs bark at night sun shines by day ships sail over wide seas"
 TEXTS = ["the cat sat", "dogs bark at night over wide seas by day", "", "猫 在 the mat", "sun " * 60, "ships", "a mat"]
@@ -149,3 +154,44 @@ def test_the_verb(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["embed", str(encoder), *documents]) == 0
     assert "a.txt, line 1\nships sail over wide seas" in capsys.readouterr().out
     assert main(["embed", str(encoder)]) == 2
+
+
+def test_a_chat_says_which_passages_it_was_shown(
+    encoder: Path, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "a.txt").write_text("dogs bark\n\n\nships sail over wide seas by day and by night\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for context, shown in ((512, ["[1] a.txt, line 1"]), (64, ["(no passage of the documents fits"])):
+        shape = ModelConfig(chain.tokenizer.vocab_size, context, 1, 32, 2)
+        (folder := tmp_path / f"model{context}").mkdir()
+        save_model(Transformer(shape), folder, chain.tokenizer_folder, {})
+        monkeypatch.setattr("sys.stdin", io.StringIO("dogs bark\n"))
+        options = ["--documents", str(documents), "--embedding", str(encoder), "--sampling.max_tokens", "4"]
+        assert main(["chat", str(folder), *options]) == 0
+        said = capsys.readouterr().err
+        assert all(line in said for line in shown)
+
+
+@pytest.mark.slow
+def test_minilm_finds_what_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    try:
+        folder = download(DownloadConfig("minilm-l6-v2"))
+    except UserError as error:
+        pytest.skip(str(error))
+    texts = ["The boiler is cleaned once a year.", "Parts are bought from two suppliers.", "猫坐在垫子上。" * 60, "x"]
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    embedder = Embedder(Path("minilm-l6-v2"), "cpu")
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=embedder.longest, return_tensors="pt")
+    with torch.inference_mode():
+        hidden, keep = model(**batch).last_hidden_state, batch["attention_mask"][..., None]
+    mean = torch.nn.functional.normalize((hidden * keep).sum(1) / keep.sum(1), dim=-1)
+    torch.testing.assert_close(embedder(texts), mean, atol=1e-5, rtol=0)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("\n\n\n".join(text * 4 for text in texts))
+    found = Index(tmp_path / "texts", embedder, tmp_path / "index", 40).search(
+        "When do I have to service the heating?", 1
+    )
+    assert found[0][1].text.startswith("The boiler")
