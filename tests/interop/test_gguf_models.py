@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -215,7 +216,7 @@ NORM, UP = "output_norm.weight", "blk.0.ffn_up.weight"
         ({}, {UP: ((32, 32), 8, (1 << 64) - 32)}, "tensors need 18446744073709"),
         ({}, {UP: ((32, 32), 8, 1 << 40)}, "bytes, but its tensors need"),
         ({}, {UP: ((1 << 30, 1 << 29), 8, 1 << 20)}, "bytes, but its tensors need"),
-        ({}, {UP: ((32, 16), 8, 1 << 20)}, "rows of 16 numbers, but q8_0 has blocks of 32"),
+        ({}, {UP: ((32, 16), 8, 1 << 20)}, "but q8_0 has blocks of 32"),
         ({}, {UP: ((0, 32), 8, 1 << 15)}, "has the shape|need"),
         ({}, {"more": ((1,), 0, 1 << 20)}, "bytes, but"),
         ({}, {NORM: None}, f"have no tensor '{NORM}'"),
@@ -283,6 +284,18 @@ def test_a_damaged_file_is_read_or_told(small: Path, data: st.DataObject) -> Non
         dict(load_gguf(path)[1])
     except UserError as error:
         assert "damaged.gguf" in str(error)  # noqa: PT017
+
+
+def test_one_tensor_is_in_memory_at_a_time(tmp_path: Path, chain: Chain) -> None:
+    model = Transformer(replace(LLAMA, width=512, ffn_width=1024, layers=1))
+    save_gguf(model, chain.tokenizer_folder, tmp_path / "m.gguf", "q8_0")
+    largest = max(tensor.numel() for tensor in model.state_dict().values()) * 4
+    _, tensors = load_gguf(tmp_path / "m.gguf")
+    tracemalloc.start()
+    assert sum(tensor.numel() for _, tensor in tensors) == model.parameter_count()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * largest + 1_000_000  # it, its bytes, what is between them, and the one before
 
 
 @pytest.mark.slow

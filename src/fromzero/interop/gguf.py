@@ -95,7 +95,7 @@ def _plan(name: str, shape: tuple[int, ...], kind: str) -> TensorPlan:
         kind = "f32"
     elif shape[-1] % KINDS[_NUMBERS[kind]].size:
         kind = "f16"
-    return TensorPlan(name, shape, _NUMBERS[kind], KINDS[_NUMBERS[kind]].bytes_of(shape, name))
+    return TensorPlan(name, shape, _NUMBERS[kind], KINDS[_NUMBERS[kind]].bytes_of(shape))
 
 
 def _read_config(path: Path, header: GGUFHeader, shapes: dict[str, list[int]]) -> tuple[ModelConfig, str]:
@@ -123,14 +123,14 @@ def _check_extents(header: GGUFHeader, size: int) -> None:
             raise UserError(f"tensor '{tensor.name}' is stored as ggml's type {tensor.type}; known are {kinds}")
         if tensor.offset < end or tensor.offset % header.metadata.get("general.alignment", ALIGNMENT):
             raise UserError(f"tensor '{tensor.name}' is inside of another, or where none begins; get the file again")
-        end = tensor.offset + KINDS[tensor.type].bytes_of(tensor.shape, tensor.name)
+        end = tensor.offset + KINDS[tensor.type].bytes_of(tensor.shape)
     if header.data_start + end > size:
         raise UserError(f"it has {size} bytes, but its tensors need {header.data_start + end}; get it again")
 
 
 def _read(path: Path, header: GGUFHeader, tensor: TensorInfo) -> np.ndarray:
     kind = KINDS[tensor.type]
-    size = kind.bytes_of(tensor.shape, tensor.name)
+    size = kind.bytes_of(tensor.shape)
     data = np.fromfile(path, np.uint8, size, offset=header.data_start + tensor.offset)
     if len(data) != size:
         raise UserError(f"{path} ends inside of tensor '{tensor.name}'; get it again")

@@ -5,6 +5,7 @@ in groups of 16 or 32 with scales of their own, which are small integers too, ti
 Integers of 1, 2 or 4 bits share bytes: the lowest bits of a run of bytes come first, then the next ones.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,12 +31,11 @@ class Kind(NamedTuple):
     unpack: Callable[[Bytes], Parts] | None = None
     pack: Callable[[Floats], list[NDArray]] | None = None
 
-    def bytes_of(self, shape: tuple[int, ...], name: str) -> int:
+    def bytes_of(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor. Raises UserError when its rows are not whole blocks."""
-        row, rows = shape[-1] if shape else 1, int(np.prod(shape[:-1], dtype=object))
-        if row % self.size:
-            raise UserError(f"tensor '{name}' has rows of {row} numbers, but {self.name} has blocks of {self.size}")
-        return rows * row // self.size * self.bytes
+        if shape[-1:] and shape[-1] % self.size:
+            raise UserError(f"it has a tensor of the shape {shape}, but {self.name} has blocks of {self.size}")
+        return math.prod(shape) // self.size * self.bytes
 
 
 def dequantise(data: Bytes, kind: Kind, shape: tuple[int, ...]) -> Floats:
@@ -59,14 +59,11 @@ def dequantise(data: Bytes, kind: Kind, shape: tuple[int, ...]) -> Floats:
 
 def quantise(x: Floats, kind: Kind) -> bytes:
     """The bytes of a tensor of `kind`. Raises UserError when numbers are too large for it."""
+    if kind.name == "bf16":  # rounded to the nearest, ties to even, as torch and the processors do
+        bits = x.view(np.uint32)
+        return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype("<u2").tobytes()
     with np.errstate(over="ignore"):
-        if kind.pack is not None:
-            parts = kind.pack(x.reshape(-1, kind.size))
-        elif kind.name == "bf16":  # rounded to the nearest, ties to even, as torch and the processors do
-            bits = x.view(np.uint32)
-            return ((bits + (0x7FFF + (bits >> 16 & 1))) >> 16).astype("<u2").tobytes()
-        else:
-            parts = [x.astype("<f2" if kind.name == "f16" else "<f4")]
+        parts = kind.pack(x.reshape(-1, kind.size)) if kind.pack else [x.astype("<f2" if kind.name == "f16" else "<f4")]
     if not all(np.isfinite(part).all() for part in parts):
         raise UserError(f"{kind.name} can't hold {np.abs(x).max()}; write bf16 or f32")
     return np.concatenate([part.view(np.uint8) for part in parts], axis=-1).tobytes()
@@ -83,72 +80,32 @@ def _integers(data: Bytes, bits: int, run: int) -> NDArray[np.int8]:
     return apart.reshape(len(data), -1).view(np.int8)
 
 
-def _fifth_bits(data: Bytes) -> NDArray[np.int8]:
-    return np.unpackbits(data, axis=1, bitorder="little").view(np.int8) << np.int8(4)
+def _five_bits(low: Bytes, high: Bytes) -> NDArray[np.int8]:
+    return _integers(low, 4, 16) | np.unpackbits(high, axis=1, bitorder="little").view(np.int8) << 4
 
 
-def _q4_0(b: Bytes) -> Parts:
-    return _half(b, 0), _integers(b[:, 2:], 4, 16) - np.int8(8), None
+def _scales_of_16(b: Bytes) -> NDArray[np.int8]:
+    """Six bits each: four in the first eight bytes, two in the last four."""
+    return (_integers(b[:, :8], 4, 8) | _integers(b[:, 8:], 2, 4) << 4) - 32
 
 
-def _q4_1(b: Bytes) -> Parts:
-    return _half(b, 0), _integers(b[:, 4:], 4, 16), _half(b, 2)
-
-
-def _q5_0(b: Bytes) -> Parts:
-    return _half(b, 0), (_integers(b[:, 6:], 4, 16) | _fifth_bits(b[:, 2:6])) - np.int8(16), None
-
-
-def _q5_1(b: Bytes) -> Parts:
-    return _half(b, 0), _integers(b[:, 8:], 4, 16) | _fifth_bits(b[:, 4:8]), _half(b, 2)
-
-
-def _q8_0(b: Bytes) -> Parts:
-    return _half(b, 0), b[:, 2:].view(np.int8), None
-
-
-def _q2_k(b: Bytes) -> Parts:
-    scales = _half(b, 80) * (b[:, :16] & 15)
-    return scales, _integers(b[:, 16:80], 2, 32), -_half(b, 82) * (b[:, :16] >> 4)
-
-
-def _q3_k(b: Bytes) -> Parts:
-    low, high = _integers(b[:, 96:104], 4, 8), _integers(b[:, 104:108], 2, 4)
-    integers = _integers(b[:, 32:96], 2, 32) + (_integers(b[:, :32], 1, 32) << np.int8(2)) - np.int8(4)
-    return _half(b, 108) * ((low | high << np.int8(4)) - np.int8(32)), integers, None
-
-
-def _scales_and_minima(b: Bytes) -> tuple[Floats, Floats]:
-    """Eight of each: 6 bits in the first 8 bytes; of the last four, 4 bits are in the last, 2 above the first."""
+def _with_minima(b: Bytes, integers: NDArray[np.int8]) -> Parts:
+    """Eight scales and minima: 6 bits in the first 8 bytes; of the last four, 4 bits are in the last, 2 above those."""
     first, last = b[:, 4:12], b[:, 12:16]
     top = first >> 6 << 4
     scales = np.concatenate([first[:, :4] & 63, last & 15 | top[:, :4]], axis=1)
     minima = np.concatenate([first[:, 4:] & 63, last >> 4 | top[:, 4:]], axis=1)
-    return _half(b, 0) * scales, -_half(b, 2) * minima
-
-
-def _q4_k(b: Bytes) -> Parts:
-    scales, minima = _scales_and_minima(b)
-    return scales, _integers(b[:, 16:], 4, 32), minima
-
-
-def _q5_k(b: Bytes) -> Parts:
-    scales, minima = _scales_and_minima(b)
-    return scales, _integers(b[:, 48:], 4, 32) | _integers(b[:, 16:48], 1, 32) << np.int8(4), minima
-
-
-def _q6_k(b: Bytes) -> Parts:
-    integers = _integers(b[:, :128], 4, 64) | _integers(b[:, 128:192], 2, 32) << np.int8(4)
-    return _half(b, 208) * b[:, 192:208].view(np.int8), integers - np.int8(32), None
+    return _half(b, 0) * scales, integers, -_half(b, 2) * minima
 
 
 def _inverse(scale: Floats) -> Floats:
     return np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-30)
 
 
-def _together(integers: NDArray[np.uint8]) -> Bytes:
+def _pairs(integers: NDArray) -> Bytes:
     """Two integers of 4 bits a byte."""
-    return integers[:, :16] | integers[:, 16:] << np.uint8(4)
+    small = np.clip(integers, 0, 15).astype(np.uint8)
+    return small[:, :16] | small[:, 16:] << np.uint8(4)
 
 
 def _pack_q8_0(x: Floats) -> list[NDArray]:
@@ -159,31 +116,35 @@ def _pack_q8_0(x: Floats) -> list[NDArray]:
 
 def _pack_q4_0(x: Floats) -> list[NDArray]:
     """The number farthest from 0 becomes -8, whatever its sign."""
-    farthest = np.take_along_axis(x, np.abs(x).argmax(axis=1, keepdims=True), axis=1)
-    scale = farthest / np.float32(-8)
-    integers = np.clip(x * _inverse(scale).astype(np.float64) + 8.5, 0, 15).astype(np.uint8)
-    return [scale.astype("<f2"), _together(integers)]
+    scale = np.take_along_axis(x, np.abs(x).argmax(axis=1, keepdims=True), axis=1) / np.float32(-8)
+    return [scale.astype("<f2"), _pairs(x * _inverse(scale).astype(np.float64) + 8.5)]
 
 
 def _pack_q4_1(x: Floats) -> list[NDArray]:
     least = x.min(axis=1, keepdims=True)
     scale = (x.max(axis=1, keepdims=True) - least) / np.float32(15)
-    integers = np.clip((x - least) * _inverse(scale) + np.float32(0.5), 0, 15).astype(np.uint8)
-    return [scale.astype("<f2"), least.astype("<f2"), _together(integers)]
+    return [scale.astype("<f2"), least.astype("<f2"), _pairs((x - least) * _inverse(scale) + np.float32(0.5))]
 
 
+# By the number that ggml gives them. b: bytes of blocks.
 KINDS = {
     0: Kind("f32", 1, 4),
     1: Kind("f16", 1, 2),
-    2: Kind("q4_0", 32, 18, _q4_0, _pack_q4_0),
-    3: Kind("q4_1", 32, 20, _q4_1, _pack_q4_1),
-    6: Kind("q5_0", 32, 22, _q5_0),
-    7: Kind("q5_1", 32, 24, _q5_1),
-    8: Kind("q8_0", 32, 34, _q8_0, _pack_q8_0),
-    10: Kind("q2_k", 256, 84, _q2_k),
-    11: Kind("q3_k", 256, 110, _q3_k),
-    12: Kind("q4_k", 256, 144, _q4_k),
-    13: Kind("q5_k", 256, 176, _q5_k),
-    14: Kind("q6_k", 256, 210, _q6_k),
+    2: Kind("q4_0", 32, 18, lambda b: (_half(b, 0), _integers(b[:, 2:], 4, 16) - 8, None), _pack_q4_0),
+    3: Kind("q4_1", 32, 20, lambda b: (_half(b, 0), _integers(b[:, 4:], 4, 16), _half(b, 2)), _pack_q4_1),
+    6: Kind("q5_0", 32, 22, lambda b: (_half(b, 0), _five_bits(b[:, 6:], b[:, 2:6]) - 16, None)),
+    7: Kind("q5_1", 32, 24, lambda b: (_half(b, 0), _five_bits(b[:, 8:], b[:, 4:8]), _half(b, 2))),
+    8: Kind("q8_0", 32, 34, lambda b: (_half(b, 0), b[:, 2:].view(np.int8), None), _pack_q8_0),
+    10: Kind("q2_k", 256, 84, lambda b: (
+        _half(b, 80) * (b[:, :16] & 15), _integers(b[:, 16:80], 2, 32), -_half(b, 82) * (b[:, :16] >> 4))),
+    11: Kind("q3_k", 256, 110, lambda b: (
+        _half(b, 108) * _scales_of_16(b[:, 96:108]),
+        (_integers(b[:, 32:96], 2, 32) | _integers(b[:, :32], 1, 32) << 2) - 4, None)),
+    12: Kind("q4_k", 256, 144, lambda b: _with_minima(b, _integers(b[:, 16:], 4, 32))),
+    13: Kind("q5_k", 256, 176, lambda b: _with_minima(
+        b, _integers(b[:, 48:], 4, 32) | _integers(b[:, 16:48], 1, 32) << 4)),
+    14: Kind("q6_k", 256, 210, lambda b: (
+        _half(b, 208) * b[:, 192:208].view(np.int8),
+        (_integers(b[:, :128], 4, 64) | _integers(b[:, 128:192], 2, 32) << 4) - 32, None)),
     30: Kind("bf16", 1, 2),
-}  # by the number that ggml gives them
+}  # fmt: skip

@@ -24,42 +24,39 @@ _LLAMA = {
 }
 _WIDTHS = "attention.key_length attention.value_length rope.dimension_count"
 _GPT2 = _KEYS | {"norm_eps": Key("attention.layer_norm_epsilon", float)}
+Ours = Mapping[str, Any]
 _LEARNED = {"positions": "learned", "norm": "layer", "bias": True, "activation": "gelu_tanh"}
 
 
-def _heads_read(theirs: Theirs, ours: Mapping[str, Any]) -> dict[str, Any]:
-    width = ours.get("head_width") or ours["width"] // ours["heads"]
+def _width(ours: Ours) -> int:
+    return int(ours.get("head_width") or ours["width"] // ours["heads"])
+
+
+def _heads_read(theirs: Theirs, ours: Ours) -> dict[str, Any]:
     for key in _WIDTHS.split():
-        theirs.only(key, width)
+        theirs.only(key, _width(ours))
     return {"tied": "lm_head.weight" not in theirs.tensors}
 
 
-def _scaling_read(theirs: Theirs, ours: Mapping[str, Any]) -> dict[str, Any]:
-    factors = theirs.raw.get(FACTORS)
+def _scaling_read(theirs: Theirs, ours: Ours) -> dict[str, Any]:
+    kind = theirs.only("rope.scaling.type", "none", "linear", "yarn")
     context = theirs.get("rope.scaling.original_context_length", int, RopeScaling.original_context)
+    factors = theirs.raw.get(FACTORS)
     if factors is not None:
         scaling = RopeScaling("llama3", float(str(factors.max(initial=1))), context)
-        width = ours.get("head_width") or ours["width"] // ours["heads"]
-        if factors.shape != (width // 2,) or not np.allclose(
-            _factors(width, ours["rope_base"], scaling), factors, 1e-4
-        ):
+        there = _factors(_width(ours), ours["rope_base"], scaling)
+        if factors.shape != there.shape or not np.allclose(factors, there, 1e-4):
             raise UserError(f"{theirs.where}: {FACTORS} are not as in Llama 3.1 to 3.3, which are supported")
         return {"rope_scaling": scaling}
-    kind = theirs.only("rope.scaling.type", "none", "linear", "yarn")
     if kind == "none" or theirs.raw.get("rope.scaling.factor") is None:
-        return {"rope_scaling": None}
-    names = ("factor", "attn_factor", "yarn_beta_fast", "yarn_beta_slow")
-    factor, more, fast, slow = (
-        theirs.get(f"rope.scaling.{name}", float, 32.0 if "fast" in name else 1.0) for name in names
-    )
+        return {}
+    numbers = {"factor": 1.0, "attn_factor": 1.0, "yarn_beta_fast": 32.0, "yarn_beta_slow": 1.0}
+    factor, more, fast, slow = (theirs.get(f"rope.scaling.{name}", float, n) for name, n in numbers.items())
     if min(factor, more, fast, slow) <= 0:
         raise UserError(f"{theirs.where}: the numbers below rope.scaling should be above 0")
     scaling = RopeScaling(kind, factor, context, beta_fast=fast, beta_slow=slow)
-    return {
-        "rope_scaling": scaling
-        if more == 1
-        else replace(scaling, attention_factor=round(more * attention_factor(scaling), 6))
-    }
+    attention = None if more == 1 else round(more * attention_factor(scaling), 6)  # of fp32
+    return {"rope_scaling": replace(scaling, attention_factor=attention)}
 
 
 def _scaling_write(config: ModelConfig) -> dict[str, Any]:
@@ -67,16 +64,14 @@ def _scaling_write(config: ModelConfig) -> dict[str, Any]:
     scaling = config.rope_scaling
     if scaling is None:
         return {}
-    found: dict[str, Any] = {"original_context_length": scaling.original_context}
+    found: dict[str, Any] = {"rope.scaling.original_context_length": scaling.original_context}
     if scaling.kind == "llama3":
-        return {"rope.scaling." + name: value for name, value in found.items()} | {
-            FACTORS: _factors(config.head_size, config.rope_base, scaling)
-        }
-    found |= {"type": {"linear": "linear", "yarn": "yarn"}[scaling.kind], "factor": scaling.factor}
-    if scaling.kind == "yarn":
-        more = attention_factor(scaling) / attention_factor(replace(scaling, attention_factor=None))
-        found |= {"attn_factor": more, "yarn_beta_fast": scaling.beta_fast, "yarn_beta_slow": scaling.beta_slow}
-    return {"rope.scaling." + name: value for name, value in found.items()}
+        return found | {FACTORS: _factors(config.head_size, config.rope_base, scaling)}
+    more = attention_factor(scaling) / attention_factor(replace(scaling, attention_factor=None))
+    rest = {"factor": scaling.factor, "attn_factor": more}
+    rest |= {"yarn_beta_fast": scaling.beta_fast, "yarn_beta_slow": scaling.beta_slow}
+    found["rope.scaling.type"] = {"linear": "linear", "yarn": "yarn"}[scaling.kind]
+    return found | {f"rope.scaling.{name}": value for name, value in rest.items()}
 
 
 def _factors(width: int, base: float, scaling: RopeScaling) -> np.ndarray:
