@@ -2,7 +2,7 @@
 
 from fromzero.commands import Verb
 from fromzero.console import say
-from fromzero.interop.convert import ConvertConfig, convert
+from fromzero.interop.convert import BOUNDS, ConvertConfig, convert
 
 
 def run(config: ConvertConfig) -> None:
@@ -10,7 +10,7 @@ def run(config: ConvertConfig) -> None:
     made = convert(config)
     say(
         f"{config.output}: {made.tensors} tensors, read back: weights differ by at most {made.difference:.3g} of the "
-        f"largest of their tensor ({config.dtype} explains {made.bound:.3g}), logits by {made.logits:.3g}"
+        f"largest of their tensor ({config.dtype} explains {BOUNDS[config.dtype]:.3g}), logits by {made.logits:.3g}"
     )
 
 

@@ -4,7 +4,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from fromzero.errors import UserError
 from fromzero.interop.download import find_model
 from fromzero.interop.gguf import save_gguf
-from fromzero.interop.huggingface import DTYPES, Model, load_any, open_stored, save_model
+from fromzero.interop.huggingface import DTYPES, Model, Stored, load_any, open_stored, save_model
 from fromzero.interop.weights import read_json
 from fromzero.model import Transformer
 from fromzero.model.encoder_decoder import EncoderDecoder
@@ -20,11 +20,9 @@ from fromzero.tokenizer import load_tokenizer
 
 Numbers = Literal["float32", "bfloat16", "float16", "q8_0", "q4_0", "q4_1"]
 _GGUF_NAMES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-_ROLES = ("bos", "eos", "pad", "decoder_start")
 
-# The most that a weight may change, as a share of the largest of its tensor. Half a step of the format: of 8 and 11
-# binary digits, of 127, and of 15 steps between the extremes; q4_0 has no step for one of the two extremes. Scales of
-# blocks, which are float16, add a little. In fp32 nothing changes but Gemma's norms, which are kept less 1.
+# The most that a weight may change, as a share of the largest of its tensor: half a step of the format, and a little
+# for scales in float16. q4_0 has no step for one of the two extremes; in fp32, only Gemma's norms change, by rounding.
 BOUNDS: dict[Numbers, float] = {
     "float32": 2**-23, "bfloat16": 2**-8, "float16": 2**-11, "q8_0": 1 / 220, "q4_0": 0.127, "q4_1": 0.07
 }  # fmt: skip
@@ -46,19 +44,16 @@ class ConvertConfig:
     """huggingface: largest size of a file of weights."""
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """What was written, and how near it is."""
+class Conversion(NamedTuple):
+    """How near to its source is what was written."""
 
     tensors: int
-    difference: float
-    """Largest difference of a weight, as a share of the largest weight of its tensor."""
     tensor: str
-    """The tensor that has it."""
-    bound: float
-    """Most that is due to the format."""
+    """The one that changed most ..."""
+    difference: float
+    """... and by how much: the largest difference of a weight, as a share of the tensor's largest weight."""
     logits: float
-    """Largest difference of the logits of a few tokens."""
+    """The largest difference of the logits of a few tokens."""
 
 
 def convert(config: ConvertConfig) -> Conversion:
@@ -72,17 +67,14 @@ def convert(config: ConvertConfig) -> Conversion:
     source = find_model(config.source)
     model = load_any(source).eval()
     before = _logits(model)
-    if config.format == "gguf":
-        _write_gguf(model, source, config)
-    else:
-        _write_folder(model, source, config)
-    result = _compared(model, before, config)
-    if not result.difference <= result.bound:
+    (_write_gguf if config.format == "gguf" else _write_folder)(model, source, config)
+    made = _compared(model, before, open_stored(config.output))
+    if not made.difference <= BOUNDS[config.dtype]:
         raise UserError(
-            f"{config.output}: '{result.tensor}' came back with a difference of {result.difference:.3g} of its largest "
-            f"weight, where {config.dtype} explains {result.bound:.3g}; choose other numbers, such as float32"
+            f"{config.output}: '{made.tensor}' came back with a difference of {made.difference:.3g} of its largest "
+            f"weight, where {config.dtype} explains {BOUNDS[config.dtype]:.3g}; choose other numbers, such as float32"
         )
-    return result
+    return made
 
 
 def _write_folder(model: Model, source: Path, config: ConvertConfig) -> None:
@@ -91,10 +83,11 @@ def _write_folder(model: Model, source: Path, config: ConvertConfig) -> None:
     config.output.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         settings = read_json(source / "config.json")
-        ids = {role: settings[name] for role in _ROLES if settings.get(name := f"{role}_token_id") is not None}
     else:
-        end = load_tokenizer(source).end_of_text
-        ids = {"bos": end, "eos": end}
+        tokenizer = load_tokenizer(source)
+        settings = {f"{name}_id": tokenizer.special_tokens[text] for name, text in tokenizer.roles.items()}
+    roles = ("bos", "eos", "pad", "decoder_start")
+    ids = {role: settings[f"{role}_token_id"] for role in roles if settings.get(f"{role}_token_id") is not None}
     save_model(model, config.output, source, ids, DTYPES[config.dtype], int(config.shard_gigabytes * 1e9))
     if (generation := source / "generation_config.json").is_file():
         shutil.copyfile(generation, config.output / generation.name)
@@ -110,17 +103,16 @@ def _write_gguf(model: Model, source: Path, config: ConvertConfig) -> None:
 
 
 @torch.no_grad()
-def _compared(model: Model, before: Tensor, config: ConvertConfig) -> Conversion:
-    """The differences; the model has the weights that were read back afterwards, so that there is one at a time."""
+def _compared(model: Model, before: Tensor, stored: Stored) -> Conversion:
+    """The differences. The model then has the weights that were read back, so that there is one model at a time."""
     tensors, worst, where = 0, 0.0, ""
-    for name, ours, theirs in open_stored(config.output).pairs(model.state_dict()):
-        difference = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-30))
-        if not difference <= worst:
-            worst, where = (math.inf if math.isnan(difference) else difference), name
+    for name, ours, theirs in stored.pairs(model.state_dict()):
+        change = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-30))
+        if not change <= worst:
+            worst, where = (math.inf if math.isnan(change) else change), name
         ours.copy_(theirs)
         tensors += 1
-    logits = float((_logits(model) - before).abs().max())
-    return Conversion(tensors, worst, where, BOUNDS[config.dtype], logits)
+    return Conversion(tensors, where, worst, float((_logits(model) - before).abs().max()))
 
 
 @torch.no_grad()

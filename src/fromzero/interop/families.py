@@ -26,7 +26,7 @@ _SIZES = "layers=num_hidden_layers width=hidden_size heads=num_attention_heads f
 _LLAMA_KEYS: Keys = {
     **whole(f"vocab_size=vocab_size context=max_position_embeddings {_SIZES}"),
     **whole("kv_heads=num_key_value_heads head_width=head_dim", None),
-    "activation": Key("hidden_act", {"silu": "swiglu"}, "silu"),
+    "activation": Key("hidden_act", {"silu": "swiglu"}),
     "norm_eps": Key("rms_norm_eps", float, 1e-6),
     "tied": Key("tie_word_embeddings", bool, False),
 }
@@ -51,7 +51,7 @@ _GPT_KEYS: Keys = {
 }
 _GPT2_KEYS: Keys = _GPT_KEYS | {
     **whole("ffn_width=n_inner", None),
-    "activation": Key("activation_function", _ACTIVATIONS, "gelu_new"),
+    "activation": Key("activation_function", _ACTIVATIONS),
     "tied": Key("tie_word_embeddings", bool, True),
 }
 _GPT = {"positions": "learned", "norm": "layer", "bias": True}
@@ -69,7 +69,7 @@ _GEMMA_KEYS: Keys = {
     "heads": Key("num_attention_heads", int, 8),
     "kv_heads": Key("num_key_value_heads", int, 4),
     "head_width": Key("head_dim", int, 256),
-    "activation": Key("hidden_activation", {"gelu_pytorch_tanh": "geglu_tanh"}, "gelu_pytorch_tanh"),
+    "activation": Key("hidden_activation", {"gelu_pytorch_tanh": "geglu_tanh"}),
     "tied": Key("tie_word_embeddings", bool, True),
     "attention_softcap": Key("attn_logit_softcapping", float, None),
     "logit_softcap": Key("final_logit_softcapping", float, None),
@@ -122,7 +122,7 @@ FAMILIES = (
     Family(
         "openai-gpt",
         "OpenAIGPTLMHeadModel",
-        _GPT_KEYS | {"activation": Key("afn", {"gelu": "gelu_tanh", "relu": "relu"}, "gelu")},
+        _GPT_KEYS | {"activation": Key("afn", {"gelu": "gelu_tanh", "relu": "relu"})},
         _GPT | {"norm_placement": "post", "tied": True},
         {},
     ),

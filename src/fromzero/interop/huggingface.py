@@ -44,14 +44,11 @@ _OTHER_NAMES = (
 # Tables that follow from the config, the part for pictures, and what T5 has but does not use.
 _UNUSED = re.compile(
     r".*(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.position_ids|EncDecAttention\.relative_attention_bias\.weight)"
-    r"|(vision_tower|multi_modal_projector|model\.vision_tower|model\.multi_modal_projector)\..*"
+    r"|(model\.)?(vision_tower|multi_modal_projector)\..*|cls\.predictions\.decoder\.bias"
 )
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
-# What is the token embedding again, and the bias of the output layer.
-_AGAIN = re.compile(
-    r"(lm_head|cls\.predictions\.decoder|(en|de)coder\.embed_tokens|.*\.embed_tokens|.*\.shared_head\.head)\.weight"
-    r"|cls\.predictions\.decoder\.bias"
-)
+# The token embedding again.
+_AGAIN = re.compile(r"(lm_head|cls\.predictions\.decoder|(en|de)coder\.embed_tokens)\.weight")
 
 
 def save_model(
@@ -164,7 +161,8 @@ def open_stored(path: Path) -> Stored:
     state = build(config, heads, torch.float32, path).state_dict()
     places = plan(list(state), config, family.model_type if family else OURS, shapes)
     assert places is not None, "the tables have a place for each tensor of a config that they read"
-    again = check_tensors(places, shapes, state, config, path)
+    check_tensors(places, shapes, state, config, path)
+    embeddings = [name for name in weights.shapes if _AGAIN.fullmatch(name) and name not in places]
 
     def pairs(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
         own = {names[usual]: places[usual] for usual in places}
@@ -172,8 +170,8 @@ def open_stored(path: Path) -> Stored:
             for ours, part in own[name]:
                 mine, theirs = part.pair(state[ours], tensor)
                 yield ours, mine, theirs.float() + part.shift if part.shift else theirs
-        for name, tensor in weights.read(lambda name: _usual(name) in again):
-            if not torch.equal(tensor.float(), state[again[_usual(name)]]):
+        for name, tensor in weights.read(embeddings.__contains__):
+            if not torch.equal(tensor.float(), state["token_embedding.weight"]):
                 raise UserError(f"{path}: the config ties '{name}' to the token embedding, but the file has another")
 
     return Stored(path, config, heads, pairs)
@@ -217,31 +215,24 @@ def _usual(name: str) -> str:
 
 def check_tensors(
     places: Plan, shapes: Mapping[str, list[int]], state: Mapping[str, Tensor], config: ModelConfig, where: Path
-) -> dict[str, str]:
-    """Raise UserError unless the file has just the tensors that its settings call for, each of the right shape.
-
-    Returns names of tensors that are in the file for the second time -> ours that they have to be equal to.
-    """
+) -> None:
+    """Raise UserError unless the file has just the tensors that its settings call for, each of the right shape."""
     for name, parts in places.items():
         if name not in shapes:
             raise UserError(f"{where}: the weights have no tensor '{name}', which this config needs")
-        for ours, part in parts:
-            try:
-                mine, theirs = part.pair(state[ours], torch.empty(shapes[name], device="meta"))
-                fits = mine.shape == theirs.shape
-            except (RuntimeError, IndexError, ValueError):
-                fits = False
-            if not fits:
-                expected = tuple(shape_of(parts, state))
-                raise UserError(
-                    f"{where}: tensor '{name}' has shape {tuple(shapes[name])}, but the config says {expected}"
-                )
-    again = {name: "token_embedding.weight" for name in shapes if name not in places and _AGAIN.fullmatch(name)}
-    for name in again:
-        if name.endswith("bias") or ("head" in name and "head.weight" in state):
-            again[name] = "head.bias" if name.endswith("bias") else "head.weight"
+        theirs = torch.empty(shapes[name], device="meta")
+        if not all(_fits(part, state[ours], theirs) for ours, part in parts):
+            found, expected = tuple(shapes[name]), tuple(shape_of(parts, state))
+            raise UserError(f"{where}: tensor '{name}' has shape {found}, but the config says {expected}")
     for name in shapes.keys() - places.keys():
         further = (layer := _LAYER.match(name)) and int(layer[1]) >= config.layers and not config.predict_ahead
-        if not further and not _UNUSED.fullmatch(name) and again.get(name) not in state:
+        if not (further or _UNUSED.fullmatch(name) or _AGAIN.fullmatch(name)):
             raise UserError(f"{where}: tensor '{name}' has no place in a model of this config")
-    return again
+
+
+def _fits(part: Part, ours: Tensor, theirs: Tensor) -> bool:
+    try:
+        mine, yours = part.pair(ours, theirs)
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    return mine.shape == yours.shape

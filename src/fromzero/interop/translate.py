@@ -40,11 +40,11 @@ class Theirs:
             raise UserError(f"{self.where}: {key} is {found}, where {_WORDS[kind]}{size} is needed")
         return value
 
-    def only(self, key: str, *choices: Any, default: Any = None) -> Any:
+    def only(self, key: str, *choices: Any, default: Any = REQUIRED) -> Any:
         """The value, which has to be among the choices; a missing one is the default, or else the first of them."""
         value = self.raw.get(key)
         if value is None:
-            return choices[0] if default is None else default
+            return choices[0] if default is REQUIRED else default
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             known = ", ".join(map(repr, choices))
             raise UserError(f"{self.where}: {key} = {value!r:.80} is not supported; supported: {known}")
