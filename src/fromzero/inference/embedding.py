@@ -4,10 +4,8 @@ A text's vector is the mean (or what the model's own settings say) of what the m
 length 1 (Reimers and Gurevych 2019, section 3). It knows the languages that the model knows: minilm-l6-v2, English.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +15,11 @@ from fromzero.device import DeviceName, pick_device
 from fromzero.errors import UserError
 from fromzero.interop.download import find_model
 from fromzero.interop.huggingface import load_any
+from fromzero.interop.weights import read_json
 from fromzero.model import Transformer
 from fromzero.model.heads import Pooling, pool
 from fromzero.tokenizer import load_tokenizer
 
-MAX_SETTINGS_BYTES = 100_000
 BATCH_TOKENS = 8192
 
 
@@ -35,10 +33,11 @@ class Embedder:
         if not isinstance(loaded, Transformer):
             raise UserError(f"{model} is an encoder-decoder; embeddings need an encoder or a decoder")
         self.model, self.tokenizer = loaded.to(pick_device(device)).eval(), load_tokenizer(self.folder)
-        settings = _settings(self.folder / "1_Pooling" / "config.json")
+        files = [self.folder / name for name in ("1_Pooling/config.json", "sentence_bert_config.json")]
+        pooling, sentence = (read_json(file) if file.exists() else {} for file in files)
         ways: dict[str, Pooling] = {"pooling_mode_cls_token": "first", "pooling_mode_lasttoken": "last"}
-        self.pooling: Pooling = next((how for name, how in ways.items() if settings.get(name) is True), "mean")
-        longest = _settings(self.folder / "sentence_bert_config.json").get("max_seq_length")
+        self.pooling: Pooling = next((how for name, how in ways.items() if pooling.get(name) is True), "mean")
+        longest = sentence.get("max_seq_length")
         self.longest = min(longest if isinstance(longest, int) and longest > 2 else 512, loaded.config.context)
 
     @torch.inference_mode()
@@ -67,13 +66,3 @@ class Embedder:
         padding = None if bool(keep_BT.all()) else keep_BT
         hidden_BTD = Transformer.hidden(self.model, ids_BT, keep_BT=padding)
         return F.normalize(pool(hidden_BTD, keep_BT, self.pooling).float(), dim=-1).cpu()
-
-
-def _settings(path: Path) -> Mapping[str, Any]:
-    if not path.exists() or path.stat().st_size > MAX_SETTINGS_BYTES:
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} can't be read as JSON: {error}") from error
-    return found if isinstance(found, dict) else {}

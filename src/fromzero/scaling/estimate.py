@@ -34,6 +34,10 @@ class EstimateConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.devices < 1:
             raise UserError(f"batch_size ({self.batch_size}) and devices ({self.devices}) must be at least 1")
+        if self.name and self.model != ModelConfig():
+            raise UserError(
+                "give a name or settings of model, not both; a preset that is changed is --model.preset NAME"
+            )
 
 
 def estimate(config: EstimateConfig) -> dict[str, float]:
