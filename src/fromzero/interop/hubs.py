@@ -83,14 +83,14 @@ def fetch_file(file: Listed, path: Path, report: Callable[[int], None]) -> None:
     if path.exists():
         check_file(file, path)
         return
+    most = _size(part)
     while _size(part) != file.size:
-        before = _size(part)
         try:
             _receive(file, part, report)
         except (OSError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in NO_SPACE:
                 raise
-            failures = 0 if _size(part) > max(before, 0) else failures + 1
+            failures, most = (0, _size(part)) if _size(part) > max(most, 0) else (failures + 1, most)
             if failures > len(WAITS) or (isinstance(error, urllib.error.HTTPError) and error.code < 429):
                 raise _explained(error, file.name) from error
             time.sleep(WAITS[max(failures - 1, 0)])
