@@ -211,8 +211,9 @@ class ModelConfig:
             raise UserError(f"rotary positions turn pairs, so a head needs an even width, not {self.rope_width}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout is {self.dropout}; it must be at least 0 and below 1")
-        if self.latent and (self.qk_norm or self.kind != "decoder" or self.positions != "rotary"):
-            raise UserError("model.latent: latent attention is for decoders with rotary positions and without qk_norm")
+        plain = not (self.qk_norm or self.sinks or self.attention_softcap)
+        if self.latent and not (plain and self.kind == "decoder" and self.positions == "rotary"):
+            raise UserError("model.latent is for decoders with rotary positions; no qk_norm, sinks, attention_softcap")
         if self.experts and not self.gated:
             raise UserError(f"model.experts have a gate; choose one of {', '.join(_GATED)}, not {self.activation}")
         if self.parallel and self.norm_placement != "pre":

@@ -56,35 +56,6 @@ class Router(nn.Module):
         return ranking_NGM.masked_fill(outside_NG[..., None], float("-inf")).flatten(-2)
 
 
-class ExpertWeights(nn.Module):
-    """The matrices of all experts, and what they make of tokens that are sorted by expert."""
-
-    def __init__(self, config: ModelConfig, count: int, hidden: int) -> None:
-        super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
-        self.up = nn.Parameter(torch.empty(count, hidden, config.width))
-        self.gate = nn.Parameter(torch.empty(count, hidden, config.width))
-        self.down = nn.Parameter(torch.empty(count, config.width, hidden))
-
-    def forward(self, x_MD: Tensor, counts_E: Tensor) -> Tensor:
-        """x: first the tokens of expert 0, then those of expert 1, ...; so many as the counts say."""
-        gate_MF = self.activation(grouped_linear(x_MD, self.gate, counts_E))
-        return grouped_linear(gate_MF * grouped_linear(x_MD, self.up, counts_E), self.down, counts_E)
-
-
-def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
-    """The first rows times the first matrix, the next times the second, ...: (M, O).
-
-    On torch's kernel where it takes the numbers (on a GPU bfloat16 alone; rows of whole 16 bytes), else one by one.
-    """
-    weight_EOI = weight_EOI.to(x_MI.dtype)
-    aligned = all(size * x_MI.element_size() % 16 == 0 for size in weight_EOI.shape[1:])
-    if aligned and (x_MI.device.type == "cpu" or x_MI.dtype == torch.bfloat16):
-        return F.grouped_mm(x_MI, weight_EOI.transpose(1, 2), offs=counts_E.cumsum(0, dtype=torch.int32))
-    parts = zip(x_MI.split(counts_E.tolist()), weight_EOI.unbind(), strict=True)
-    return torch.cat([F.linear(rows, matrix) for rows, matrix in parts])
-
-
 class Mixture(nn.Module):
     """(B, T, D) -> (B, T, D), in place of a feed-forward layer; no token is dropped unless there is a capacity.
 
@@ -96,7 +67,10 @@ class Mixture(nn.Module):
         super().__init__()
         self.shape = shape
         self.router = Router(config, shape)
-        self.experts = ExpertWeights(config, shape.count, shape.width or config.ffn_size)
+        self.activation = ACTIVATIONS[config.activation]
+        up = (shape.count, shape.width or config.ffn_size, config.width)
+        shapes = {"up": up, "gate": up, "down": (up[0], up[2], up[1])}
+        self.experts = nn.ParameterDict({name: torch.empty(sizes) for name, sizes in shapes.items()})
         self.shared = FeedForward(config, shape.shared) if shape.shared else None
         self.shared_gate = Linear(config.width, 1, bias=False) if shape.shared_gate else None
         self.losses: dict[str, Tensor] = {}
@@ -114,13 +88,18 @@ class Mixture(nn.Module):
             kept_M = torch.arange(len(experts_M), device=x_ND.device) - first_M < room
             experts_M, order_M = experts_M[kept_M], order_M[kept_M]
         tokens_M = order_M // self.shape.active
-        y_MD = self.experts(x_ND[tokens_M], experts_M.bincount(minlength=self.shape.count))
+        y_MD = self._experts(x_ND[tokens_M], experts_M.bincount(minlength=self.shape.count))
         y_MD = y_MD * routes.weights_NA.flatten()[order_M, None].to(y_MD.dtype)
         y_ND = torch.zeros_like(x_ND).index_add(0, tokens_M, y_MD)
         if self.shared is not None:
             shared_ND = self.shared(x_ND)
             y_ND = y_ND + (shared_ND if self.shared_gate is None else self.shared_gate(x_ND).sigmoid() * shared_ND)
         return y_ND.view_as(x_BTD)
+
+    def _experts(self, x_MD: Tensor, counts_E: Tensor) -> Tensor:
+        """x: first the tokens of expert 0, then those of expert 1, ...; so many as the counts say."""
+        gate_MF, up_MF = (grouped_linear(x_MD, self.experts[name], counts_E) for name in ("gate", "up"))
+        return grouped_linear(self.activation(gate_MF) * up_MF, self.experts["down"], counts_E)
 
     def _observe(self, routes: Routes) -> None:
         load_E = routes.experts_NA.flatten().bincount(minlength=self.shape.count)
@@ -143,6 +122,19 @@ class Mixture(nn.Module):
 def mixtures(model: nn.Module) -> list[Mixture]:
     """All of a model's."""
     return [module for module in model.modules() if isinstance(module, Mixture)]
+
+
+def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+    """The first rows times the first matrix, the next times the second, ...: (M, O).
+
+    On torch's kernel where it takes the numbers (on a GPU bfloat16 alone; rows of whole 16 bytes), else one by one.
+    """
+    weight_EOI = weight_EOI.to(x_MI.dtype)
+    aligned = all(size * x_MI.element_size() % 16 == 0 for size in weight_EOI.shape[1:])
+    if aligned and (x_MI.device.type == "cpu" or x_MI.dtype == torch.bfloat16):
+        return F.grouped_mm(x_MI, weight_EOI.transpose(1, 2), offs=counts_E.cumsum(0, dtype=torch.int32))
+    parts = zip(x_MI.split(counts_E.tolist()), weight_EOI.unbind(), strict=True)
+    return torch.cat([F.linear(rows, matrix) for rows, matrix in parts])
 
 
 def balance_loss(scores_NE: Tensor, load_E: Tensor) -> Tensor:
