@@ -43,8 +43,8 @@ def run(config: EmbedConfig) -> None:
         index = Index(config.documents, embedder, config.output)
         say(f"{config.documents}: {len(index.passages):,} passages")
         for query in config.query:
-            for score, passage in index.search(query, config.top):
-                print(f"{score:.3f}  {passage.file}, line {passage.line}\n{printable(passage.text)}\n")
+            for score, (file, line, text) in index.search(query, config.top):
+                print(f"{score:.3f}  {file}, line {line}\n{printable(text)}\n")
 
 
 VERB = Verb(EmbedConfig, run, "model")

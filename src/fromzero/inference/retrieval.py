@@ -6,8 +6,8 @@ The index of a folder is an artifact: vectors as safetensors and passages as JSO
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -27,14 +27,11 @@ _SENTENCE = re.compile(r".+?(?:[.!?]+(?=\s)|[。！？；]+|$)", re.DOTALL)
 _TASK = "Answer from these passages, and name those that you use by their numbers, as in [1]."
 
 
-@dataclass(frozen=True)
-class Passage:
-    """A piece of a document."""
+class Passage(NamedTuple):
+    """A piece of a document: its path in the folder, the line where it begins (from 1), and the text."""
 
     file: str
-    """Path in the folder."""
     line: int
-    """Where it begins, from 1."""
     text: str
 
 
@@ -51,19 +48,15 @@ class Index:
         if not files:
             raise UserError(f"{documents}: no such folder with text files ({', '.join(SUFFIXES)})")
         weights = sorted(f for f in embedder.folder.rglob("*") if f.is_file()) or [embedder.folder]
-        inputs = {
-            "documents": digest_of({name: digest_file(file) for name, file in files.items()}),
-            "model": digest_of([digest_file(file) for file in weights]),
-        }
-        settings = {"passage_tokens": min(passage_tokens, embedder.longest - 2)}
-        folder = artifact.build(
-            output or cached("indexes", str(documents.resolve()), inputs["model"]),
-            "index",
-            settings,
-            inputs,
-            lambda folder: _make(files, embedder, settings["passage_tokens"], folder),
-        ).path
-        self.passages = [Passage(**p) for p in json.loads((folder / "passages.json").read_text(encoding="utf-8"))]
+        model = digest_of([digest_file(file) for file in weights])
+        inputs = {"documents": digest_of({name: digest_file(file) for name, file in files.items()}), "model": model}
+        limit = min(passage_tokens, embedder.longest - 2)
+        folder = output or cached("indexes", str(documents.resolve()), model)
+        settings = {"passage_tokens": limit}
+        artifact.build(folder, "index", settings, inputs, lambda made: _make(files, embedder, limit, made))
+        folder = artifact.here(folder)  # of one at a URL
+        rows = json.loads((folder / "passages.json").read_text(encoding="utf-8"))
+        self.passages = [Passage(*row) for row in rows]
         self.vectors_ND: Tensor = load_file(folder / "vectors.safetensors")["vectors"]
 
     def search(self, question: str, count: int = 5) -> list[tuple[float, Passage]]:
@@ -85,7 +78,7 @@ def _make(files: Mapping[str, Path], embedder: Embedder, limit: int, folder: Pat
     if not passages:
         raise UserError(f"there is no text in {', '.join(list(files)[:3])}")
     save_tensors({"vectors": embedder([passage.text for passage in passages])}, folder / "vectors.safetensors")
-    artifact.write_json(folder / "passages.json", [asdict(passage) for passage in passages])
+    artifact.write_json(folder / "passages.json", passages)
     return {"documents": len(files), "passages": len(passages)}
 
 
