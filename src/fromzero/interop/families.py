@@ -3,20 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fromzero.interop.rules import (
-    BERT_HEAD,
-    DEEPSEEK,
-    DEEPSEEK2_GROUPS,
-    GEMMA,
-    GEMMA2_WINDOWS,
-    GEMMA3_ROPE,
-    GEMMA3_WINDOWS,
-    ROPE,
-    ROPE_MILLION,
-    T5_HEAD,
-    Rule,
-)
-from fromzero.interop.translate import Family, Key, whole
+from fromzero.interop import rules
+from fromzero.interop.translate import Family, Key, Rule, whole
 from fromzero.model.config import ModelConfig
 
 Keys = dict[str, Key]
@@ -75,7 +63,12 @@ _GEMMA_KEYS: Keys = {
     "logit_softcap": Key("final_logit_softcapping", float, None),
 }
 _SANDWICH = {"norm_placement": "sandwich"}
-_GEMMA3 = (_GEMMA_KEYS, _SANDWICH | {"qk_norm": "head"}, _NO_BIAS, (GEMMA3_ROPE, GEMMA, GEMMA3_WINDOWS))
+_GEMMA3 = (
+    _GEMMA_KEYS,
+    _SANDWICH | {"qk_norm": "head"},
+    _NO_BIAS,
+    (rules.GEMMA3_ROPE, rules.GEMMA, rules.GEMMA3_WINDOWS),
+)
 
 _LATENT: Keys = {
     **whole("experts.count=n_routed_experts experts.active=num_experts_per_tok experts.width=moe_intermediate_size"),
@@ -109,11 +102,11 @@ _T5 = {"kind": "encoder_decoder", "positions": "relative", "norm": "rms", "atten
 
 
 def _llama(
-    model_type: str, name: str, keys: Keys, fixed: Settings, same: Settings, rules: tuple[Rule, ...] = (ROPE,)
+    model_type: str, name: str, keys: Keys, fixed: Settings, same: Settings, more: tuple[Rule, ...] = (rules.ROPE,)
 ) -> Family:
     """A family that differs from Llama in this."""
     fixed = {"positions": "rotary", "norm": "rms", **fixed}
-    return Family(model_type, f"{name}ForCausalLM", _LLAMA_KEYS | keys, fixed, same, rules)
+    return Family(model_type, f"{name}ForCausalLM", _LLAMA_KEYS | keys, fixed, same, more)
 
 
 FAMILIES = (
@@ -127,7 +120,7 @@ FAMILIES = (
         {},
     ),
     _llama("mistral", "Mistral", _WINDOW, {}, {}),
-    _llama("mixtral", "Mixtral", _WINDOW | _MIXTRAL_EXPERTS, _SOFTMAX, {}, (ROPE_MILLION,)),
+    _llama("mixtral", "Mixtral", _WINDOW | _MIXTRAL_EXPERTS, _SOFTMAX, {}, (rules.ROPE_MILLION,)),
     _llama("qwen2", "Qwen2", {}, {"qkv_bias": True}, _NO_WINDOW),
     _llama("qwen3", "Qwen3", {"head_width": Key("head_dim", int, 128)}, {"qk_norm": "head"}, _NO_BIAS | _NO_WINDOW),
     _llama(
@@ -138,16 +131,16 @@ FAMILIES = (
         _ALL_ROUTED | _NO_WINDOW,
     ),
     _llama("qwen3_moe", "Qwen3Moe", _EXPERTS, _SOFTMAX | {"qk_norm": "head"}, _NO_BIAS | _ALL_ROUTED | _NO_WINDOW),
-    _llama("gemma2", "Gemma2", _GEMMA_KEYS, _SANDWICH, _NO_BIAS, (ROPE, GEMMA, GEMMA2_WINDOWS)),
+    _llama("gemma2", "Gemma2", _GEMMA_KEYS, _SANDWICH, _NO_BIAS, (rules.ROPE, rules.GEMMA, rules.GEMMA2_WINDOWS)),
     _llama("gemma3_text", "Gemma3", *_GEMMA3),
     _llama("gemma3", "Gemma3", *_GEMMA3),
     _llama("olmo2", "Olmo2", {}, {"norm_placement": "output", "qk_norm": "full"}, _NO_BIAS),
     _llama("deepseek_v2", "DeepseekV2", _LATENT, _SOFTMAX | _UNSCALED, _DEEPSEEK2,
-           (ROPE, DEEPSEEK, DEEPSEEK2_GROUPS)),
-    _llama("deepseek_v3", "DeepseekV3", _LATENT | _NORMALIZE, _SIGMOID, _DEEPSEEK3, (ROPE, DEEPSEEK)),
+           (rules.ROPE, rules.DEEPSEEK, rules.DEEPSEEK2_GROUPS)),
+    _llama("deepseek_v3", "DeepseekV3", _LATENT | _NORMALIZE, _SIGMOID, _DEEPSEEK3, (rules.ROPE, rules.DEEPSEEK)),
     Family("bert", "BertModel", _BERT_KEYS, _BERT, {"position_embedding_type": "absolute", "is_decoder": False},
-           (BERT_HEAD,)),
-    Family("t5", "T5ForConditionalGeneration", _T5_KEYS, _T5, {}, (T5_HEAD,)),
+           (rules.BERT_HEAD,)),
+    Family("t5", "T5ForConditionalGeneration", _T5_KEYS, _T5, {}, (rules.T5_HEAD,)),
 )  # fmt: skip
 SUPPORTED = {family.model_type: family for family in FAMILIES}
 

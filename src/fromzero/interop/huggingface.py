@@ -65,10 +65,10 @@ def save_model(
     """
     config, places = layout_of(model)
     state = model.state_dict()
-    learned = {name for name, _ in model.named_parameters()}  # other tensors keep their dtype
-    kinds = {name: dtype if parts[0][0] in learned else state[parts[0][0]].dtype for name, parts in places.items()}
-    tensors = {name: (shape_of(parts, state), kinds[name]) for name, parts in places.items()}
-    save_shards(folder, tensors, lambda name: put_together(places[name], state, *tensors[name]), shard_bytes)
+    learned = dict(model.named_parameters())  # the rest stays fp32
+    kinds = {name: dtype if parts[0][0] in learned else torch.float32 for name, parts in places.items()}
+    tensors = {n: torch.empty(shape_of(parts, state), dtype=kinds[n], device="meta") for n, parts in places.items()}
+    save_shards(folder, tensors, lambda n: put_together(places[n], state, tensors[n].shape, kinds[n]), shard_bytes)
     named = next(name for name, known in DTYPES.items() if known == dtype)
     ids = {f"{role}_token_id": token for role, token in special.items()}
     # `torch_dtype` is the name of the same setting before transformers 5
@@ -224,7 +224,7 @@ def check_tensors(
         if not all(_fits(part, state[ours], theirs) for ours, part in parts):
             found, expected = tuple(shapes[name]), tuple(shape_of(parts, state))
             raise UserError(f"{where}: tensor '{name}' has shape {found}, but the config says {expected}")
-    for name in shapes.keys() - places.keys():
+    for name in (name for name in shapes if name not in places):
         further = (layer := _LAYER.match(name)) and int(layer[1]) >= config.layers and not config.predict_ahead
         if not (further or _UNUSED.fullmatch(name) or _AGAIN.fullmatch(name)):
             raise UserError(f"{where}: tensor '{name}' has no place in a model of this config")

@@ -139,8 +139,8 @@ class Family:
         tensors = {"lm_head.weight": not config.tied, "cls.predictions.bias": config.head_bias}
         tensors[f"model.layers.{config.layers}.enorm.weight"] = config.predict_ahead > 0
         try:
-            for name in self.keys.keys() - self.fixed.keys():
-                theirs |= self.keys[name].write(_dotted(wanted, name))
+            for name, key in self.keys.items():
+                theirs |= key.write(_dotted(wanted, name)) if name not in self.fixed else {}
             for rule in self.rules:
                 theirs |= rule.write(wanted)
             back = self.read(Theirs(theirs, "config.json", [name for name, there in tensors.items() if there]))

@@ -4,7 +4,7 @@ The library reads and checks the files; it can't write what is not in memory all
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,58 +83,51 @@ def _files(folder: Path) -> list[Path]:
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors into one file. Raises OSError when the disk is full, as every other write does."""
-    _write(path, {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}, tensors.__getitem__)
+    _write(path, tensors, tensors.__getitem__)
 
 
 def save_shards(
-    folder: Path,
-    tensors: Mapping[str, tuple[Sequence[int], torch.dtype]],
-    make: Callable[[str], Tensor],
-    shard_bytes: int = SHARD_BYTES,
+    folder: Path, tensors: Mapping[str, Tensor], make: Callable[[str], Tensor], shard_bytes: int = SHARD_BYTES
 ) -> None:
     """Write `model.safetensors`, or several files and an index where there are more bytes than `shard_bytes`.
 
-    make: gives a tensor of that shape and dtype by name; it is asked for one at a time.
+    tensors: on the device `meta`, for shapes and dtypes. make: gives one by its name; it is asked for one at a time.
     """
-    shards: list[dict[str, tuple[Sequence[int], torch.dtype]]] = [{}]
-    total = filled = 0
-    for name, (shape, dtype) in tensors.items():
-        size = _bytes(shape, dtype)
-        if shards[-1] and filled + size > shard_bytes:
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and filled + tensor.nbytes > shard_bytes:
             shards, filled = [*shards, {}], 0
-        shards[-1][name] = (shape, dtype)
-        total, filled = total + size, filled + size
-    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    names = names if len(shards) > 1 else [WEIGHTS]
-    for name, shard in zip(names, shards, strict=True):
-        _write(folder / name, shard, make)
-    if len(shards) > 1:
-        places = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+        shards[-1][name] = tensor
+        filled += tensor.nbytes
+    if len(shards) == 1:
+        _write(folder / WEIGHTS, tensors, make)
+        return
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        places |= dict.fromkeys(shard, file)
+        _write(folder / file, shard, make)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
 
 
-def _write(path: Path, tensors: Mapping[str, tuple[Sequence[int], torch.dtype]], make: Callable[[str], Tensor]) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor], make: Callable[[str], Tensor]) -> None:
     """Eight bytes of length, a header in JSON, then the numbers of each tensor, one after the other."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     # Wider numbers first, so that each tensor begins at a multiple of its numbers' size.
-    order = sorted(tensors, key=lambda name: -tensors[name][1].itemsize)
+    order = sorted(tensors, key=lambda name: -tensors[name].itemsize)
     for name in order:
-        (shape, dtype), start = tensors[name], end
-        end += _bytes(shape, dtype)
-        header[name] = {"dtype": _DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        start, end = end, end + tensors[name].nbytes
+        kind, shape = _DTYPES[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            tensor = make(name).detach().cpu().contiguous()
-            assert (tensor.shape, tensor.dtype) == (torch.Size(tensors[name][0]), tensors[name][1]), name
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
-
-
-def _bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
-    return torch.Size(shape).numel() * dtype.itemsize
+            file.write(make(name).detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
 
 
 def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
