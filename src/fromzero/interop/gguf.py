@@ -16,7 +16,7 @@ from fromzero.errors import UserError
 from fromzero.interop.gguf_blocks import KINDS, dequantise, quantise
 from fromzero.interop.gguf_families import ARCHITECTURES, FACTORS
 from fromzero.interop.gguf_vocabulary import write_tokenizer
-from fromzero.interop.gguf_writer import ALIGNMENT, TensorPlan, write_gguf
+from fromzero.interop.gguf_writer import ALIGNMENT, write_gguf
 from fromzero.interop.huggingface import build, check_tensors, put_together
 from fromzero.interop.names import plan, shape_of
 from fromzero.interop.translate import Theirs
@@ -28,7 +28,6 @@ from fromzero.tokenizer.gguf import GGUFHeader, TensorInfo, read_gguf_header
 
 # Kinds that can be written -> the number that the file gives to all of its weights.
 WRITABLE = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2, "q4_1": 3}
-_NUMBERS = {kind.name: number for number, kind in KINDS.items()}
 
 
 def load_gguf(path: Path) -> tuple[ModelConfig, Iterator[tuple[str, Tensor]]]:
@@ -78,24 +77,27 @@ def save_gguf(model: Transformer, tokenizer_folder: Path, path: Path, kind: str 
     metadata |= {"general.quantization_version": 2} if kind.startswith("q") else {}
     metadata |= {f"{architecture}.{name}": value for name, value in settings.items() if value is not None}
     metadata |= write_tokenizer(load_tokenizer(tokenizer_folder), model.config.vocab_size)
-    plans = [_plan(name, tuple(shape_of(parts, state)), kind) for name, parts in places.items()]
-    plans += [] if factors is None else [_plan(FACTORS, factors.shape, kind)]
+    shapes = {name: tuple(shape_of(parts, state)) for name, parts in places.items()}
+    infos = _placed(shapes if factors is None else {**shapes, FACTORS: factors.shape}, kind)
 
-    def data(wanted: TensorPlan) -> bytes:
-        if wanted.name == FACTORS:
+    def data(info: TensorInfo) -> bytes:
+        if info.name == FACTORS:
             return factors.tobytes()
-        tensor = put_together(places[wanted.name], state, torch.Size(wanted.shape), torch.float32)
-        return quantise(tensor.detach().cpu().numpy(), KINDS[wanted.kind])
+        tensor = put_together(places[info.name], state, torch.Size(info.shape), torch.float32)
+        return quantise(tensor.detach().cpu().numpy(), KINDS[info.type])
 
-    write_gguf(path, metadata, plans, map(data, plans))
+    write_gguf(path, metadata, infos, map(data, infos))
 
 
-def _plan(name: str, shape: tuple[int, ...], kind: str) -> TensorPlan:
-    if name == "position_embd.weight" or len(shape) == 1:
-        kind = "f32"
-    elif shape[-1] % KINDS[_NUMBERS[kind]].size:
-        kind = "f16"
-    return TensorPlan(name, shape, _NUMBERS[kind], KINDS[_NUMBERS[kind]].bytes_of(shape))
+def _placed(shapes: dict[str, tuple[int, ...]], kind: str) -> list[TensorInfo]:
+    """Tensors one after the other. What has one dimension is small, and fp32, as llama.cpp wants it."""
+    infos, offset, numbers = [], 0, {stored.name: number for number, stored in KINDS.items()}
+    for name, shape in shapes.items():
+        blocks = shape[-1] % KINDS[numbers[kind]].size == 0
+        number = numbers["f32" if len(shape) == 1 or name == "position_embd.weight" else kind if blocks else "f16"]
+        infos.append(TensorInfo(name, shape, number, offset))
+        offset += -(-KINDS[number].bytes_of(shape) // ALIGNMENT) * ALIGNMENT
+    return infos
 
 
 def _read_config(path: Path, header: GGUFHeader, shapes: dict[str, list[int]]) -> tuple[ModelConfig, str]:

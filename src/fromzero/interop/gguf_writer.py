@@ -4,57 +4,39 @@ import itertools
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fromzero.tokenizer.gguf import MAGIC
+from fromzero.tokenizer.gguf import MAGIC, TensorInfo
 
-ALIGNMENT = 32
+ALIGNMENT = 32  # bytes that the header and all tensors are filled up to a multiple of
 _ARRAYS = {"uint8": 0, "int8": 1, "int32": 5, "float32": 6}
 _STRING, _ARRAY = 8, 9
 
 
-class TensorPlan(NamedTuple):
-    """A tensor to be written. kind: ggml's number of how it is stored; size: in bytes."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: int
-    size: int
-
-
-def write_gguf(path: Path, metadata: Mapping[str, Any], plans: list[TensorPlan], data: Iterable[bytes]) -> None:
-    """Write a file whole or not at all. data: the bytes of each planned tensor, in order.
+def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: list[TensorInfo], data: Iterable[bytes]) -> None:
+    """Write a file whole or not at all. data: the bytes of each tensor, in the order of their offsets.
 
     Metadata values are texts, bools, whole numbers, floats (fp32), lists of texts, and arrays of numbers.
     """
-    sizes = [_aligned(plan.size) for plan in plans]
-    offsets = itertools.accumulate(sizes, initial=0)
-    parts = [MAGIC, struct.pack("<IQQ", 3, len(plans), len(metadata))]
-    parts += [_text(name) + _value(value) for name, value in metadata.items()]
-    parts += [_info(plan, offset) for plan, offset in zip(plans, offsets, strict=False)]
-    header = b"".join(parts)
+    header = MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata))
+    header += b"".join(_text(name) + _value(value) for name, value in metadata.items())
+    header += b"".join(map(_info, tensors))
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(header.ljust(_aligned(len(header)), b"\0"))
-            for plan, block in zip(plans, data, strict=True):
-                assert len(block) == plan.size
+            for block in itertools.chain([header], data):
                 file.write(block)
-                file.write(bytes(_aligned(plan.size) - plan.size))
+                file.write(bytes(-len(block) % ALIGNMENT))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _info(plan: TensorPlan, offset: int) -> bytes:
-    shape = plan.shape[::-1]
-    return _text(plan.name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, plan.kind, offset)
+def _info(tensor: TensorInfo) -> bytes:
+    shape = tensor.shape[::-1]
+    return _text(tensor.name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, tensor.type, tensor.offset)
 
 
 def _text(text: str) -> bytes:
