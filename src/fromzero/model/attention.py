@@ -70,9 +70,7 @@ class Attention(nn.Module):
 
 def turn(x_BTHC: Tensor, scene: Scene) -> Tensor:
     """Rotary positions, if there are; before heads and positions change places: the memory is still in one piece."""
-    if scene.angles is None:
-        return x_BTHC
-    return functions.rotary(x_BTHC, scene.angles[0].unsqueeze(-2), scene.angles[1].unsqueeze(-2))
+    return x_BTHC if scene.angles is None else functions.rotary(x_BTHC, *scene.angles)
 
 
 def attend(

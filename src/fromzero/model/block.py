@@ -139,6 +139,7 @@ class Stack(nn.Module):
     def _scene(self, tokens: Tokens, windowed: bool) -> Scene:
         angles = None
         if self.config.positions == "rotary":
-            angles = (self._local_angles if windowed else self._angles).at(tokens.positions, tokens.device)
+            cos, sin = (self._local_angles if windowed else self._angles).at(tokens.positions, tokens.device)
+            angles = cos.unsqueeze(-2), sin.unsqueeze(-2)
         table = None if self.relative_bias is None else self.relative_bias.weight
         return make_scene(self.config, tokens, self.causal, windowed, angles, table)

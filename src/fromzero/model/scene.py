@@ -23,7 +23,7 @@ class Scene:
     mask_BHTS: Tensor | None = None
     """Boolean, True means attend, or numbers to add to the scores; B and H may be 1."""
     angles: tuple[Tensor, Tensor] | None = None
-    """Rotary cos and sin, (T, R) or (B, T, R)."""
+    """Rotary cos and sin for all heads alike, (T, 1, R) or (B, T, 1, R)."""
 
 
 @dataclass
