@@ -266,7 +266,7 @@ def test_every_truncation_is_told(small: Path, tmp_path: Path) -> None:
         dict(tensors)
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_read_or_told(small: Path, data: st.DataObject) -> None:
     """Damage is where the settings and the tensors' places are, not in the vocabulary between them."""
