@@ -59,6 +59,8 @@ def from_arguments(
 
     Raises UserError for an unknown key (naming the nearest valid one), a value of the wrong type, or a missing one.
     """
+    arguments, preset = _preset(settings, arguments)
+    defaults = {**(defaults or {}), **preset}
     parser = _parser(settings, prog, description, defaults)
     for path in _config_files(arguments):
         check_keys(settings, read_yaml(path), str(path))
@@ -72,6 +74,7 @@ def from_arguments(
 
 def from_mapping(settings: type[T], values: Mapping[str, Any], where: str) -> T:
     """Settings from a mapping, as a recipe's stage or a manifest holds it. `where` names its place in messages."""
+    values = _expanded(settings, values)
     check_keys(settings, values, where)
     parser = _parser(settings, "fromzero", "")
     try:
@@ -126,6 +129,30 @@ def field_types(settings: Any) -> dict[str, Any]:
     """Name -> resolved type of each field of a settings class."""
     types = typing.get_type_hints(settings)
     return {field.name: types[field.name] for field in dataclasses.fields(settings)}
+
+
+def _expanded(settings: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Groups whose class has presets may name one, as in `model: {preset: NAME, layers: 4}`; what is beside it wins."""
+    expanded = dict(values)
+    for group, kind in field_types(settings).items():
+        given = values.get(group)
+        if isinstance(given, Mapping) and "preset" in given and hasattr(kind, "preset"):
+            expanded[group] = kind.preset(given["preset"]) | {k: v for k, v in given.items() if k != "preset"}
+    return expanded
+
+
+def _preset(settings: Any, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments without `--model.preset NAME`, and the defaults that it means."""
+    rest = list(arguments)
+    defaults: dict[str, Any] = {}
+    for group in [name for name, kind in field_types(settings).items() if hasattr(kind, "preset")]:
+        for place in [i for i, a in enumerate(rest) if a.partition("=")[0] == f"--{group}.preset"][:1]:
+            flag = rest.pop(place)
+            name = flag.partition("=")[2] or "".join(rest[place : place + 1])
+            del rest[place : place + ("=" not in flag)]
+            found = _expanded(settings, {group: {"preset": name}})[group]
+            defaults |= {f"{group}.{key}": value for key, value in found.items()}
+    return rest, defaults
 
 
 def _config_files(arguments: Sequence[str]) -> list[Path]:

@@ -54,19 +54,19 @@ def test_rotary_turns_by_position_and_scores_see_only_distance(layout: str) -> N
     def score(q_at: int, k_at: int) -> torch.Tensor:
         turned = []
         for vector, position in ((q, q_at), (k, k_at)):
-            cos, sin = functions.rotary_angles(torch.tensor([position]), 8, 10000.0)
+            cos, sin = functions.rotary_angles(torch.tensor([position]), functions.rotary_frequencies(8, 10000.0))
             turned.append(functions.rotary(vector, cos, sin, layout))
         return (turned[0] * turned[1]).sum()
 
     torch.testing.assert_close(score(5, 3), score(1005, 1003), rtol=1e-4, atol=1e-4)
     assert not torch.isclose(score(5, 3), score(5, 4))
-    cos, sin = functions.rotary_angles(torch.tensor([0]), 8, 10000.0)
+    cos, sin = functions.rotary_angles(torch.tensor([0]), functions.rotary_frequencies(8, 10000.0))
     torch.testing.assert_close(functions.rotary(q, cos, sin, layout), q)
 
 
 def test_the_two_rotary_layouts_are_one_up_to_the_order_of_channels() -> None:
     q = torch.randn(1, 1, 3, 8, generator=torch.Generator().manual_seed(0))
-    cos, sin = functions.rotary_angles(torch.arange(3), 8, 10000.0)
+    cos, sin = functions.rotary_angles(torch.arange(3), functions.rotary_frequencies(8, 10000.0))
     order = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])  # interleaved pairs (2i, 2i+1) as halves (i, i+4)
     interleaved = functions.rotary(q, cos, sin, "interleaved")
     torch.testing.assert_close(functions.rotary(q[..., order], cos, sin, "half"), interleaved[..., order])
@@ -75,7 +75,7 @@ def test_the_two_rotary_layouts_are_one_up_to_the_order_of_channels() -> None:
 
 
 def test_rotary_angles_by_hand() -> None:
-    cos, sin = functions.rotary_angles(torch.tensor([3]), 4, 100.0)
+    cos, sin = functions.rotary_angles(torch.tensor([3]), functions.rotary_frequencies(4, 100.0))
     torch.testing.assert_close(cos, torch.tensor([[math.cos(3), math.cos(0.3)]]))
     torch.testing.assert_close(sin, torch.tensor([[math.sin(3), math.sin(0.3)]]))
 

@@ -1,6 +1,7 @@
 """A small writer of GGUF files."""
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ MAGIC = b"GGUF"
 
 
 def write_gguf(
-    path: Path, metadata: dict[str, Any], tensors: tuple[tuple[str, tuple[int, ...]], ...] = (), order: str = "<"
+    path: Path, metadata: dict[str, Any], tensors: Sequence[tuple[Any, ...]] = (), order: str = "<"
 ) -> Path:
-    """Metadata values are texts, bools, ints (as uint32), floats, lists of texts or of lists, or arrays of numbers."""
+    """Metadata values are texts, bools, ints (as uint32), floats, lists of texts or of lists, or arrays of numbers.
+
+    tensors: of each its name and shape, and maybe type and offset.
+    """
 
     def number(code: str, value: Any) -> bytes:
         return struct.pack(order + code, value)
@@ -41,8 +45,9 @@ def write_gguf(
     for name, value in metadata.items():
         kind, data = typed(value)
         out += [text(name), number("I", kind), data]
-    for offset, (name, shape) in enumerate(tensors):
+    for i, (name, shape, *place) in enumerate(tensors):
         dimensions = b"".join(number("Q", size) for size in shape[::-1])
-        out += [text(name), number("I", len(shape)), dimensions, number("I", 0), number("Q", 32 * offset)]
+        kind, offset = place or (0, 32 * i)
+        out += [text(name), number("I", len(shape)), dimensions, number("I", kind), number("Q", offset)]
     path.write_bytes(b"".join(out))
     return path

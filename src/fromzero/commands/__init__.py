@@ -41,6 +41,10 @@ VERBS = {
     "evaluate perplexity": "model + held-out documents -> perplexity and bits per byte",
     "generate": "text that goes on from a prompt",
     "chat": "talk to a model in the terminal",
+    "estimate": "parameters, arithmetic and memory of a model before there is one",
+    "embed": "texts -> vectors of their meaning; search in a folder of documents",
+    "download": "weights by name: Hugging Face, ModelScope, or a package of Python",
+    "convert": "a model to and from the formats of transformers and llama.cpp, checked",
     "report": "the stages of a run -> report.html and report.md",
     "doctor": "what this machine can do, shown by running it",
 }

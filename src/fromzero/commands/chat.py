@@ -11,6 +11,8 @@ from fromzero.console import console, say, write_stream
 from fromzero.device import DeviceName, pick_device
 from fromzero.errors import UserError
 from fromzero.inference import SamplingConfig, generate_text
+from fromzero.inference.embedding import Embedder
+from fromzero.inference.retrieval import Index, Passage, grounded
 from fromzero.interop import load_model
 from fromzero.model import Transformer
 from fromzero.tokenizer import Tokenizer, load_tokenizer
@@ -27,7 +29,11 @@ class ChatConfig:
     """Whom to talk to, and how it answers."""
 
     model: Path
-    """Folder of a model tuned for chat."""
+    """Folder or GGUF file of a model tuned for chat, or the name of a downloaded one."""
+    documents: Path | None = None
+    """Folder of text files to answer from; what was shown to the model is named below each answer."""
+    embedding: Path = Path("minilm-l6-v2")
+    """Model that finds passages in the documents; as good in a language as it is (minilm-l6-v2: English)."""
     system: str | None = None
     """A system message before the first question."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.3))
@@ -41,6 +47,7 @@ def run(config: ChatConfig) -> None:
     folder = check_model(config.model)
     model = load_model(folder).to(pick_device(config.device)).eval()
     tokenizer = load_tokenizer(folder)
+    index = Index(config.documents, Embedder(config.embedding, config.device)) if config.documents else None
     if sys.stdin.isatty():
         say(f"{config.model}: {model.parameter_count():,} parameters. {HELP}")
     start: Messages = [{"role": "system", "content": config.system}] if config.system else []
@@ -54,7 +61,7 @@ def run(config: ChatConfig) -> None:
         elif question:
             messages.append({"role": "user", "content": question})
             try:
-                messages.append({"role": "assistant", "content": _answer(model, tokenizer, messages, config)})
+                messages.append({"role": "assistant", "content": _answer(model, tokenizer, messages, config, index)})
             except UserError as error:  # a question too long, say: the conversation goes on without it
                 messages.pop()
                 say(str(error))
@@ -69,11 +76,18 @@ def _questions() -> Iterator[str]:
         yield line.strip()
 
 
-def _answer(model: Transformer, tokenizer: Tokenizer, messages: Messages, config: ChatConfig) -> str:
-    """Stream one answer; Ctrl-C ends it and keeps what was said."""
+def _answer(
+    model: Transformer, tokenizer: Tokenizer, messages: Messages, config: ChatConfig, index: Index | None
+) -> str:
+    """Stream one answer, and what it may come from; Ctrl-C ends it and keeps what was said."""
     _forget(messages, model, tokenizer)
-    answer = ""
-    generation = generate_text(model, tokenizer, prompt_ids(tokenizer, messages), config.sampling)
+    answer, shown = "", messages
+    passages: list[Passage] = []
+    if index:
+        found = [passage for _, passage in index.search(messages[-1]["content"])]
+        room = model.config.context - min(config.sampling.max_tokens, model.config.context // 4)
+        shown, passages = grounded(messages, found, lambda made: len(prompt_ids(tokenizer, made)) <= room)
+    generation = generate_text(model, tokenizer, prompt_ids(tokenizer, shown), config.sampling)
     try:
         for piece in generation:
             write_stream(piece)
@@ -81,6 +95,10 @@ def _answer(model: Transformer, tokenizer: Tokenizer, messages: Messages, config
     except KeyboardInterrupt:
         say(" (stopped)")
     write_stream("\n")
+    for number, passage in enumerate(passages, 1):
+        say(f"[{number}] {passage.file}, line {passage.line}")
+    if index and not passages:
+        say("(no passage of the documents fits into the model's context)")
     if generation.reason != "stop":
         say("(the answer was cut off: " + _why(generation.reason) + ")")
     return answer

@@ -9,6 +9,7 @@ from fromzero.console import write_stream
 from fromzero.device import DeviceName, pick_device
 from fromzero.inference import SamplingConfig, generate_text
 from fromzero.interop import load_model
+from fromzero.interop.download import find_model
 from fromzero.tokenizer import load_tokenizer
 
 
@@ -17,7 +18,7 @@ class GenerateConfig:
     """What goes on from what."""
 
     model: Path
-    """Folder of a model."""
+    """Folder or GGUF file of a model, or the name of a downloaded one."""
     prompt: str = ""
     """The beginning; empty begins a new document."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -39,11 +40,11 @@ def run(config: GenerateConfig) -> None:
 
 
 def check_model(folder: Path) -> Path:
-    """Verify a model that fromzero made; a folder of another program has no manifest and is read as it is.
+    """Verify a model that fromzero made; one of another program has no manifest and is read as it is.
 
-    Returns its folder on this machine.
+    Returns its folder or GGUF file on this machine: a downloaded model may be given by its name.
     """
-    if artifact.is_artifact(folder := artifact.here(folder)):
+    if artifact.is_artifact(folder := find_model(folder)):
         artifact.open_artifact(folder, "model")
     return folder
 

@@ -4,7 +4,7 @@ In: a corpus and a tokenizer, or conversations and a tokenizer. Out: token shard
 
 Read in this order: writing (the files), recovery (what ids don't hold), packing and conversations (the stages that
 write them), shards (reading them), permutation and position, windows (batches for pretraining), mixing and mixture
-(of several tokens), chats (for tuning).
+(of several tokens), chats (for tuning), objectives and pairs (what is to be predicted, for every kind of model).
 """
 
 from fromzero.dataset.chats import ConversationLoader

@@ -9,7 +9,7 @@ from fromzero.model.attention import LayerCache
 
 
 class KVCache:
-    """Room for `capacity` tokens in one contiguous block, (layers, 2, B, K, S, C)."""
+    """Room for `capacity` tokens: for keys, and for values (or what latent attention keeps), (layers, B, K, S, C)."""
 
     def __init__(
         self,
@@ -21,8 +21,10 @@ class KVCache:
     ) -> None:
         """Allocate at once; capacity defaults to the model's context."""
         self.capacity = capacity or config.context
-        shape = (config.layers, 2, batch, config.key_value_heads, self.capacity, config.head_size)
-        self._store = torch.empty(shape, dtype=dtype, device=device)
+        self._stores = [
+            torch.empty(config.layers, batch, heads, self.capacity, width, dtype=dtype, device=device)
+            for heads, width in config.cache_shapes
+        ]
         self._position = 0
 
     @property
@@ -43,19 +45,24 @@ class KVCache:
         assert 0 <= position <= self._position
         self._position = position
 
-    def write(self, index: int, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor]:
-        """Store one layer's new keys and values; returns all of that layer so far."""
-        start, end = self._position, self._position + k_BKTC.shape[2]
+    def select(self, rows: Tensor) -> None:
+        """Go on with these sequences of the batch, in this order; one may come several times, others not at all."""
+        if rows.tolist() != list(range(self._stores[0].shape[1])):
+            self._stores = [store.index_select(1, rows) for store in self._stores]
+
+    def write(self, index: int, new_BKTC: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Store what is new of one layer; returns all of that layer so far."""
+        start, end = self._position, self._position + new_BKTC[0].shape[2]
         if end > self.capacity:
             raise UserError(f"the cache holds {self.capacity} tokens; {end} do not fit")
-        self._store[index, 0, :, :, start:end] = k_BKTC
-        self._store[index, 1, :, :, start:end] = v_BKTC
-        return self._store[index, 0, :, :, :end], self._store[index, 1, :, :, :end]
+        for store, new in zip(self._stores, new_BKTC, strict=True):
+            store[index, :, :, start:end] = new
+        return tuple(store[index, :, :, :end] for store in self._stores)
 
 
 class _LayerView(LayerCache):
     def __init__(self, cache: KVCache, index: int) -> None:
         self._cache, self._index = cache, index
 
-    def append(self, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor]:
-        return self._cache.write(self._index, k_BKTC, v_BKTC)
+    def append(self, *new_BKTC: Tensor) -> tuple[Tensor, ...]:
+        return self._cache.write(self._index, new_BKTC)

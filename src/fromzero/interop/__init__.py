@@ -4,6 +4,7 @@ In: a Transformer and the folder of its tokenizer. Out: a folder with `config.js
 and generation settings; and back. Reading order: `names` (whose tensor is called what), `huggingface`.
 """
 
-from fromzero.interop.huggingface import load_model, save_model, save_tensors
+from fromzero.interop.huggingface import load_any, load_model, save_model
+from fromzero.interop.weights import save_tensors
 
-__all__ = ["load_model", "save_model", "save_tensors"]
+__all__ = ["load_any", "load_model", "save_model", "save_tensors"]

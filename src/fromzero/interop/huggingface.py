@@ -1,220 +1,238 @@
-"""Model folders in the Hugging Face layout, written and read.
+"""Model folders in the Hugging Face layout, written and read one tensor at a time.
 
-A shape that Llama or GPT-2 can express is written as that architecture, so other programs open it. Any other mix is
+A shape that a published family can express is written as that family, so other programs open it. Any other mix is
 written under our own names with `model_type: fromzero`, which only fromzero opens. Weights are safetensors, nothing
-else: a pickle is never read, and code in a folder is never run.
+else: a pickle is never read, and code in a folder is never run. A file is held against its config before room is made.
 """
 
-import errno
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fromzero.artifact import to_plain, write_json
 from fromzero.config import from_mapping
 from fromzero.dataset.writing import copy_tokenizer
 from fromzero.errors import UserError
-from fromzero.interop import names
+from fromzero.interop import bert
+from fromzero.interop.families import SUPPORTED, expressed
+from fromzero.interop.names import Part, Plan, plan, shape_of
+from fromzero.interop.translate import Family, Theirs
+from fromzero.interop.weights import SHARD_BYTES, Weights, read_json, save_shards
 from fromzero.model import ModelConfig, Transformer
+from fromzero.model.encoder_decoder import EncoderDecoder
+from fromzero.model.heads import HeadConfig, HeadedTransformer
 
-MAX_CONFIG_BYTES = 1_000_000
-_GPT2_ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+Model = Transformer | EncoderDecoder
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OURS = "fromzero"
+
+# Other names of a tensor that are found in files: of the bare model without its prefix, of a model of text inside of
+# one of text and pictures, and of norms as TensorFlow called them.
+_OTHER_NAMES = (
+    (r"^(model\.)?language_model\.(model\.)?", "model."),
+    (r"^(wte|wpe|h|ln_f|tokens_embed|positions_embed)\.", r"transformer.\1."),
+    (r"^(embed_tokens|layers|norm)\.", r"model.\1."),
+    (r"^(embeddings|encoder\.layer|pooler)\.", r"bert.\1."),
+    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
+    (r"LayerNorm\.beta$", "LayerNorm.bias"),
+)
+# Tables that follow from the config, the part for pictures, and what T5 has but does not use.
+_UNUSED = re.compile(
+    r".*(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.position_ids|EncDecAttention\.relative_attention_bias\.weight)"
+    r"|(model\.)?(vision_tower|multi_modal_projector)\..*|cls\.predictions\.decoder\.bias"
+)
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
+# The token embedding again.
+_AGAIN = re.compile(r"(lm_head|cls\.predictions\.decoder|(en|de)coder\.embed_tokens)\.weight")
 
 
-def save_model(model: Transformer, folder: Path, tokenizer_folder: Path, special: Mapping[str, int]) -> str:
-    """Write config, weights (fp32), tokenizer files and generation settings into `folder`; returns the model_type.
+def save_model(
+    model: Model,
+    folder: Path,
+    tokenizer_folder: Path,
+    special: Mapping[str, int],
+    dtype: torch.dtype = torch.float32,
+    shard_bytes: int = SHARD_BYTES,
+) -> str:
+    """Write config, weights, tokenizer files and generation settings into `folder`; returns the model_type.
 
-    special: ids by role, 'bos' and 'eos', for programs that ask the config for them.
+    special: ids by role, 'bos' and 'eos', for programs that ask the config for them. dtype: of the weights in the file.
     """
-    family = names.family_of(model.config)
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    tensors = names.to_theirs(state, model.config, family) if family else state
-    save_tensors(tensors, folder / _WEIGHTS)
+    config, places = layout_of(model)
+    state = model.state_dict()
+    learned = dict(model.named_parameters())  # the rest stays fp32
+    kinds = {name: dtype if parts[0][0] in learned else torch.float32 for name, parts in places.items()}
+    tensors = {n: torch.empty(shape_of(parts, state), dtype=kinds[n], device="meta") for n, parts in places.items()}
+    save_shards(folder, tensors, lambda n: put_together(places[n], state, tensors[n].shape, kinds[n]), shard_bytes)
+    named = next(name for name, known in DTYPES.items() if known == dtype)
     ids = {f"{role}_token_id": token for role, token in special.items()}
-    write_json(folder / "config.json", {**_their_config(model.config, family), **ids})
+    # `torch_dtype` is the name of the same setting before transformers 5
+    write_json(folder / "config.json", {**config, "dtype": named, "torch_dtype": named, **ids})
     write_json(folder / "generation_config.json", {**ids, "do_sample": True, "temperature": 0.8, "top_p": 0.95})
     copy_tokenizer(tokenizer_folder, folder)
-    return family or "fromzero"
+    return str(config["model_type"])
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write safetensors. Raises OSError, as every other write does, when the disk is full."""
-    try:
-        save_file(dict(tensors), path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        if "No space left" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
-        raise
+def layout_of(model: Model) -> tuple[dict[str, Any], Plan]:
+    """The config.json and the tensors of the family that can express a model, or else of our own layout."""
+    names = list(model.state_dict())
+    heads = model.heads if isinstance(model, HeadedTransformer) else HeadConfig()
+    if found := expressed(model.config):
+        family, theirs = found
+        more = bert.architecture_of(heads, model.config.head_bias) if family.model_type == "bert" else {}
+        places = plan(names, model.config, family.model_type)
+        if places is not None and more is not None:
+            theirs |= more
+            if theirs["architectures"] == ["BertModel"]:  # is published without the prefix of what has heads
+                places = {name.removeprefix("bert."): parts for name, parts in places.items()}
+            return theirs, places
+    places = plan(names, model.config, OURS)
+    assert places is not None
+    return {"model_type": OURS, OURS: to_plain(model.config), "heads": to_plain(heads)}, places
+
+
+def put_together(
+    parts: list[tuple[str, Part]], state: Mapping[str, Tensor], shape: torch.Size, dtype: torch.dtype
+) -> Tensor:
+    """One of their tensors, put together from ours."""
+    if len(parts) == 1 and parts[0][1] == Part(parts[0][1].theirs):
+        return state[parts[0][0]].to(dtype)
+    made = torch.empty(shape, dtype=dtype)
+    for name, part in parts:
+        own, view = part.pair(state[name], made)
+        view.copy_(own - part.shift if part.shift else own)
+    return made
 
 
 def load_model(folder: Path, compute_dtype: torch.dtype = torch.float32) -> Transformer:
-    """Read a model folder: a Llama or GPT-2 model of transformers, or one of ours. Weights become fp32.
+    """Read a decoder: a model folder or a GGUF file, of a published family or of ours. Weights become fp32.
 
-    Raises UserError for an unsupported architecture or setting, missing or misshapen tensors, unreadable files.
+    Raises UserError for an unsupported architecture or setting, missing or misshapen tensors, unreadable files, and
+    for a model that is no decoder.
     """
-    folder = Path(folder)
-    raw = _read_json(folder / "config.json")
-    config, family = _our_config(raw, folder)
-    tensors = _read_weights(folder)
-    model = Transformer(config, compute_dtype=compute_dtype)
-    state = names.from_theirs(_full_names(tensors, family), config, family) if family else tensors
-    _check_shapes(model, state, folder)
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    model = load_any(folder, compute_dtype)
+    if isinstance(model, EncoderDecoder) or model.config.kind != "decoder":
+        kind = model.config.kind.replace("_", "-")
+        raise UserError(f"{folder} holds an {kind}, which does not write text on its own; name a decoder")
     return model
 
 
-def _their_config(config: ModelConfig, family: str | None) -> dict[str, Any]:
-    common: dict[str, Any] = {
-        "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tied,
-        "dtype": "float32",
-        "torch_dtype": "float32",  # the name of the same setting before transformers 5
-    }
-    if family == "llama":
-        return common | {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "max_position_embeddings": config.context,
-            "num_hidden_layers": config.layers,
-            "hidden_size": config.width,
-            "num_attention_heads": config.heads,
-            "num_key_value_heads": config.key_value_heads,
-            "head_dim": config.head_size,
-            "intermediate_size": config.ffn_size,
-            "hidden_act": "silu",
-            "rms_norm_eps": config.norm_eps,
-            "rope_theta": config.rope_base,
-            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
-            "attention_bias": False,
-            "mlp_bias": False,
-        }
-    if family == "gpt2":
-        activations = {ours: theirs for theirs, ours in reversed(_GPT2_ACTIVATIONS.items())}
-        return common | {
-            "architectures": ["GPT2LMHeadModel"],
-            "model_type": "gpt2",
-            "n_positions": config.context,
-            "n_layer": config.layers,
-            "n_embd": config.width,
-            "n_head": config.heads,
-            "n_inner": config.ffn_size,
-            "activation_function": activations[config.activation],
-            "layer_norm_epsilon": config.norm_eps,
-        }
-    return common | {"model_type": "fromzero", "fromzero": to_plain(config)}
+def load_any(folder: Path, compute_dtype: torch.dtype = torch.float32) -> Model:
+    """Read a model of any kind; see load_model. Encoders have the heads that the file has."""
+    stored = open_stored(Path(folder))
+    model = build(stored.config, stored.heads, compute_dtype, stored.where).to_empty(device="cpu")
+    with torch.no_grad():
+        for _, ours, theirs in stored.pairs(model.state_dict()):
+            ours.copy_(theirs)
+    return model
 
 
-def _our_config(raw: Mapping[str, Any], folder: Path) -> tuple[ModelConfig, str | None]:
-    kind = raw.get("model_type")
+@dataclass(frozen=True)
+class Stored:
+    """A model in a file, held against its settings, and not read yet."""
+
+    where: Path
+    config: ModelConfig
+    heads: HeadConfig
+    pairs: Callable[[Mapping[str, Tensor]], Iterator[tuple[str, Tensor, Tensor]]]
+    """For the state dict of such a model: name, (part of) ours, and what the file has for it, one at a time."""
+
+
+def open_stored(path: Path) -> Stored:
+    """A model folder or a GGUF file, checked: settings and the names and shapes of tensors. See load_model."""
+    if path.suffix == ".gguf" and path.is_file():
+        from fromzero.interop.gguf import load_gguf
+
+        config, tensors = load_gguf(path)
+        return Stored(path, config, HeadConfig(), lambda state: ((name, state[name], t) for name, t in tensors))
+    raw, weights = read_json(path / "config.json"), Weights(path)
+    family = SUPPORTED.get(str(raw.get("model_type")))
+    names = {(_usual(name) if family else name): name for name in weights.shapes}
+    shapes = {usual: weights.shapes[name] for usual, name in names.items()}
+    config, heads = _settings(raw, path / "config.json", family, shapes)
+    stacks = config.layers + (config.encoder_layers or 0)
+    if stacks + config.predict_ahead > len(shapes):
+        raise UserError(f"{path}: the config says {stacks} layers, but there are {len(shapes)} tensors in the files")
+    state = build(config, heads, torch.float32, path).state_dict()
+    places = plan(list(state), config, family.model_type if family else OURS, shapes)
+    assert places is not None, "the tables have a place for each tensor of a config that they read"
+    check_tensors(places, shapes, state, config, path)
+    embeddings = [name for name in weights.shapes if _AGAIN.fullmatch(name) and name not in places]
+
+    def pairs(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        own = {names[usual]: places[usual] for usual in places}
+        for name, tensor in weights.read(own.__contains__):
+            for ours, part in own[name]:
+                mine, theirs = part.pair(state[ours], tensor)
+                yield ours, mine, theirs.float() + part.shift if part.shift else theirs
+        for name, tensor in weights.read(embeddings.__contains__):
+            if not torch.equal(tensor.float(), state["token_embedding.weight"]):
+                raise UserError(f"{path}: the config ties '{name}' to the token embedding, but the file has another")
+
+    return Stored(path, config, heads, pairs)
+
+
+def _settings(
+    raw: Mapping[str, Any], where: Path, family: Family | None, shapes: Mapping[str, list[int]]
+) -> tuple[ModelConfig, HeadConfig]:
+    if raw.get("quantization_config"):
+        raise UserError(f"{where}: quantized weights (quantization_config) are not read; get the model as bfloat16")
+    if family:
+        heads = bert.heads_in(shapes) if family.model_type == "bert" else HeadConfig()
+        return family.read(Theirs(raw, str(where), shapes)), heads
+    if raw.get("model_type") != OURS:
+        known = ", ".join([*SUPPORTED, OURS])
+        raise UserError(f"{where.parent} holds a '{raw.get('model_type')!s:.80}' model; supported are {known}")
+    settings = [raw.get(OURS), raw.get("heads", {})]
+    if not all(isinstance(group, dict) for group in settings):
+        raise UserError(f"{where}: '{OURS}' and 'heads' should be objects with settings")
+    return from_mapping(ModelConfig, settings[0], str(where)), from_mapping(HeadConfig, settings[1], str(where))
+
+
+def build(config: ModelConfig, heads: HeadConfig, compute_dtype: torch.dtype, where: Path) -> Model:
+    """A model without numbers, on no device."""
     try:
-        if kind == "fromzero":
-            return from_mapping(ModelConfig, raw["fromzero"], f"{folder}/config.json"), None
-        if kind == "llama":
-            return _from_llama(raw), "llama"
-        if kind == "gpt2":
-            return _from_gpt2(raw), "gpt2"
-    except KeyError as missing:
-        raise UserError(f"{folder}/config.json has no key {missing}, which a {kind} model needs") from None
-    raise UserError(f"{folder} holds a '{kind}' model; supported are llama, gpt2 and fromzero")
+        with torch.device("meta"):
+            if config.kind == "encoder_decoder":
+                return EncoderDecoder(config, compute_dtype=compute_dtype)
+            if heads == HeadConfig():
+                return Transformer(config, compute_dtype=compute_dtype)
+            return HeadedTransformer(config, heads, compute_dtype=compute_dtype)
+    except (RuntimeError, OverflowError) as error:
+        raise UserError(f"{where}: the sizes in the config are beyond every machine ({error})") from None
 
 
-def _from_llama(raw: Mapping[str, Any]) -> ModelConfig:
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    _supported("rope type", rope.get("rope_type", rope.get("type", "default")), ("default",))
-    _supported("hidden_act", raw.get("hidden_act", "silu"), ("silu",))
-    _supported("attention_bias", bool(raw.get("attention_bias")), (False,))
-    _supported("mlp_bias", bool(raw.get("mlp_bias")), (False,))
-    return ModelConfig(
-        vocab_size=raw["vocab_size"],
-        context=raw["max_position_embeddings"],
-        layers=raw["num_hidden_layers"],
-        width=raw["hidden_size"],
-        heads=raw["num_attention_heads"],
-        kv_heads=raw.get("num_key_value_heads"),
-        head_width=raw.get("head_dim"),
-        ffn_width=raw["intermediate_size"],
-        tied=raw.get("tie_word_embeddings", False),
-        norm_eps=raw.get("rms_norm_eps", 1e-6),
-        rope_base=rope.get("rope_theta", raw.get("rope_theta", 10000.0)),
-    )
+def _usual(name: str) -> str:
+    for pattern, usual in _OTHER_NAMES:
+        name = re.sub(pattern, usual, name)
+    return name
 
 
-def _from_gpt2(raw: Mapping[str, Any]) -> ModelConfig:
-    _supported("scale_attn_by_inverse_layer_idx", bool(raw.get("scale_attn_by_inverse_layer_idx")), (False,))
-    _supported("scale_attn_weights", raw.get("scale_attn_weights", True), (True,))
-    activation = raw.get("activation_function", "gelu_new")
-    _supported("activation_function", activation, tuple(_GPT2_ACTIVATIONS))
-    return ModelConfig(
-        vocab_size=raw["vocab_size"],
-        context=raw["n_positions"],
-        layers=raw["n_layer"],
-        width=raw["n_embd"],
-        heads=raw["n_head"],
-        ffn_width=raw.get("n_inner"),
-        positions="learned",
-        norm="layer",
-        activation=_GPT2_ACTIVATIONS[activation],  # type: ignore[arg-type]
-        bias=True,
-        tied=raw.get("tie_word_embeddings", True),
-        norm_eps=raw.get("layer_norm_epsilon", 1e-5),
-    )
+def check_tensors(
+    places: Plan, shapes: Mapping[str, list[int]], state: Mapping[str, Tensor], config: ModelConfig, where: Path
+) -> None:
+    """Raise UserError unless the file has just the tensors that its settings call for, each of the right shape."""
+    for name, parts in places.items():
+        if name not in shapes:
+            raise UserError(f"{where}: the weights have no tensor '{name}', which this config needs")
+        theirs = torch.empty(shapes[name], device="meta")
+        if not all(_fits(part, state[ours], theirs) for ours, part in parts):
+            found, expected = tuple(shapes[name]), tuple(shape_of(parts, state))
+            raise UserError(f"{where}: tensor '{name}' has shape {found}, but the config says {expected}")
+    for name in (name for name in shapes if name not in places):
+        further = (layer := _LAYER.match(name)) and int(layer[1]) >= config.layers and not config.predict_ahead
+        if not (further or _UNUSED.fullmatch(name) or _AGAIN.fullmatch(name)):
+            raise UserError(f"{where}: tensor '{name}' has no place in a model of this config")
 
 
-def _supported(key: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"config.json: {key} = {value!r} is not supported; supported: {', '.join(map(repr, choices))}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _fits(part: Part, ours: Tensor, theirs: Tensor) -> bool:
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UserError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; that is no model config")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; name the folder of a model") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} can't be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} should hold a JSON object")
-    return value
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    files = [folder / _WEIGHTS]
-    if not files[0].exists() and (folder / _INDEX).exists():
-        shards = sorted(set(_read_json(folder / _INDEX).get("weight_map", {}).values()))
-        if any(Path(shard).name != shard for shard in shards):
-            raise UserError(f"{folder / _INDEX} names files outside of the folder; it is refused")
-        files = [folder / shard for shard in shards]
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        if not file.exists():
-            raise UserError(f"{file}: no such file; only safetensors weights are read, never pickles (.bin, .pt)")
-        try:
-            tensors |= load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is not valid safetensors: {error}") from error
-    return tensors
-
-
-def _full_names(tensors: Mapping[str, Tensor], family: str | None) -> dict[str, Tensor]:
-    """Checkpoints of the bare model lack the prefix: published GPT-2 weights say `h.0...`, not `transformer.h.0...`."""
-    if family == "gpt2" and "wte.weight" in tensors:
-        return {name if name == "lm_head.weight" else f"transformer.{name}": t for name, t in tensors.items()}
-    return dict(tensors)
-
-
-def _check_shapes(model: Transformer, state: Mapping[str, Tensor], folder: Path) -> None:
-    for name, wanted in model.state_dict().items():
-        if name not in state:
-            raise UserError(f"{folder}: the weights have no tensor '{name}', which this config needs")
-        if state[name].shape != wanted.shape:
-            found, expected = tuple(state[name].shape), tuple(wanted.shape)
-            raise UserError(f"{folder}: tensor '{name}' has shape {found}, but the config says {expected}")
+        mine, yours = part.pair(ours, theirs)
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    return mine.shape == yours.shape

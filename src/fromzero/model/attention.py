@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped heads (MHA, GQA and MQA are one class), rotary positions and a cache."""
+"""Attention with grouped heads (MHA, GQA and MQA are one class), over a sequence itself or over an encoder's states."""
 
 import torch
 import torch.nn.functional as F
@@ -6,63 +6,110 @@ from torch import Tensor, nn
 
 from fromzero.model import functions
 from fromzero.model.config import ModelConfig
-from fromzero.model.layers import Linear
+from fromzero.model.layers import Linear, Norm
+from fromzero.model.scene import Memory, Scene
 
 
 class LayerCache:
-    """What attention needs of a cache: take the new keys and values, give all so far."""
+    """What attention needs of a cache: take what is new, give all so far."""
 
-    def append(self, k_BKTC: Tensor, v_BKTC: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new (B, K, T, C) behind the old and return both as (B, K, S, C)."""
+    def append(self, *new_BKTC: Tensor) -> tuple[Tensor, ...]:
+        """Store the new keys and values (B, K, T, C), or latent vectors, behind the old; each of them so far."""
         raise NotImplementedError
 
 
 class Attention(nn.Module):
-    """(B, T, D) -> (B, T, D); each position attends to itself and what came before it."""
+    """(B, T, D) -> (B, T, D); who sees whom is in the scene."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.heads, config.key_value_heads, config.head_size
-        self.query = Linear(config.width, self.heads * self.head_width, config.bias)
-        self.key = Linear(config.width, self.kv_heads * self.head_width, config.bias)
-        self.value = Linear(config.width, self.kv_heads * self.head_width, config.bias)
+        self.scale, self.softcap = config.attention_scale, config.attention_softcap
+        self.query = Linear(config.width, self.heads * self.head_width, config.attention_biased)
+        self.key = Linear(config.width, self.kv_heads * self.head_width, config.attention_biased)
+        self.value = Linear(config.width, self.kv_heads * self.head_width, config.attention_biased)
         self.output = Linear(self.heads * self.head_width, config.width, config.bias)
+        self.query_norm = self.key_norm = None
+        if config.qk_norm:
+            full = config.qk_norm == "full"
+            self.query_norm = Norm(config, (self.heads if full else 1) * self.head_width, rms=True)
+            self.key_norm = Norm(config, (self.kv_heads if full else 1) * self.head_width, rms=True)
+        self.sinks = nn.Parameter(torch.empty(self.heads)) if config.sinks else None
 
-    def forward(self, x_BTD: Tensor, angles: tuple[Tensor, Tensor] | None, cache: LayerCache | None = None) -> Tensor:
-        """angles: cos and sin (T, C/2) of the positions of x, or None without rotary positions."""
-        q_BTHC = self.query(x_BTD).unflatten(-1, (self.heads, self.head_width))
-        k_BTKC = self.key(x_BTD).unflatten(-1, (self.kv_heads, self.head_width))
-        v_BTKC = self.value(x_BTD).unflatten(-1, (self.kv_heads, self.head_width))
-        if angles is not None:  # before heads and positions change places: the memory is still in one piece
-            cos_T1R, sin_T1R = angles[0][:, None], angles[1][:, None]
-            q_BTHC = functions.rotary(q_BTHC, cos_T1R, sin_T1R)
-            k_BTKC = functions.rotary(k_BTKC, cos_T1R, sin_T1R)
-        q_BHTC, k_BKTC, v_BKTC = (x.transpose(1, 2) for x in (q_BTHC, k_BTKC, v_BTKC))
+    def forward(self, x_BTD: Tensor, scene: Scene, cache: LayerCache | None = None) -> Tensor:
+        """Self-attention; with a cache, over what it holds too."""
+        q_BTHC = self._heads(self.query(x_BTD), self.query_norm)
+        k_BTKC = self._heads(self.key(x_BTD), self.key_norm)
+        v_BTKC = self._heads(self.value(x_BTD))
+        q_BTHC, k_BTKC = turn(q_BTHC, scene), turn(k_BTKC, scene)
+        k_BKSC, v_BKSC = k_BTKC.transpose(1, 2), v_BTKC.transpose(1, 2)
         if cache is not None:
-            k_BKTC, v_BKTC = cache.append(k_BKTC, v_BKTC)
-        mixed_BHTC = causal_attention(q_BHTC, k_BKTC, v_BKTC)
+            k_BKSC, v_BKSC = cache.append(k_BKSC, v_BKSC)
+        return self._mixed(q_BTHC, k_BKSC, v_BKSC, scene)
+
+    def across(self, x_BTD: Tensor, memory: Memory, layer: int) -> Tensor:
+        """Cross-attention over an encoder's states, whose keys and values are made once for each memory."""
+        if layer not in memory.pairs:
+            k_BSKC = self._heads(self.key(memory.states_BSD), self.key_norm)
+            v_BSKC = self._heads(self.value(memory.states_BSD))
+            memory.pairs[layer] = (k_BSKC.transpose(1, 2), v_BSKC.transpose(1, 2))
+        q_BTHC = self._heads(self.query(x_BTD), self.query_norm)
+        return self._mixed(q_BTHC, *memory.pairs[layer], memory.scene())
+
+    def _heads(self, x: Tensor, norm: Norm | None = None) -> Tensor:
+        """(B, T, heads x C) -> (B, T, heads, C), normed over what the norm is wide."""
+        if norm is not None and norm.weight.shape[0] != self.head_width:
+            x, norm = norm(x), None
+        x = x.unflatten(-1, (-1, self.head_width))
+        return x if norm is None else norm(x)
+
+    def _mixed(self, q_BTHC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, scene: Scene) -> Tensor:
+        mixed_BHTC = attend(q_BTHC.transpose(1, 2), k_BKSC, v_BKSC, scene, self.scale, self.softcap, self.sinks)
         return self.output(mixed_BHTC.transpose(1, 2).flatten(2))
 
 
-def causal_attention(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor) -> Tensor:
-    """Causal attention of T queries, the newest, over S >= T keys, on torch's fused kernels; (B, H, T, C).
+def turn(x_BTHC: Tensor, scene: Scene) -> Tensor:
+    """Rotary positions, if there are; before heads and positions change places: the memory is still in one piece."""
+    return x_BTHC if scene.angles is None else functions.rotary(x_BTHC, *scene.angles)
 
-    Equal to functions.scaled_dot_product_attention with functions.causal_mask and repeated heads.
+
+def attend(
+    q_BHTC: Tensor,
+    k_BKSC: Tensor,
+    v_BKSC: Tensor,
+    scene: Scene,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """Attention on torch's fused kernels where they can do it; (B, H, T, C).
+
+    Equal to functions.scaled_dot_product_attention with repeated heads and the scene's mask.
     """
+    if k_BKSC.shape[2] > scene.keys:
+        k_BKSC, v_BKSC = k_BKSC[:, :, -scene.keys :], v_BKSC[:, :, -scene.keys :]
     groups = q_BHTC.shape[1] // k_BKSC.shape[1]
-    queries, keys = q_BHTC.shape[2], k_BKSC.shape[2]
-    mask_TS = None
-    if 1 < queries < keys:  # torch's is_causal aligns the mask to the first key; a cache needs it aligned to the last
-        mask_TS = functions.causal_mask(queries, keys, q_BHTC.device)
-    return F.scaled_dot_product_attention(
-        q_BHTC,
-        functions.repeat_heads(k_BKSC, groups) if groups > 1 else k_BKSC,
-        functions.repeat_heads(v_BKSC, groups) if groups > 1 else v_BKSC,
-        attn_mask=mask_TS,
-        is_causal=queries == keys and queries > 1,
-    )
+    mask = scene.mask_BHTS
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(q_BHTC.dtype)
+    if groups > 1 and q_BHTC.shape[2] == 1 and softcap is None and sinks_H is None:
+        return _one_query(q_BHTC, k_BKSC, v_BKSC, mask, scale)
+    if groups > 1:
+        k_BKSC, v_BKSC = functions.repeat_heads(k_BKSC, groups), functions.repeat_heads(v_BKSC, groups)
+    if softcap is None and sinks_H is None:
+        return F.scaled_dot_product_attention(
+            q_BHTC, k_BKSC, v_BKSC, attn_mask=mask, is_causal=scene.causal, scale=scale
+        )
+    if scene.causal:
+        mask = functions.causal_mask(q_BHTC.shape[2], scene.keys, q_BHTC.device)
+    return functions.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, mask, scale, softcap, sinks_H)
 
 
-def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (context, C/2) in fp32, for every position of the context."""
-    return functions.rotary_angles(torch.arange(config.context), config.head_size, config.rope_base)
+def _one_query(q_BH1C: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """One new token: the heads that share a key go as if they were queries, and no key is copied."""
+    groups = (k_BKSC.shape[1], -1)
+    if mask is not None and mask.shape[1] > 1:  # (B, H, 1, S)
+        mask = mask.squeeze(2).unflatten(1, groups)
+    q_BKGC = q_BH1C.squeeze(2).unflatten(1, groups)
+    mixed_BKGC = F.scaled_dot_product_attention(q_BKGC, k_BKSC, v_BKSC, attn_mask=mask, scale=scale)
+    return mixed_BKGC.flatten(1, 2).unsqueeze(2)

@@ -33,7 +33,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor, None]:
         normed, scale, weight = ctx.saved_tensors
         width = normed.shape[-1]
-        product = (grad_y * normed).view(-1, width)
+        product = (grad_y * normed).reshape(-1, width)
         along = (product @ weight.to(product.dtype)).view(scale.shape) / width  # mean(h n), one value a row
         grad_x = torch.addcmul(grad_y * weight.to(grad_y.dtype), normed, along, value=-1).mul_(scale.to(grad_y.dtype))
         return grad_x, product.sum(0, dtype=torch.float32), None

@@ -66,12 +66,36 @@ def causal_mask(queries: int, keys: int, device: torch.device | str = "cpu") -> 
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
-def scaled_dot_product_attention(q_BHTC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask_TS: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(C)) v (Vaswani et al. 2017, eq. 1); the mask is boolean, True means attend."""
-    scores_BHTS = q_BHTC @ k_BHSC.transpose(-2, -1) / math.sqrt(q_BHTC.shape[-1])
-    if mask_TS is not None:
-        scores_BHTS = scores_BHTS.masked_fill(~mask_TS, float("-inf"))
-    return softmax(scores_BHTS) @ v_BHSC
+def scaled_dot_product_attention(
+    q_BHTC: Tensor,
+    k_BHSC: Tensor,
+    v_BHSC: Tensor,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks_H: Tensor | None = None,
+) -> Tensor:
+    """softmax(q k^T / sqrt(C)) v (Vaswani et al. 2017, eq. 1).
+
+    mask: (T, S) or with H and B before; boolean, True means attend; or numbers that are added to the scores.
+    scale: in place of 1 / sqrt(C). softcap: see `softcap`. sinks_H: a score for each head that takes its share of
+    the softmax and gives nothing (Agarwal et al. 2025, GPT-OSS).
+    """
+    scores_BHTS = q_BHTC @ k_BHSC.transpose(-2, -1) * (q_BHTC.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores_BHTS = soft_cap(scores_BHTS, softcap)
+    if mask is not None:
+        boolean = mask.dtype == torch.bool
+        scores_BHTS = scores_BHTS.masked_fill(~mask, float("-inf")) if boolean else scores_BHTS + mask
+    if sinks_H is None:
+        return softmax(scores_BHTS) @ v_BHSC
+    sinks_BHT1 = sinks_H.to(scores_BHTS.dtype)[:, None, None].expand(*scores_BHTS.shape[:-1], 1)
+    return softmax(torch.cat([scores_BHTS, sinks_BHT1], -1))[..., :-1] @ v_BHSC
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap tanh(x / cap): nearly x while it is small, never beyond +-cap (Bello et al. 2016; Gemma 2)."""
+    return cap * torch.tanh(x / cap)
 
 
 def repeat_heads(x_BKSC: Tensor, groups: int) -> Tensor:
@@ -79,11 +103,15 @@ def repeat_heads(x_BKSC: Tensor, groups: int) -> Tensor:
     return x_BKSC.repeat_interleave(groups, dim=1)
 
 
-def rotary_angles(positions_T: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (T, C/2) in fp32, of position x base^(-2i/C) (Su et al. 2021, eq. 15)."""
-    # In fp64: position x frequency loses whole radians in fp32 when the context is long.
-    exponents = torch.arange(0, head_width, 2, dtype=torch.float64, device=positions_T.device) / head_width
-    angles = positions_T.double()[:, None] * base**-exponents
+def rotary_frequencies(head_width: int, base: float) -> Tensor:
+    """base^(-2i/C) for each pair i of channels, (C/2,) in fp64 (Su et al. 2021, eq. 15)."""
+    return base ** -(torch.arange(0, head_width, 2, dtype=torch.float64, device="cpu") / head_width)
+
+
+def rotary_angles(positions_T: Tensor, frequencies_R: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (T, C/2) in fp32, of position x frequency."""
+    # In fp64: the product loses whole radians in fp32 when the context is long.
+    angles = positions_T.double()[:, None] * frequencies_R
     return angles.cos().float(), angles.sin().float()
 
 
@@ -102,6 +130,16 @@ def rotary(x_BHTC: Tensor, cos_TR: Tensor, sin_TR: Tensor, layout: str = "half")
     cos, sin = cos_TR.to(x_BHTC.dtype), sin_TR.to(x_BHTC.dtype)
     turned = first * cos - second * sin, second * cos + first * sin
     return torch.cat(turned, -1) if layout == "half" else torch.stack(turned, -1).flatten(-2)
+
+
+def mixture(x_ND: Tensor, experts_NA: Tensor, weights_NA: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Each token's sum of weight x expert(token); matrices: gate and up (E, F, D), down (E, D, F), with SwiGLU."""
+    gate_EFD, up_EFD, down_EDF = matrices
+    rows = []
+    for x_D, experts_A, weights_A in zip(x_ND, experts_NA, weights_NA, strict=True):
+        outputs = [down_EDF[e] @ swiglu(gate_EFD[e] @ x_D, up_EFD[e] @ x_D) for e in experts_A]
+        rows.append(sum((w * y for w, y in zip(weights_A, outputs, strict=True)), torch.zeros_like(x_D)))
+    return torch.stack(rows)
 
 
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor, ignore: int = -100) -> Tensor:

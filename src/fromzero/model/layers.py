@@ -1,10 +1,11 @@
-"""The modules whose weights are plain tensors: linear, embedding, norm, feed-forward.
+"""The modules whose weights are plain tensors: linear, embedding, norm, feed-forward, output.
 
 Weights are kept in fp32 and cast to the dtype of the input where they are used, so the compute dtype is the dtype of
 the residual stream and nothing else (no autocast, no global default).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,10 @@ from fromzero.model.fast_norm import fast_rms_norm
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": F.silu,
     "geglu": F.gelu,
+    "geglu_tanh": partial(F.gelu, approximate="tanh"),
     "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
     "relu": F.relu,
     "relu_squared": functions.relu_squared,
 }
@@ -52,11 +55,13 @@ class Embedding(nn.Module):
 class Norm(nn.Module):
     """RMSNorm or LayerNorm over the last dimension, with a learned scale (and, for LayerNorm, a shift)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, width: int | None = None, rms: bool = False) -> None:
+        """Over `width` channels, or the model's; rms: RMSNorm whatever the model's kind is."""
         super().__init__()
-        self.kind, self.eps = config.norm, config.norm_eps
-        self.weight = nn.Parameter(torch.empty(config.width))
-        self.bias = nn.Parameter(torch.empty(config.width)) if config.norm == "layer" and config.bias else None
+        self.kind, self.eps = "rms" if rms else config.norm, config.norm_eps
+        self.weight = nn.Parameter(torch.empty(width or config.width))
+        biased = self.kind == "layer" and config.bias
+        self.bias = nn.Parameter(torch.empty(width or config.width)) if biased else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "rms":
@@ -68,14 +73,38 @@ class Norm(nn.Module):
 class FeedForward(nn.Module):
     """down(activation(up(x))), or down(activation(gate(x)) * up(x)) with a gate; (B, T, D) -> (B, T, D)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, hidden: int | None = None) -> None:
+        """`hidden`: size between, or the model's ffn_size."""
         super().__init__()
+        hidden = hidden or config.ffn_size
         self.activation = ACTIVATIONS[config.activation]
-        self.up = Linear(config.width, config.ffn_size, config.bias)
-        self.gate = Linear(config.width, config.ffn_size, config.bias) if config.gated else None
-        self.down = Linear(config.ffn_size, config.width, config.bias)
+        self.up = Linear(config.width, hidden, config.bias)
+        self.gate = Linear(config.width, hidden, config.bias) if config.gated else None
+        self.down = Linear(hidden, config.width, config.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         if self.gate is None:
             return self.down(self.activation(self.up(x_BTD)))
         return self.down(self.activation(self.gate(x_BTD)) * self.up(x_BTD))
+
+
+class Head(nn.Module):
+    """Hidden states (..., D) -> logits (..., V), by a matrix of its own or by the token embedding's."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.scale, self.softcap = config.logit_scale, config.logit_softcap
+        self.weight = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.width))
+        self.bias = nn.Parameter(torch.empty(config.vocab_size)) if config.head_bias else None
+
+    @property
+    def plain(self) -> bool:
+        """Whether logits are the product with the matrix and nothing more."""
+        return self.scale == 1 and self.softcap is None and self.bias is None
+
+    def forward(self, x: Tensor, weight_VD: Tensor) -> Tensor:
+        """`weight_VD` is the matrix to use: the model knows which."""
+        logits = F.linear(x, weight_VD.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        if self.scale != 1:
+            logits = logits * self.scale
+        return logits if self.softcap is None else functions.soft_cap(logits, self.softcap)

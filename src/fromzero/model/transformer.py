@@ -1,125 +1,109 @@
-"""The one composable Transformer, decoder part.
+"""The one composable Transformer: a decoder, or an encoder, as its config says."""
 
-Pre-norm blocks on a residual stream: x + attention(norm(x)), then x + feed_forward(norm(x)); a last norm; logits.
-"""
-
-from typing import Protocol
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fromzero.errors import UserError
-from fromzero.model.attention import Attention, LayerCache, rotary_tables
+from fromzero.model import counts
+from fromzero.model.block import Block, Cache, Stack
 from fromzero.model.config import ModelConfig
+from fromzero.model.experts import mixtures
 from fromzero.model.initialize import initialize
-from fromzero.model.layers import Embedding, FeedForward, Linear, Norm
+from fromzero.model.layers import Embedding, Head, Linear, Norm
+from fromzero.model.scene import Scene, Tokens
 
 
-class Cache(Protocol):
-    """What the model needs of a key/value cache: where it is, and a view for each layer."""
+class Ahead(nn.Module):
+    """A block that predicts one token further (DeepSeek-V3, 2024, section 2.2)."""
 
-    @property
-    def position(self) -> int:
-        """Tokens stored so far."""
-
-    def layer(self, index: int) -> LayerCache:
-        """The view that layer `index` appends to."""
-
-    def advance(self, tokens: int) -> None:
-        """Say that every layer has stored that many more."""
-
-
-class Block(nn.Module):
-    """One layer: attention, then feed-forward, each behind a norm and added to the residual stream."""
-
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attention_norm = Norm(config)
-        self.attention = Attention(config)
-        self.feed_forward_norm = Norm(config)
-        self.feed_forward = FeedForward(config)
-        self.dropout = config.dropout
+        self.norm_hidden, self.norm_embedding = Norm(config), Norm(config)
+        self.project = Linear(2 * config.width, config.width, bias=False)
+        self.block = Block(config, layer)
 
-    def forward(self, x_BTD: Tensor, angles: tuple[Tensor, Tensor] | None, cache: LayerCache | None) -> Tensor:
-        x_BTD = x_BTD + self._drop(self.attention(self.attention_norm(x_BTD), angles, cache))
-        return x_BTD + self._drop(self.feed_forward(self.feed_forward_norm(x_BTD)))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+    def forward(self, x_BTD: Tensor, embedded_BTD: Tensor, scene: Scene) -> Tensor:
+        """x: hidden states so far; embedded: the token that they predicted. The published weights have it first."""
+        joined_BTE = torch.cat([self.norm_embedding(embedded_BTD), self.norm_hidden(x_BTD)], -1)
+        return self.block(self.project(joined_BTE), scene)
 
 
-class Transformer(nn.Module):
+class Transformer(Stack):
     """ids (B, T) -> logits (B, T, V)."""
-
-    cos_SR: Tensor
-    sin_SR: Tensor
 
     def __init__(self, config: ModelConfig, seed: int = 0, compute_dtype: torch.dtype = torch.float32) -> None:
         """Random weights drawn from `seed`, in fp32; activations are in `compute_dtype`."""
-        super().__init__()
         if config.vocab_size < 1:
             raise UserError("model.vocab_size is 0: give the size of the tokenizer, ModelConfig.with_vocab fills it in")
-        self.config, self.compute_dtype = config, compute_dtype
+        if config.kind == "encoder_decoder":
+            raise UserError("model.kind is encoder_decoder: build model.EncoderDecoder")
+        super().__init__(config, config.layers, causal=config.kind == "decoder")
+        self.compute_dtype = compute_dtype
         self.token_embedding = Embedding(config.vocab_size, config.width)
-        self.position_embedding = Embedding(config.context, config.width) if config.positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.final_norm = Norm(config)
-        self.head = None if config.tied else Linear(config.width, config.vocab_size, bias=False)
-        if config.positions == "rotary":
-            cos_SR, sin_SR = rotary_tables(config)
-            self.register_buffer("cos_SR", cos_SR, persistent=False)
-            self.register_buffer("sin_SR", sin_SR, persistent=False)
-        initialize(self, seed)
+        self.head = Head(config)
+        self.ahead = nn.ModuleList(Ahead(config, config.layers + step) for step in range(config.predict_ahead))
+        initialize(self, config.layers, seed)
 
     @property
     def head_weight(self) -> Tensor:
         """The output matrix (V, D): its own, or the token embedding when they are tied."""
-        return self.token_embedding.weight if self.head is None else self.head.weight
+        return self.token_embedding.weight if self.head.weight is None else self.head.weight
 
-    def forward(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
-        """Logits (B, T, V) in the compute dtype. With a cache, ids are the next T tokens after what it holds."""
-        x_BTD = self.hidden(ids_BT, cache)
-        return F.linear(x_BTD, self.head_weight.to(x_BTD.dtype))
+    def forward(self, ids_BT: Tensor, cache: Cache | None = None, **given: Any) -> Tensor:
+        """Logits (B, T, V) in the compute dtype. With a cache, ids are the next T tokens after what it holds.
 
-    def hidden(self, ids_BT: Tensor, cache: Cache | None = None) -> Tensor:
-        """The normed hidden states (B, T, D) that the output matrix is applied to.
+        given: keep_BT, True for real tokens, over those in the cache too (padding may be left or right);
+        positions_BT, else counted among those to keep; types_BT, kinds of segments; prefix_B, so many first tokens
+        see each other; memory, a Memory for cross-attention.
+        """
+        return self.head(self.hidden(ids_BT, cache, **given), self.head_weight)
+
+    def hidden(self, ids_BT: Tensor, cache: Cache | None = None, **given: Any) -> Tensor:
+        """The normed hidden states (B, T, D) that the output matrix is applied to; see forward.
 
         Raises UserError when the sequence would go past the context.
         """
-        start = 0 if cache is None else cache.position
-        end = start + ids_BT.shape[1]
-        if end > self.config.context:
-            raise UserError(f"{end} tokens do not fit the model's context of {self.config.context}; shorten the input")
-        x_BTD = self.token_embedding(ids_BT)
-        if self.position_embedding is not None:
-            x_BTD = x_BTD + self.position_embedding.weight[start:end]
-        x_BTD = x_BTD.to(self.compute_dtype)
-        if self.config.dropout:
-            x_BTD = F.dropout(x_BTD, self.config.dropout, self.training)
-        angles = None if self.position_embedding is not None else (self.cos_SR[start:end], self.sin_SR[start:end])
-        for index, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, angles, None if cache is None else cache.layer(index))
-        if cache is not None:
-            cache.advance(ids_BT.shape[1])
-        return self.final_norm(x_BTD)
+        return self.run(self._embed(ids_BT), self.compute_dtype, cache, **given)
 
-    def parameter_count(self, embeddings: bool = True) -> int:
-        """Number of parameters, tied ones once; without `embeddings`, the token and position tables don't count."""
-        total = sum(p.numel() for p in self.parameters())
-        if embeddings:
-            return total
-        tables = (self.token_embedding, self.position_embedding)
-        return total - sum(p.numel() for table in tables if table is not None for p in table.parameters())
+    def hidden_ahead(self, ids_BT: Tensor, x_BTD: Tensor) -> list[Tensor]:
+        """Hidden states for the further tokens, from those of the next ones: entry M - 1 is (B, T - M, D).
+
+        Place t of entry M - 1 is for token t + 1 + M; ids are those that x was made of.
+        """
+        hidden = []
+        for steps, ahead in enumerate(self.ahead, 1):
+            scene = self._scene(Tokens(0, ids_BT.shape[1] - steps, x_BTD.device), windowed=False)
+            x_BTD = ahead(x_BTD[:, :-1], self._embed(ids_BT[:, steps:]).to(x_BTD.dtype), scene)
+            x_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+            hidden.append(x_BTD)
+        return hidden
+
+    def _embed(self, ids_BT: Tensor) -> Tensor:
+        x_BTD = self.token_embedding(ids_BT)
+        return x_BTD if self.config.embedding_scale == 1 else x_BTD * self.config.embedding_scale
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """What mixtures of experts add to the loss, for the last pass in training: the mean over layers of each."""
+        found: dict[str, list[Tensor]] = {}
+        for mixture in mixtures(self) if self.training else ():
+            for name, loss in mixture.losses.items():
+                found.setdefault(name, []).append(loss)
+        return {name: torch.stack(losses).mean() for name, losses in found.items()}
+
+    def balance_experts(self) -> None:
+        """Move the routers' biases towards an even load, where they have any; to be called after each step."""
+        for mixture in mixtures(self):
+            mixture.balance()
+
+    def parameter_count(self, embeddings: bool = True, active: bool = False) -> int:
+        """Number of parameters, tied ones once; without `embeddings`, the token and position tables don't count.
+
+        active: of the experts, only as many as a token goes to.
+        """
+        return counts.parameter_count(self, self.config, embeddings, active)
 
     def flops_per_token(self) -> float:
-        """Floating-point operations per token of a forward and backward pass at full context.
-
-        6 for each weight of a matrix product, plus 12 D_attention T / 2 for the causal half of attention's two
-        products in each layer (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B).
-        """
-        config = self.config
-        matrices = sum(p.numel() for block in self.blocks for p in block.parameters() if p.dim() == 2)
-        matrices += self.head_weight.numel()
-        attention = config.layers * config.heads * config.head_size * config.context
-        return 6.0 * matrices + 6.0 * attention
+        """Floating-point operations per token of a forward and backward pass at full context; see counts."""
+        return counts.flops_per_token(self, self.config)

@@ -47,9 +47,10 @@ PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), _DEEPSEEK_3),
 }
 # These begin a text with bos, and take known pre-tokens whole.
-_LLAMA3 = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")
-_ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "mask": "mask", "cls": "cls"}
-_ROLES["sep"] = "seperator"  # as the format spells it
+WHOLE = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")
+PATTERNS = "fromzero.patterns"  # an entry of our own, for ways of cutting text that llama.cpp has no name for
+ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "mask": "mask", "cls": "cls"}
+ROLES["sep"] = "seperator"  # as the format spells it
 
 
 def load_gguf(path: Path) -> Tokenizer:
@@ -72,11 +73,11 @@ def load_gguf(path: Path) -> Tokenizer:
 
 def _common(data: Mapping[str, Any], tokens: list[str], types: list[int]) -> dict[str, Any]:
     """What all kinds share, as arguments of `Tokenizer`."""
-    ids = {role: data.get(f"{name}_token_id") for role, name in _ROLES.items()}
+    ids = {role: data.get(f"{name}_token_id") for role, name in ROLES.items()}
     roles = {f"{role}_token": tokens[i] for role, i in ids.items() if i is not None}
     special = {i for i, kind in enumerate(types) if kind in (sp.CONTROL, sp.UNKNOWN)}
     special |= {i for i in ids.values() if i is not None}
-    begins = data.get("add_bos_token", data["model"] == "llama" or data.get("pre") in _LLAMA3)
+    begins = data.get("add_bos_token", data["model"] == "llama" or data.get("pre") in WHOLE)
     return {
         "special_tokens": {tokens[i]: i for i in sorted(special)},
         "roles": roles,
@@ -93,8 +94,8 @@ def _read_bpe(data: Mapping[str, Any], tokens: list[str], types: list[int], comm
     plain = {token: i for i, token in enumerate(tokens) if types[i] == sp.USER_DEFINED}
     added = plain | common["special_tokens"]
     spelled = {token: i for i, token in enumerate(tokens) if token not in added and types[i] != sp.UNUSED}
-    common |= {"special_tokens": added, "whole": pre in _LLAMA3, "unknown": -1}
-    tokenizer = from_spelled(spelled, data["merges"], PRE_TOKENIZERS[pre], **common)
+    common |= {"special_tokens": added, "whole": pre in WHOLE, "unknown": -1}
+    tokenizer = from_spelled(spelled, data["merges"], data.get(PATTERNS, PRE_TOKENIZERS[pre]), **common)
     tokenizer.set_added_tokens({token: AddedToken(i, special=False) for token, i in plain.items()})
     return tokenizer
 

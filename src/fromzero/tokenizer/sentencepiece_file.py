@@ -76,7 +76,7 @@ def from_pieces(pieces: Sequence[Piece], settings: Settings, **common: Any) -> T
         "special_tokens": special_tokens,
         "roles": {name: text for name, text in settings.roles.items() if text in special_tokens},
         **common,
-        "normalizer": _normalizer(settings),
+        "normalizer": normalizer_of(settings),
         "leading_space": settings.add_dummy_prefix,
     }
     byte_fallback = any(piece.type == BYTE for piece in pieces)
@@ -109,7 +109,7 @@ def _merges(pieces: Sequence[Piece]) -> list[tuple[int, int]]:
     return [(ranked[pair[0]], ranked[pair[1]]) for pair in pairs if pair is not None]
 
 
-def _normalizer(settings: Settings) -> Normalizer:
+def normalizer_of(settings: Settings) -> Normalizer:
     """What SentencePiece does to a text, in its order."""
     parts = [precompiled(settings.charsmap, graphemes=False)] if settings.charsmap else []
     if settings.remove_extra_whitespaces:

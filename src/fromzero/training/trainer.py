@@ -95,6 +95,7 @@ class Trainer:
         norm = clip_gradients(self.model.parameters(), self.config.max_gradient_norm)
         self._check_finite(loss, norm)
         self.optimizer.step()
+        self.model.balance_experts()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.tokens += ids_BT.numel()

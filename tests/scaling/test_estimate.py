@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from fromzero.commands import main
+from fromzero.errors import UserError
+from fromzero.model import ModelConfig, Transformer
+from fromzero.model.config import Experts
+from fromzero.scaling import EstimateConfig, estimate
+from fromzero.scaling.estimate import activation_bytes
+
+
+def test_the_figures_of_llama2_7b_by_hand() -> None:
+    found = estimate(EstimateConfig("llama2-7b", batch_size=1, devices=8))
+    parameters, matrices = 6_738_415_616, 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 32000 * 4096
+    assert found["parameters"] == found["active for each token"] == parameters
+    assert found["without embeddings"] == parameters - 32000 * 4096
+    assert found["FLOPs per token, training"] == pytest.approx(6 * matrices + 6 * 32 * 2 * 4096 * 4096 / 2, rel=0.001)
+    assert found["FLOPs per token, forward"] * 3 == found["FLOPs per token, training"]
+    assert found["training bytes a device, optimizer"] == parameters
+    kept = 2 * 32 * 4096 * (4 * 4096 + 4 * 4096 + 4 * 11008)
+    assert found["training bytes a device, activations"] == kept
+    assert found["training bytes a device, sum"] == parameters * 18 / 8 + kept
+    assert found["serving bytes, weights in bf16"] == 2 * parameters
+    assert found["serving bytes, weights in q4_0"] == 4.5 / 8 * parameters
+    assert found["cache bytes per token, bf16"] == 32 * 2 * 4096 * 2 == 524_288
+    assert found["cache bytes at full context"] == 4096 * 524_288
+
+
+@pytest.mark.parametrize(
+    ("name", "per_token"),
+    [("llama3-8b", 131_072), ("deepseek-v2-lite", 27 * (512 + 64) * 2), ("qwen3-30b-a3b", 48 * 2 * 4 * 128 * 2)],
+)
+def test_the_cache_of_a_token(name: str, per_token: int) -> None:
+    assert estimate(EstimateConfig(name))["cache bytes per token, bf16"] == per_token
+
+
+def test_encoders_have_no_cache_and_mixtures_fewer_active_parameters() -> None:
+    assert not any("cache" in name for name in estimate(EstimateConfig("bert-base")))
+    found = estimate(EstimateConfig("qwen3-30b-a3b"))
+    assert found["active for each token"] == pytest.approx(3.35e9, rel=0.01)
+    assert found["FLOPs per token, forward"] < 2.1 * 3.35e9 + 48 * 2 * 32 * 128 * 40960
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"norm": "layer", "positions": "learned", "activation": "gelu_tanh", "bias": True},
+        {"kv_heads": 2},
+        {"experts": Experts(4, 2)},
+    ],
+)
+def test_activations_are_what_autograd_keeps(changes: dict[str, object]) -> None:
+    config = ModelConfig(vocab_size=64, context=128, layers=3, width=128, heads=4, **changes)  # type: ignore[arg-type]
+    model = Transformer(config, compute_dtype=torch.bfloat16).train()
+    tables = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in tables:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = torch.randint(0, 64, (4, 128), generator=torch.Generator().manual_seed(0))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.hidden(ids)
+    copies = 2 * sum(p.numel() for p in model.blocks.parameters() if p.dim() > 1)
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) - copies
+    assert measured / 512 == pytest.approx(activation_bytes(config), rel=0.15)
+
+
+def test_of_a_folder_or_of_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert estimate(EstimateConfig(model=ModelConfig(vocab_size=100)))["parameters"] > 1e6
+    assert main(["estimate", "--model.vocab_size", "512", "--model.layers", "2"]) == 0
+    assert "parameters" in capsys.readouterr().err
+    for name, message in (("llama2-7", "did you mean 'llama2-7b'"), (str(tmp_path), "config.json")):
+        with pytest.raises(UserError, match=message):
+            estimate(EstimateConfig(name))
+    with pytest.raises(UserError, match="not both"):
+        EstimateConfig("gpt2-124m", ModelConfig(layers=2))
+    with pytest.raises(UserError, match="at least 1"):
+        EstimateConfig(devices=0)
+    assert main(["estimate", "--model.preset", "gpt2-124m", "--model.vocab_size", "50257"]) == 0
+    assert "124,439,808" in capsys.readouterr().err
