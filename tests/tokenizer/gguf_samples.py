@@ -10,9 +10,7 @@ import numpy as np
 MAGIC = b"GGUF"
 
 
-def write_gguf(
-    path: Path, metadata: dict[str, Any], tensors: Sequence[tuple[Any, ...]] = (), order: str = "<"
-) -> Path:
+def write_gguf(path: Path, metadata: dict[str, Any], tensors: Sequence[tuple[Any, ...]] = (), order: str = "<") -> Path:
     """Metadata values are texts, bools, ints (as uint32), floats, lists of texts or of lists, or arrays of numbers.
 
     tensors: of each its name and shape, and maybe type and offset.
