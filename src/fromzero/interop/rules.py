@@ -82,9 +82,9 @@ def _gemma3_rope_read(theirs: Theirs, _: Ours) -> Settings:
 
 def _gemma3_rope_write(config: ModelConfig) -> Settings:
     local = config.local_rope_base or config.rope_base
-    full = _parameters(config.rope_scaling) | {"rope_theta": config.rope_base}
-    both = {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
-    return {"rope_theta": config.rope_base, "rope_local_base_freq": local, "rope_parameters": both}
+    theirs = _both(config, _parameters(config.rope_scaling)) | {"rope_local_base_freq": local}
+    sliding = {"rope_type": "default", "rope_theta": local}
+    return theirs | {"rope_parameters": {"full_attention": theirs["rope_parameters"], "sliding_attention": sliding}}
 
 
 def _windows(every: int) -> Rule:
