@@ -115,6 +115,8 @@ def check_keys(settings: Any, values: Mapping[str, Any], where: str, prefix: str
     for key, value in values.items():
         if key not in fields:
             raise UserError(f"{where}: unknown key '{prefix}{key}'{nearest(str(key), fields)}")
+        if value is None and fields[key] in (int, float, bool, str):  # jsonargparse lets it through
+            raise UserError(f"{where}: {prefix}{key} takes {_type_name(fields[key])}, not null")
         members = [(f"{prefix}{key}.", value)]
         if typing.get_origin(fields[key]) in (dict, tuple):  # of settings: {name: {...}} or [{...}]
             inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ WEIGHTS = "model.safetensors"
 def folders(tmp_path_factory: pytest.TempPathFactory, chain: Chain) -> dict[str, Path]:
     """A good folder of every kind."""
     made = {}
-    others = {"gpt2": DECODERS["gpt2"][1], "bert": BERT, "t5": T5S["t5"]}
+    own = replace(DECODERS["mixtral"][1], norm="layer")
+    others = {"gpt2": DECODERS["gpt2"][1], "bert": BERT, "t5": T5S["t5"], "fromzero": own}
     for name, config in (dict(DECODERS.values()) | others).items():
         made[name] = tmp_path_factory.mktemp("models") / name
         made[name].mkdir()
@@ -67,12 +69,18 @@ def refused(folder: Path, message: str) -> None:
         ("llama", {"rope_parameters": 5}, "rope_parameters is 5, where an object is needed"),
         ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_type = 'longrope' is not supported"),
         ("llama", {"rope_parameters": {"rope_type": "llama3"}}, "rope_parameters: factor is missing"),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor is 0.0; it should"),
+        ("mixtral", {"num_local_experts": 2**31 - 1}, "says 3 layers and 2147483647 experts, but there are 78 tensors"),
+        ("fromzero", {"fromzero": {"layers": None}}, "config.json: layers takes a whole number, not null"),
+        ("fromzero", {"fromzero": [1]}, "should be objects with settings"),
+        ("fromzero", {"heads": {"classes": 10**20}}, "the sizes in the config are beyond every machine"),
         ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantized weights"),
         ("llama", {"intermediate_size": 40}, r"mlp\..*_proj\.weight' has shape .*48.*, but the config says .*40"),
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window = True is not supported; supported: False"),
         ("gpt2", {"n_inner": 130}, r"c_fc\.\w+' has shape"),
         ("gemma2", {"layer_types": ["full_attention"] + 2 * ["sliding_attention"]}, "layer_types should have"),
+        ("gemma2", {"layer_types": None, "num_hidden_layers": 2**31 - 1}, "says 2147483647 layers"),
         ("gemma2", {"layer_types": 7}, "layer_types should have"),
         ("mixtral", {"num_local_experts": 9}, r"gate\.weight' has shape \(6, 32\), but the config says \(9, 32\)"),
         ("mixtral", {"num_local_experts": 4}, r"tensor 'model\.layers.*' has (shape|no place)"),
@@ -155,7 +163,7 @@ def test_a_mutated_folder_loads_or_is_refused(data: st.DataObject, folders: dict
         for _ in range(data.draw(st.integers(1, 3))):
             place = config
             key = data.draw(st.sampled_from(sorted(place)))
-            if isinstance(place[key], dict) and place[key]:
+            while isinstance(place[key], dict) and place[key]:
                 place = place[key]
                 key = data.draw(st.sampled_from(sorted(place)))
             place[key] = json.loads(data.draw(values))

@@ -155,9 +155,12 @@ def open_stored(path: Path) -> Stored:
     names = {(_usual(name) if family else name): name for name in weights.shapes}
     shapes = {usual: weights.shapes[name] for usual, name in names.items()}
     config, heads = _settings(raw, path / "config.json", family, shapes)
-    stacks = config.layers + (config.encoder_layers or 0)
-    if stacks + config.predict_ahead > len(shapes):
-        raise UserError(f"{path}: the config says {stacks} layers, but there are {len(shapes)} tensors in the files")
+    layers = config.layers + (config.encoder_layers or 0) + config.predict_ahead
+    fused = any("experts.gate_up_proj" in name for name in shapes) or not family
+    experts = config.experts.count if config.experts and not fused else 0
+    if max(layers, experts) > len(shapes):
+        what = f"{layers} layers" + (f" and {experts} experts" if experts else "")
+        raise UserError(f"{path}: the config says {what}, but there are {len(shapes)} tensors in the files")
     state = build(config, heads, torch.float32, path).state_dict()
     places = plan(list(state), config, family.model_type if family else OURS, shapes)
     assert places is not None, "the tables have a place for each tensor of a config that they read"
@@ -203,8 +206,9 @@ def build(config: ModelConfig, heads: HeadConfig, compute_dtype: torch.dtype, wh
             if heads == HeadConfig():
                 return Transformer(config, compute_dtype=compute_dtype)
             return HeadedTransformer(config, heads, compute_dtype=compute_dtype)
-    except (RuntimeError, OverflowError) as error:
-        raise UserError(f"{where}: the sizes in the config are beyond every machine ({error})") from None
+    except (RuntimeError, OverflowError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{where}: the sizes in the config are beyond every machine ({reason})") from None
 
 
 def _usual(name: str) -> str:

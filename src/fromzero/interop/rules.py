@@ -36,7 +36,8 @@ def _scaling(rope: Theirs, theirs: Theirs) -> RopeScaling | None:
     kind = rope.only("rope_type" if "rope_type" in rope.raw else "type", "default", "linear", "llama3", "yarn")
     if kind == "default":
         return None
-    factor = rope.get("factor", float)
+    if (factor := rope.get("factor", float)) <= 0:
+        raise UserError(f"{rope.where}: factor is {factor}; it should be above 0")
     if kind == "linear":
         return RopeScaling("linear", factor)
     original = rope.get("original_max_position_embeddings", int, theirs.get("max_position_embeddings", int))
@@ -93,12 +94,14 @@ def _windows(every: int) -> Rule:
     def read(theirs: Theirs, ours: Ours) -> Settings:
         pattern = theirs.get("sliding_window_pattern", int, every)
         known = ["full_attention", "sliding_attention"]
-        kinds = theirs.raw.get("layer_types") or [known[(i + 1) % pattern > 0] for i in range(ours["layers"])]
+        layers = range(min(ours["layers"], 10_000))  # a number beyond that is refused when the tensors are looked at
+        kinds = theirs.raw.get("layer_types") or [known[(i + 1) % pattern > 0] for i in layers]
         every_so_many = kinds.index(known[0]) + 1 if isinstance(kinds, list) and known[0] in kinds else 0
-        found = {"window": theirs.get("sliding_window", int, 4096), "full_every": every_so_many}
-        if kinds != [known[not every_so_many or (i + 1) % every_so_many > 0] for i in range(ours["layers"])]:
+        if kinds != [known[not every_so_many or (i + 1) % every_so_many > 0] for i in layers]:
             raise UserError(f"{theirs.where}: layer_types should have full_attention every so many layers, or never")
-        return found if every_so_many != 1 else {}
+        if every_so_many == 1:
+            return {}
+        return {"window": theirs.get("sliding_window", int, 4096), "full_every": every_so_many}
 
     def write(config: ModelConfig) -> Settings:
         kinds = ["sliding_attention" if config.windowed(i) else "full_attention" for i in range(config.layers)]
