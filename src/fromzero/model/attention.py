@@ -102,7 +102,32 @@ def attend(
         )
     if scene.causal:
         mask = functions.causal_mask(q_BHTC.shape[2], scene.keys, q_BHTC.device)
-    return functions.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, mask, scale, softcap, sinks_H)
+    return _written_out(q_BHTC, k_BKSC, v_BKSC, mask, scale, softcap, sinks_H)
+
+
+def _written_out(
+    q_BHTC: Tensor,
+    k_BHSC: Tensor,
+    v_BHSC: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    softcap: float | None,
+    sinks_H: Tensor | None,
+) -> Tensor:
+    """What torch's kernels can't do, in as few passes over the scores as there are: factors go with the queries."""
+    scale = q_BHTC.shape[-1] ** -0.5 if scale is None else scale
+    scores_BHTS = (q_BHTC * (scale / (softcap or 1.0))) @ k_BHSC.transpose(-2, -1)
+    scores_BHTS = scores_BHTS if softcap is None else scores_BHTS.tanh_()
+    if mask is None:
+        scores_BHTS = scores_BHTS * (softcap or 1.0)
+    else:
+        if mask.dtype == torch.bool:
+            mask = scores_BHTS.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+        scores_BHTS = torch.add(mask, scores_BHTS, alpha=softcap or 1.0)
+    if sinks_H is not None:
+        sinks_BHT1 = sinks_H.to(scores_BHTS.dtype)[:, None, None].expand(*scores_BHTS.shape[:-1], 1)
+        return torch.cat([scores_BHTS, sinks_BHT1], -1).softmax(-1)[..., :-1] @ v_BHSC
+    return scores_BHTS.softmax(-1) @ v_BHSC
 
 
 def _one_query(q_BH1C: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

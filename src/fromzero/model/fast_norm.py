@@ -16,15 +16,22 @@ from torch.autograd.function import once_differentiable
 
 def fast_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm over the last dimension, in the dtype of x; the mean square is taken in fp32."""
-    return _RMSNorm.apply(x, weight, eps)
+    if torch.is_grad_enabled():
+        return _RMSNorm.apply(x, weight, eps)
+    return _normed(x, eps)[0].mul_(weight.to(x.dtype))
+
+
+def _normed(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """n in the dtype of x, in memory of its own, and r in fp32."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps))
+    return (x * scale).to(x.dtype), scale
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = torch.rsqrt(length.square_().div_(x.shape[-1]).add_(eps))
-        normed = (x * scale).to(x.dtype)
+        normed, scale = _normed(x, eps)
         ctx.save_for_backward(normed, scale, weight)
         return normed * weight.to(x.dtype)
 

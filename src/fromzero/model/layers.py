@@ -104,7 +104,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, weight_VD: Tensor) -> Tensor:
         """`weight_VD` is the matrix to use: the model knows which."""
-        logits = F.linear(x, weight_VD.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
-        if self.scale != 1:
-            logits = logits * self.scale
-        return logits if self.softcap is None else functions.soft_cap(logits, self.softcap)
+        factor = self.scale / (self.softcap or 1.0)
+        x = x if factor == 1 else x * factor  # there are fewer of these than of logits
+        logits = F.linear(x, weight_VD.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype) * factor)
+        return logits if self.softcap is None else logits.tanh_() * self.softcap
