@@ -1,7 +1,11 @@
 """The one error style: what was wrong, where, and what to do about it, in one sentence and without a traceback."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What an OSError has as its `errno` when there is no room to write."""
 
 
 class UserError(Exception):

@@ -6,7 +6,6 @@ What comes from there is data: names are made safe before they become names of f
 """
 
 import contextlib
-import errno
 import hashlib
 import importlib.util
 import os
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from fromzero.errors import UserError, missing_extra, nearest
+from fromzero.errors import DISK_FULL, UserError, missing_extra, nearest
 
 SCHEMES = {"s3": "s3fs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp", "memory": "fsspec"}
 """Which URLs are understood, and the package that does it."""
 WAITS = (0.5, 1.0, 2.0)
 """Seconds before a transfer that failed is tried again."""
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(.*)", re.DOTALL)
 _USER = re.compile(r"(\b[a-z][a-z0-9+.-]+:/{1,2})[^/\s'\"]+@")
 _QUERY = re.compile(r"(\bhttps?:/{1,2}[^\s?'\"]*)\?[^\s'\"]*")
@@ -87,7 +85,7 @@ def at(url: str) -> Iterator[tuple[Any, str]]:
         files = fsspec.filesystem(scheme, **options)
         yield files, files._strip_protocol(url)
     except Exception as error:
-        if isinstance(error, UserError) or getattr(error, "errno", None) in NO_SPACE:
+        if isinstance(error, UserError) or getattr(error, "errno", None) in DISK_FULL:
             raise
         raise UserError(f"{masked(url)}: {_reason(_cause(error))}") from error
 
@@ -130,7 +128,7 @@ def fetch(url: str, path: Path, size: int = 0) -> None:
                 return
             except Exception as error:
                 lasting = isinstance(_cause(error), FileNotFoundError | PermissionError)
-                if wait is None or lasting or getattr(error, "errno", None) in NO_SPACE:
+                if wait is None or lasting or getattr(error, "errno", None) in DISK_FULL:
                     raise
                 time.sleep(wait)
 

@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fromzero.corpus.normalize import normalize, normalize_stream, repair
+from fromzero.corpus.normalize import normalize, normalize_stream, repair, repair_stream
 
 AWKWARD = st.text(
     st.one_of(
@@ -58,6 +58,8 @@ def test_wrongly_decoded_text_is_put_right_and_right_text_left() -> None:
     right = "café “quoted” – 文字，编码。\nñandú Größe\nПривет, мир\n日本語の文\n"
     for line in right.splitlines():
         assert repair(line.encode().decode("latin-1")) == line
+    assert "".join(repair_stream(["ok caf", "Ã", "©\n文字", " stays Ã", "©"])) == repair("ok cafÃ©\n文字 stays Ã©")
+    assert "".join(repair_stream(["é" * 70_000, "é"])) == "é" * 70_001
     assert repair("ok cafÃ©\n文字 stays\nThis â€” is") == "ok café\n文字 stays\nThis — is"
     for text in (right, "ﬁ １２３ &amp; ‘x’ \x1b[1m", "Ã", "A\u0303 \ud800", ""):
         assert repair(text) == text

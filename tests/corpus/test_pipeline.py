@@ -140,6 +140,17 @@ def test_up_to_date_and_rebuilt(settings: Settings, tmp_path: Path, english: str
     assert any("changed" in document.text for document in everything(build_corpus(settings(seed=1))))
 
 
+def test_wrong_decoding_is_repaired_when_asked(settings: Settings, tmp_path: Path, essays: Essays) -> None:
+    fill(
+        tmp_path / "in",
+        [*essays(2), "The cafÃ© is open, â€œfreeâ€\x9d of charge, and closes when the last guest has left."],
+    )
+    (plain,) = (d.text for d in everything(build_corpus(settings())) if d.language == "en")
+    (repaired,) = (d.text for d in everything(build_corpus(settings(repair=True))) if d.language == "en")
+    assert "cafÃ©" in plain
+    assert repaired.startswith("The café is open, “free” of charge,")
+
+
 def test_duplicates_keep_the_first(settings: Settings, tmp_path: Path, essays: Essays) -> None:
     folder = fill(tmp_path / "in", essays(5))
     (folder / "900.txt").write_bytes(("\ufeff" + essays(5)[2].replace(" ", "  ", 0) + "\r\n\r\n").encode("utf-16"))

@@ -12,7 +12,7 @@ from fromzero.model.counts import parameter_count
 from fromzero.model.encoder_decoder import EncoderDecoder
 from fromzero.training.pretrain import PretrainConfig
 
-# What the weights that their authors published hold, as Hugging Face's page of each counts them.
+# Totals that are cited for the published weights.
 EXACT = {
     "gpt1-117m": 116_534_784,
     "gpt2-124m": 124_439_808,

@@ -18,7 +18,7 @@ from typing import Any
 from fromzero import __version__
 from fromzero.config import field_types, from_arguments
 from fromzero.console import console, printable
-from fromzero.errors import Interrupted, UserError, nearest
+from fromzero.errors import DISK_FULL, Interrupted, UserError, nearest
 
 __all__ = ["Verb", "main"]
 
@@ -91,7 +91,7 @@ def _fail(message: str, code: int) -> int:
 
 def _disk_message(error: OSError) -> str | None:
     where = error.filename or "the output folder"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in DISK_FULL:
         return f"no space left while writing {where}; free some and run the same command again, it goes on from there"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{where}: {error.strerror}; name a folder that you may write to, or change its permissions"

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ from fromzero.errors import UserError
 VERSION = 1
 WEIGHTS, SETTINGS = "ngrams.safetensors", "ngrams.json"
 MAX_ORDER = 16
-Bucket = Literal["low", "middle", "high"]
 _FACTOR = np.uint64(0xC2B2AE3D27D4EB4F)  # of windows, as in kernels.ngrams
 _PRUNED = 3  # from this size on, n-grams that are seen once are left out: they are most of the table, and say least
 
@@ -84,11 +83,6 @@ class NgramModel:
         windows = np.zeros((2, self.order + 1), np.uint64)
         total = log_probability(_symbols(text), self.order, self.keys, self.values, self.unseen, windows)
         return math.exp(-total / len(text)) if text else math.inf
-
-    def bucket(self, text: str) -> Bucket:
-        """'low' perplexity (most like the clean text), 'middle' or 'high'."""
-        found = self.perplexity(text)
-        return "low" if found <= self.cutoffs[0] else "middle" if found <= self.cutoffs[1] else "high"
 
     def judge(self, text: str) -> str | None:
         """HIGH_PERPLEXITY and the perplexity for the bucket 'high', None to keep."""

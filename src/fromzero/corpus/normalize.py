@@ -56,6 +56,17 @@ def repair(text: str) -> str:
     return _repairer()(text)
 
 
+def repair_stream(blocks: Iterable[str]) -> Iterator[str]:
+    """The same for a text that arrives in blocks: whole lines at a time, of which very long ones are divided."""
+    kept = ""
+    for block in blocks:
+        kept += block
+        if cut := kept.rfind("\n") + 1 or (len(kept) if len(kept) > _SAFE_SEARCH else 0):
+            yield repair(kept[:cut])
+            kept = kept[cut:]
+    yield repair(kept)
+
+
 @functools.cache
 def _repairer() -> Callable[[str], str]:
     try:

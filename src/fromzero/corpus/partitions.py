@@ -21,11 +21,10 @@ from fromzero.corpus.fetching import fetched
 from fromzero.corpus.files import SourceFile
 from fromzero.corpus.near_duplicates import MinHash, write_signatures
 from fromzero.corpus.pool import parser, release
-from fromzero.corpus.reading import DISK_FULL
 from fromzero.corpus.screening import Screen, Screening
 from fromzero.corpus.storing import read_rows
 from fromzero.corpus.worker import WorkSettings
-from fromzero.errors import UserError
+from fromzero.errors import DISK_FULL, UserError
 
 AT_LEAST, AT_MOST, ABOUT = 1_000_000, 256_000_000, 64
 """Bytes of files in a partition, and how many partitions there are between these bounds."""

@@ -6,7 +6,6 @@ Runs in a child process: every byte here may be hostile. `formats` has the table
 """
 
 import dataclasses
-import errno
 import importlib
 import itertools
 import re
@@ -17,14 +16,12 @@ from typing import Any, BinaryIO
 from fromzero.corpus.document import BINARY, DAMAGED, DOCUMENT_TOO_LARGE, TOO_LARGE, UNOPENED, UNPACKED_TOO_LARGE
 from fromzero.corpus.encoding import NotTextError, decode_stream, detect
 from fromzero.corpus.settings import Limits
-from fromzero.errors import UserError, missing_extra
+from fromzero.errors import DISK_FULL, UserError, missing_extra
 
 _FRONT_MATTER = re.compile(
     r"\A\ufeff?---[ \t]*\r?\n(.{0,20000}?)^(?:---|\.\.\.)[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE
 )
 _FRONT_TITLE = re.compile(r"""^title:[ \t]*["']?([^\n]{1,500}?)["']?[ \t]*\r?$""", re.MULTILINE)
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ReadError(Exception):

@@ -121,6 +121,9 @@ class CorpusConfig:
     else of a line, else at a space. null: never cut."""
     normalize: bool = True
     """Unify Unicode (NFC), line ends and blank lines, and drop control characters. false: keep every character."""
+    repair: bool = False
+    """Put right what was decoded with the wrong encoding and saved again ('cafÃ©'), line by line. Off, since it takes
+    as long as all rules together."""
     html: Literal["precise", "fast"] = "precise"
     """How the main text of a web page is found: precise (trafilatura), or fast (resiliparse, ten times faster, loses
     some lists and tables)."""

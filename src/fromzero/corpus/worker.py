@@ -30,7 +30,7 @@ from fromzero.corpus.filters import refine
 from fromzero.corpus.formats import read
 from fromzero.corpus.language import UNKNOWN, identify
 from fromzero.corpus.masking import Masking, mask
-from fromzero.corpus.normalize import normalize_stream, replace_surrogates
+from fromzero.corpus.normalize import normalize_stream, repair_stream, replace_surrogates
 from fromzero.corpus.reading import Raw, ReadSettings, Record, bounded, reason_of
 from fromzero.corpus.settings import CorpusConfig, Filters, Limits
 from fromzero.errors import UserError
@@ -48,12 +48,15 @@ class WorkSettings:
     masking: Masking | None
     cut_characters: int | None
     normalize: bool
+    repair: bool
 
     @staticmethod
     def of(config: CorpusConfig) -> "WorkSettings":
         """Taken from the stage's settings."""
         read_settings = ReadSettings(config.limits, config.html, config.text_key, config.heading_keys)
-        return WorkSettings(read_settings, config.filters, config.masking, config.cut_characters, config.normalize)
+        return WorkSettings(
+            read_settings, config.filters, config.masking, config.cut_characters, config.normalize, config.repair
+        )
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> "WorkSettings":
@@ -63,8 +66,8 @@ class WorkSettings:
             Limits(**inner["limits"]), inner["html"], inner["text_key"], tuple(inner["heading_keys"])
         )
         masking = plain["masking"] and Masking(**plain["masking"])
-        filters, cut_characters, normalized = (plain[name] for name in ("filters", "cut_characters", "normalize"))
-        return WorkSettings(read_settings, Filters(**filters), masking, cut_characters, normalized)
+        others = {name: plain[name] for name in ("cut_characters", "normalize", "repair")}
+        return WorkSettings(read_settings, Filters(**plain["filters"]), masking, **others)
 
 
 def write_frame(stream: BinaryIO, value: Any) -> None:
@@ -116,7 +119,8 @@ def _answers(record: Record, settings: WorkSettings) -> Iterator[dict[str, Any]]
 
 
 def _parts(raw: Raw, settings: WorkSettings) -> Iterator[dict[str, Any]]:
-    blocks = normalize_stream(raw.blocks) if settings.normalize else map(replace_surrogates, raw.blocks)
+    blocks = repair_stream(raw.blocks) if settings.repair else raw.blocks
+    blocks = normalize_stream(blocks) if settings.normalize else map(replace_surrogates, blocks)
     if settings.cut_characters is None:
         blocks = bounded(blocks, settings.read.limits.document_bytes, ", and cut_characters is null")
     parts = cut(blocks, settings.cut_characters)

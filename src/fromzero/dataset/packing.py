@@ -1,7 +1,7 @@
 """The stage that turns a corpus into token shards."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from fromzero.dataset.writing import (
 )
 from fromzero.errors import UserError, nearest
 from fromzero.tokenizer import Tokenizer
+from fromzero.tokenizer.text import batches
 
 VERSION = 2
 BATCH_CHARACTERS = 1 << 23  # encoded at once, so that each thread has some of them
@@ -87,7 +88,7 @@ def _pack_split(
     report: Callable[[float], None],
 ) -> int:
     """Encode one split; returns the characters done so far."""
-    for texts in _batches(documents):
+    for texts in batches(documents, BATCH_CHARACTERS):
         for text, ids in zip(texts, tokenizer.encode_arrays(texts), strict=True):
             writer.add(np.concatenate(([tokenizer.end_of_text], ids)), len(text.encode()))
             if split == "validation":  # the only one that models are measured on
@@ -95,18 +96,6 @@ def _pack_split(
             done += len(text)
         report(done)
     return done
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    yield batch
 
 
 def summarise(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from fromzero.errors import UserError
-from fromzero.locations import NO_SPACE, masked
+from fromzero.errors import DISK_FULL, UserError
+from fromzero.locations import masked
 
 HUGGING_FACE, MODELSCOPE = "https://huggingface.co", "https://www.modelscope.cn"
 MAX_LISTING_BYTES = 32_000_000
@@ -88,7 +88,7 @@ def fetch_file(file: Listed, path: Path, report: Callable[[int], None]) -> None:
         try:
             _receive(file, part, report)
         except (OSError, http.client.HTTPException) as error:
-            if getattr(error, "errno", None) in NO_SPACE:
+            if getattr(error, "errno", None) in DISK_FULL:
                 raise
             failures, most = (0, _size(part)) if _size(part) > max(most, 0) else (failures + 1, most)
             if failures > len(WAITS) or (isinstance(error, urllib.error.HTTPError) and error.code < 429):

@@ -43,6 +43,7 @@ def add(pairs: Any, left: Any, right: Any, weight: Any, number: Any) -> Any:
 
 @lean
 def insert(table: Any, halves: Any, pair: Any) -> None:
+    """Enter a pair into the hash table."""
     slot = _slot(halves[pair, 0], halves[pair, 1], len(table))
     while table[slot]:
         slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
@@ -70,6 +71,7 @@ def find(table: Any, halves: Any, left: Any, right: Any) -> Any:
 
 @lean
 def push(pairs: Any, pair: Any, ties_first: Any, spelling: Any) -> None:
+    """Put a pair into the heap."""
     heap, at = pairs.heap, pairs.used[2]
     heap[at, 0], heap[at, 2] = pairs.counts[pair], pair
     heap[at, 1] = pairs.places[pairs.spans[pair, 0]] if ties_first else -prefix(spelling, pairs.halves[pair, 0])
@@ -81,6 +83,7 @@ def push(pairs: Any, pair: Any, ties_first: Any, spelling: Any) -> None:
 
 @lean
 def sift_down(pairs: Any, spelling: Any) -> None:
+    """Move the top of the heap to where it belongs."""
     at, used = 0, pairs.used[2]
     while 2 * at + 1 < used:
         child = 2 * at + 1
@@ -94,6 +97,7 @@ def sift_down(pairs: Any, spelling: Any) -> None:
 
 @inlined
 def swap(heap: Any, i: Any, j: Any) -> None:
+    """Exchange two entries."""
     for column in range(3):
         heap[i, column], heap[j, column] = heap[j, column], heap[i, column]
 

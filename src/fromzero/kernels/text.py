@@ -281,12 +281,6 @@ def count_paragraphs(points: Any, keys: Any, marks: Any, counts: Any) -> None:
             start += 1
 
 
-@inlined
-def gram(hashes: Any, at: Any, n: Any, power: Any) -> Any:
-    """The hash of n tokens in a row."""
-    return mix(hashes[at + n] - hashes[at] * power)
-
-
 @lean
 def count_grams(
     hashes: Any, lengths: Any, tokens: Any, n: Any, before: Any, runs: Any, slots: Any, use: Any, keys: Any, marks: Any,

@@ -1,8 +1,11 @@
 """What counts as text: anything that has a UTF-8 form."""
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from fromzero.errors import UserError
+
+T = TypeVar("T", str, bytes)
 
 
 def utf8(text: str, what: str = "the text") -> bytes:
@@ -22,9 +25,9 @@ def check_unicode(text: str, what: str = "the text") -> None:
         utf8(text, what)
 
 
-def batches(texts: Iterable[bytes], least: int) -> Iterator[list[bytes]]:
-    """Texts in groups of at least so many bytes, but for the last one."""
-    batch: list[bytes] = []
+def batches(texts: Iterable[T], least: int) -> Iterator[list[T]]:
+    """Texts in groups of at least so many bytes or characters, but for the last one."""
+    batch: list[T] = []
     size = 0
     for text in texts:
         batch.append(text)
