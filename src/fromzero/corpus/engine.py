@@ -4,9 +4,11 @@ The same few lines make the plan for both; only the runner differs. Items and re
 can cross machines. On a cluster, every path in them has to mean the same thing on each machine.
 """
 
+import atexit
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal
 
@@ -15,6 +17,8 @@ from fromzero.errors import UserError, missing_extra
 Runner = Literal["native", "ray"]
 Task = Callable[[str], str]
 PATIENCE = 10.0  # seconds for a cluster to answer
+SETTLE = 0.3
+"""Seconds that Daft's threads get to end in, before Python does."""
 
 
 def run(
@@ -65,6 +69,7 @@ def _daft(runner: Runner, address: str) -> Any:
     if not _chosen:  # Daft takes one runner in the life of a process
         daft.set_runner_ray() if runner == "ray" else daft.set_runner_native()
         _chosen.append(runner)
+        atexit.register(time.sleep, SETTLE)  # a thread that still lets go of Python while it ends aborts the process
     if _chosen != [runner]:
         raise UserError(f"this process uses Daft with the {_chosen[0]} runner; start a new one for {runner}")
     return daft
