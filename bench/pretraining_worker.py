@@ -21,7 +21,7 @@ from fromzero.device import DTYPES, keep_freed_memory
 from fromzero.interop.names import to_theirs
 from fromzero.model import ModelConfig, Transformer
 from fromzero.training.objective import counted, next_token_loss
-from fromzero.training.optimizer import AdamW, clip_gradients, decay_groups
+from fromzero.training.optimizers.adam import AdamW, clip_gradients, decay_groups
 
 LEARNING_RATE, BETAS, WEIGHT_DECAY, MAX_NORM = 1e-3, (0.9, 0.95), 0.1, 1.0
 SEED = 0
@@ -81,7 +81,7 @@ def fromzero_system(job: Job, config: ModelConfig) -> System:
     """The step of training/trainer.py, which takes the same functions."""
     ids, targets = batch(job)
     model = Transformer(config, SEED, DTYPES[job.dtype]).train()
-    optimizer = AdamW(decay_groups(model, WEIGHT_DECAY), LEARNING_RATE, BETAS)
+    optimizer = AdamW(decay_groups(model.named_parameters(), WEIGHT_DECAY), LEARNING_RATE, BETAS)
 
     def loss() -> Tensor:
         return next_token_loss(model, ids, targets) / counted(targets)
@@ -131,7 +131,7 @@ def transformers_system(job: Job) -> System:
     config = transformers.GPT2Config(vocab_size=job.vocab, **shape, **dropout, **specials)
     model = transformers.GPT2LMHeadModel(config).train()
     copy_weights(model, our_weights(job))
-    groups = decay_groups(model, WEIGHT_DECAY)
+    groups = decay_groups(model.named_parameters(), WEIGHT_DECAY)
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=BETAS, fused=True)
     # shift_labels: our targets are already one token further on.
     return peer_system(job, model, optimizer, lambda: model(ids, labels=targets, shift_labels=targets).loss)

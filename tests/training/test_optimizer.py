@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fromzero.model import ModelConfig, Transformer
-from fromzero.training.optimizer import AdamW, clip_gradients, decay_groups
+from fromzero.training.optimizers.adam import AdamW, clip_gradients, decay_groups
 from fromzero.training.schedule import learning_rate
 from fromzero.training.settings import TrainConfig
 
@@ -87,7 +87,7 @@ def test_clipping_leaves_bad_gradients_to_be_seen() -> None:
 
 def test_only_matrices_decay() -> None:
     model = Transformer(ModelConfig(vocab_size=8, layers=1, width=8, heads=2, norm="layer", bias=True))
-    decayed, others = (group["params"] for group in decay_groups(model, 0.1))
+    decayed, others = (group["params"] for group in decay_groups(model.named_parameters(), 0.1))
     assert all(p.dim() == 2 for p in decayed)
     assert all(p.dim() == 1 for p in others)
     assert len(decayed) + len(others) == len(list(model.parameters()))

@@ -86,6 +86,8 @@ def attend(
 
     Equal to functions.scaled_dot_product_attention with repeated heads and the scene's mask.
     """
+    if scene.attend is not None:
+        return scene.attend(q_BHTC, k_BKSC, v_BKSC, scale, softcap, sinks_H)
     if k_BKSC.shape[2] > scene.keys:
         k_BKSC, v_BKSC = k_BKSC[:, :, -scene.keys :], v_BKSC[:, :, -scene.keys :]
     groups = q_BHTC.shape[1] // k_BKSC.shape[1]

@@ -1,7 +1,7 @@
 """One layer, and a stack of them: embedded tokens in, normed hidden states out."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -102,7 +102,7 @@ class Stack(nn.Module):
         *,
         types_BT: Tensor | None = None,
         memory: Memory | None = None,
-        **marks: Tensor | None,
+        **marks: Any,
     ) -> Tensor:
         """Hidden states in `dtype` of embedded tokens; see Transformer.forward; marks are those of Tokens.
 

@@ -28,28 +28,25 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Linear(nn.Module):
+class Linear(nn.Linear):
     """y = x W^T + b, with W (out, in) in fp32, computed in the dtype of x."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        super().__init__(inputs, outputs, bias)
+
+    def reset_parameters(self) -> None:
+        """Nothing: `initialize` fills all weights of a model, and torch should not draw them first."""
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.weight.to(x.dtype), bias)
 
 
-class Embedding(nn.Module):
+class Embedding(nn.Embedding):
     """A row of W (rows, D) for each id, in fp32."""
 
-    def __init__(self, rows: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(rows, width))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight)
+    def reset_parameters(self) -> None:
+        """Nothing, as for Linear."""
 
 
 class Norm(nn.Module):

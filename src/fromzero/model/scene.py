@@ -3,6 +3,7 @@
 Made once for all layers alike. Plain causal attention has no mask at all, which is what torch's kernels are fastest at.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +25,8 @@ class Scene:
     """Boolean, True means attend, or numbers to add to the scores; B and H may be 1."""
     angles: tuple[Tensor, Tensor] | None = None
     """Rotary cos and sin for all heads alike, (T, 1, R) or (B, T, 1, R)."""
+    attend: Callable[..., Tensor] | None = None
+    """Does it in place of attention.attend, with its arguments but the scene: where keys are on several devices."""
 
 
 @dataclass
@@ -53,6 +56,10 @@ class Tokens:
     """True for real tokens, of those in the cache too: (B, S)."""
     positions_BT: Tensor | None = None
     prefix_B: Tensor | None = None
+    documents_BT: Tensor | None = None
+    """The number of the document that each token is of; tokens see their own only."""
+    attend: Callable[..., Tensor] | None = None
+    """See Scene; it knows itself who sees whom."""
 
     @property
     def positions(self) -> slice | Tensor:
@@ -76,6 +83,8 @@ class Tokens:
             seen_BTS = seen_BTS & (distance_TS.abs() < window)
         if self.keep_BT is not None:  # padding sees itself: a softmax over nothing is no number
             seen_BTS = (seen_BTS & self.keep_BT[:, None, -keys:]) | (distance_TS == 0)
+        if self.documents_BT is not None:
+            seen_BTS = seen_BTS & (self.documents_BT[:, :, None] == self.documents_BT[:, None, -keys:])
         return seen_BTS[:, None]
 
     def _counted(self) -> Tensor:
@@ -98,7 +107,9 @@ def make_scene(
     keys = min(total, tokens.count + window - 1) if causal and window is not None else total
     if window is not None and keys <= window:
         window = None
-    whole = window is None and tokens.keep_BT is None
+    if tokens.attend is not None:
+        return Scene(keys, causal, angles=angles, attend=tokens.attend)
+    whole = window is None and tokens.keep_BT is None and tokens.documents_BT is None
     biased = table is not None or config.positions == "alibi"
     everything = whole and (tokens.count == 1 or not causal)
     triangle = whole and not everything and not biased and tokens.prefix_B is None and total == tokens.count

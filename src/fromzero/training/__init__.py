@@ -5,7 +5,7 @@ Reading order: `settings`, `objective`, `optimizer`, `schedule` (pure functions 
 `signals`, `trainer` (the loop), `pretrain` (the stage).
 """
 
-from fromzero.training.optimizer import AdamW
+from fromzero.training.optimizers.adam import AdamW
 from fromzero.training.pretrain import PretrainConfig, pretrain
 from fromzero.training.settings import TrainConfig
 from fromzero.training.trainer import Trainer

@@ -1,24 +1,58 @@
-"""What is minimised: the next token's cross-entropy, over the targets that count."""
+"""What is minimised: an objective holds the model, prepares batches and returns the summed loss of a micro-batch.
 
-from torch import Tensor
+A sum, not a mean: who trains divides by the targets of the whole batch, so the size of a micro-batch, the number of
+ranks and how the counted targets are spread over them change nothing.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
 
 from fromzero.model import Transformer, functions
 from fromzero.model.linear_loss import IGNORE, linear_cross_entropy
+from fromzero.parallel.fleet import Batch
 
 
-def next_token_loss(model: Transformer, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """Sum of -log p(target) in nats over targets that are not -100 (fp32 scalar).
+class Objective(nn.Module):
+    """A model and what it learns from a batch."""
 
-    A sum, not a mean: the trainer divides by the count of the whole batch, so the size of a micro-batch and how the
-    counted targets are spread over them change nothing. In training, mixtures of experts add to it, for each target.
+    def __init__(self, model: Any) -> None:
+        """model: a Transformer, or an EncoderDecoder for objectives that take one."""
+        super().__init__()
+        self.model = model
+
+    def prepare(self, ids_BT: Tensor, targets_BT: Tensor, step: int) -> Batch:
+        """What `forward` takes, of a batch of the loader, on the CPU; draws at random by the seed and the step."""
+        return {"ids_BT": ids_BT, "targets_BT": targets_BT}
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        """Sum of -log p(target) in nats over targets that are not -100, fp32 scalar, with what the model adds."""
+        raise NotImplementedError
+
+
+class NextToken(Objective):
+    """Each token from those before it (GPT)."""
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        return next_token_loss(self.model, **batch)
+
+
+def next_token_loss(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, **marks: Any) -> Tensor:
+    """Sum of -log p(target) in nats over targets that are not -100 (fp32 scalar); marks: see Transformer.forward.
+
+    In training, mixtures of experts add to it, for each target.
     """
-    x_ND, targets_N = model.hidden(ids_BT).flatten(0, 1), targets_BT.flatten()
-    if model.head.plain:
-        loss = linear_cross_entropy(x_ND, model.head_weight, targets_N)
-    else:
-        loss = functions.cross_entropy(model.head(x_ND, model.head_weight), targets_N).sum()
+    loss = head_loss(model, model.hidden(ids_BT, **marks), targets_BT)
     added = model.auxiliary_losses()
     return loss + sum(added.values()) * counted(targets_BT) if added else loss
+
+
+def head_loss(model: Transformer, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+    """The same of hidden states."""
+    x_ND, targets_N = x_BTD.flatten(0, 1), targets_BT.flatten()
+    if model.head.plain:
+        return linear_cross_entropy(x_ND, model.head_weight, targets_N)
+    return functions.cross_entropy(model.head(x_ND, model.head_weight), targets_N).sum()
 
 
 def counted(targets_BT: Tensor) -> int:

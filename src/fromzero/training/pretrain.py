@@ -13,13 +13,15 @@ from fromzero.artifact import Artifact
 from fromzero.console import say
 from fromzero.dataset import TokenShards
 from fromzero.dataset.mixture import TrainingData, open_data
-from fromzero.device import keep_freed_memory, pick_device, pick_dtype
+from fromzero.device import keep_freed_memory, pick_dtype
 from fromzero.errors import UserError
 from fromzero.evaluation import shards_perplexity
 from fromzero.inference import SamplingConfig, generate_text
 from fromzero.model import ModelConfig, Transformer
+from fromzero.parallel import ParallelConfig, World, join_world, parallelize
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.finish import finish_model
+from fromzero.training.objective import NextToken
 from fromzero.training.samples import SampleLog
 from fromzero.training.settings import INCIDENTAL, TrainConfig
 from fromzero.training.trainer import CHECKPOINTS, Look, Trainer
@@ -39,6 +41,8 @@ class PretrainConfig:
     """Shape of the model; its vocabulary size comes from the tokenizer."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How it is trained."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How many devices share it; start them with torchrun."""
     prompts: tuple[str, ...] = ()
     """Beginnings that the model goes on from at several points of training; empty takes some from held-out text."""
     sample_points: int = 4
@@ -46,37 +50,62 @@ class PretrainConfig:
 
 
 def pretrain(config: PretrainConfig) -> Artifact:
-    """Train a model from random weights on token shards; skipped when up to date, resumed when it was cut off."""
+    """Train a model from random weights on token shards; skipped when up to date, resumed when it was cut off.
+
+    Started by torchrun, all ranks call it; the first one writes the folder. Raises UserError.
+    """
+    with join_world(config.train.device, config.parallel.timeout) as world:
+        if world.first:
+            return _build(config, world)
+        if (folder := world.share(None)) is not None:
+            _pretrain(config, open_data(config.tokens), Path(folder), world)
+        world.share(None)  # until the first rank has finished the folder
+        return artifact.open_artifact(config.output, "model")
+
+
+def _build(config: PretrainConfig, world: World) -> Artifact:
     data = open_data(config.tokens)
+    begun = False
+
+    def make(folder: Path) -> Mapping[str, Any]:
+        nonlocal begun
+        begun = True
+        world.share(str(folder))
+        return _pretrain(config, data, folder, world)
+
     inputs = {"tokens": data.digest}
-    ignore = ("tokens", "output", *INCIDENTAL)
-    return artifact.build(
-        config.output,
-        "model",
-        config,
-        inputs,
-        lambda folder: _pretrain(config, data, folder),
-        version=VERSION,
-        ignore=ignore,
-        scratch=CHECKPOINTS,
+    ignore = ("tokens", "output", "parallel", *INCIDENTAL)
+    made = artifact.build(
+        config.output, "model", config, inputs, make, version=VERSION, ignore=ignore, scratch=CHECKPOINTS
     )
+    if not begun:  # it was up to date
+        world.share(None)
+    world.share(None)
+    return made
 
 
-def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path) -> Mapping[str, Any]:
+def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: World) -> Mapping[str, Any]:
     keep_freed_memory()
     tokenizer = load_tokenizer(data.path)
     _check_length(config.train, data.windows)
-    device = pick_device(config.train.device)
-    dtype = pick_dtype(config.train.dtype, device)
-    model = Transformer(config.model.with_vocab(tokenizer.vocab_size), config.train.seed, dtype).to(device)
-    loader = data.loader(config.model.context, config.train.batch_size, config.train.seed)
+    dtype = world.share(pick_dtype(config.train.dtype, world.device) if world.first else None)
+    model = Transformer(config.model.with_vocab(tokenizer.vocab_size), config.train.seed, dtype).to(world.device)
+    parameters = model.parameter_count()
+    objective = NextToken(model)
+    fleet = parallelize(objective, config.parallel, world, config.train.recompute)
+    train = config.train
+    share = (config.model.context, train.batch_size, train.seed, fleet.data_rank, fleet.data_size)
+    loader = data.loader(*share)
     say(
-        f"model: {model.parameter_count():,} parameters; {config.train.steps:,} steps of "
-        f"{config.train.batch_size * config.model.context:,} tokens; {dtype} on {device}"
+        f"model: {parameters:,} parameters; {train.steps:,} steps of "
+        f"{train.batch_size * config.model.context:,} tokens; {dtype} on {world.device}"
     )
     look = _look(config, folder / "run", tokenizer, data.held_out)
-    figures = Trainer(model, loader, config.train, folder / "run", look).fit()
-    return finish_model(model, folder, data.path, tokenizer, None, figures)
+    figures = Trainer(model, loader, train, folder / "run", look, objective, fleet).fit()
+    whole = fleet.whole_model()
+    if whole is None:
+        return {}
+    return finish_model(whole, folder, data.path, tokenizer, None, figures)  # type: ignore[arg-type]
 
 
 def _check_length(train: TrainConfig, windows: int | None) -> None:

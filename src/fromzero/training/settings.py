@@ -8,7 +8,7 @@ from fromzero.device import DeviceName, DtypeName
 from fromzero.errors import UserError
 
 # Settings that say how a run is watched and kept, and change nothing about the weights that come out.
-INCIDENTAL = ("train.checkpoint_every", "train.keep_checkpoints", "train.log_every")
+INCIDENTAL = ("train.checkpoint_every", "train.keep_checkpoints", "train.keep_best", "train.log_every")
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,19 @@ class TrainConfig:
     """Sequences in one step."""
     micro_batch_size: int | None = None
     """Sequences computed at once, to fit memory; gradients add up to the whole batch. null computes all at once."""
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = "adamw"
+    """What turns gradients into steps; muon steps matrices inside blocks, and adamw everything else."""
     learning_rate: float = 1e-3
     """Highest learning rate."""
+    matrix_learning_rate: float = 0.02
+    """For muon: highest learning rate of the matrices that it steps."""
+    momentum: float = 0.95
+    """For sgd and muon."""
     final_learning_rate: float = 0.1
     """Learning rate at the end, as a share of the highest."""
-    schedule: Literal["cosine", "wsd"] = "cosine"
-    """After the warm-up: a cosine down to the end, or stable and then a linear decay (warmup-stable-decay)."""
+    schedule: Literal["cosine", "linear", "wsd", "inverse_sqrt", "constant"] = "cosine"
+    """After the warm-up: a cosine or a line down to the end, stable and then a line (warmup-stable-decay), with the
+    inverse square root of the step, or constant."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from zero."""
     decay_share: float = 0.2
@@ -49,8 +56,18 @@ class TrainConfig:
     """Steps between checkpoints; one is also written when a signal asks for a stop."""
     keep_checkpoints: int = 2
     """The newest checkpoints that are kept; the others are deleted."""
+    keep_best: bool = False
+    """Whether the checkpoint with the lowest held-out loss is kept beside them."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
+    skip_spikes: bool = False
+    """Whether steps whose loss or gradient norm is far above what it was are left out (6 sigma over 128 steps)."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What of each block is worked out again in the backward pass instead of being kept: saves memory, costs time."""
+    compile: Literal["auto", "on", "off"] = "off"
+    """Whether blocks are compiled by torch.compile; auto tries it and takes it if it works and is faster."""
+    mask_documents: bool = False
+    """Whether tokens see only their own document, with positions that begin anew, where a window has several."""
     device: DeviceName = "auto"
     """Where to train."""
     dtype: DtypeName = "auto"

@@ -1,6 +1,5 @@
 """The training loop, one for all objectives: batch, gradients, step; now and then a look, a line, a checkpoint."""
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +10,14 @@ from torch import Tensor
 
 from fromzero.console import Reporter, human_count, progress, say
 from fromzero.device import matmul_flops, peak_memory_bytes
-from fromzero.errors import Interrupted, UserError
+from fromzero.errors import Interrupted
 from fromzero.model import Transformer
+from fromzero.parallel import Fleet, ParallelConfig, World, parallelize
 from fromzero.training.checkpoint import load_newest, prune_checkpoints, save_checkpoint
+from fromzero.training.faults import Guard
 from fromzero.training.metrics import MetricsLog
-from fromzero.training.objective import counted, next_token_loss
-from fromzero.training.optimizer import AdamW, clip_gradients, decay_groups
+from fromzero.training.objective import NextToken, Objective, counted
+from fromzero.training.optimizers import make_optimizer, set_share
 from fromzero.training.schedule import learning_rate
 from fromzero.training.settings import TrainConfig
 from fromzero.training.signals import StopRequest, stop_on_signals
@@ -44,12 +45,23 @@ Look = Callable[[Transformer, int], dict[str, Any]]
 class Trainer:
     """Trains a model in `folder`, going on from the newest checkpoint there."""
 
-    def __init__(self, model: Transformer, loader: Loader, config: TrainConfig, folder: Path, look: Look) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        loader: Loader,
+        config: TrainConfig,
+        folder: Path,
+        look: Look,
+        objective: Objective | None = None,
+        fleet: Fleet | None = None,
+    ) -> None:
+        """objective: the next token's loss unless one is given. fleet: where it is placed, or this one device."""
         self.model, self.loader, self.config, self.folder, self.look = model, loader, config, folder, look
         self.device = model.token_embedding.weight.device
-        self.optimizer = AdamW(
-            decay_groups(model, config.weight_decay), config.learning_rate, (config.beta1, config.beta2)
-        )
+        self.objective = objective or NextToken(model)
+        self.fleet = fleet or parallelize(self.objective, ParallelConfig(), World(self.device), config.recompute)
+        self.optimizer = make_optimizer(self.fleet.named_parameters(), config)
+        self.guard = Guard(config.skip_spikes)
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.last: dict[str, Any] = {}
 
@@ -88,43 +100,30 @@ class Trainer:
     def _train_step(self, bar: Reporter) -> None:
         started = time.perf_counter()
         rate = learning_rate(self.step, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        ids_BT, targets_BT = self.loader.next_batch()
-        loss, count = self._gradients(ids_BT, targets_BT)
-        norm = clip_gradients(self.model.parameters(), self.config.max_gradient_norm)
-        self._check_finite(loss, norm)
-        self.optimizer.step()
-        self.model.balance_experts()
+        set_share(self.optimizer, rate / self.config.learning_rate)
+        self.model.train()
+        batch = self.objective.prepare(*self.loader.next_batch(), self.step)
+        count = int(self.fleet.sum(counted(batch["targets_BT"])))
+        loss = self.fleet.gradients(batch, self.config.micro_batch_size, count)
+        norm = self.fleet.clip(self.config.max_gradient_norm)
+        if self.guard.allows(self.step + 1, loss, norm, self._whereabouts):
+            self.optimizer.step()
+            self.fleet.balance_experts()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.tokens += ids_BT.numel()
+        tokens = batch["targets_BT"].numel() * self.fleet.data_size
+        self.tokens += tokens
         seconds = time.perf_counter() - started
         self.seconds += seconds
-        speed = ids_BT.numel() / seconds
+        speed = tokens / seconds
         bar(self.step, f"loss {loss:.3f}  {human_count(speed)} tokens/s")
         if self.step % self.config.log_every == 0 or self.step in (1, self.config.steps):
             self.last = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "counted_tokens": count}
             self.log.write({"step": self.step, "kind": "train", **self.last, **self._speed_figures(speed)})
 
-    def _gradients(self, ids_BT: Tensor, targets_BT: Tensor) -> tuple[float, int]:
-        """Mean loss of the batch in nats, its gradient left in the parameters, and how many targets it is over."""
-        self.model.train()
-        count = counted(targets_BT)
-        total = 0.0
-        rows = self.config.micro_batch_size or len(ids_BT)
-        for ids, targets in zip(ids_BT.split(rows), targets_BT.split(rows), strict=True):
-            loss = next_token_loss(self.model, ids.to(self.device), targets.to(self.device)) / max(1, count)
-            loss.backward()
-            total += float(loss.detach())
-        return total, count
-
-    def _check_finite(self, loss: float, norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(
-                f"training diverged: at step {self.step + 1} the loss is {loss} and the gradient norm {norm}; "
-                "lower learning_rate or raise warmup_steps, and run again"
-            )
+    def _whereabouts(self) -> str:
+        """What the last batch was made of, for a message about it."""
+        return ""
 
     def _speed_figures(self, tokens_per_second: float) -> dict[str, float]:
         """FLOP/s, and their share of what this machine reaches in plain matrix products (its practical peak)."""

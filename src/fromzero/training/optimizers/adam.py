@@ -57,9 +57,9 @@ class AdamW(torch.optim.Optimizer):
         torch._foreach_addcdiv_(parameters, averages, denominators, [-lr / (1 - beta1 ** s["step"]) for s in states])
 
 
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices decay; norm weights and biases, which have no scale to keep small, do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for _, p in named if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
