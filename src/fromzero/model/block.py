@@ -1,7 +1,7 @@
 """One layer, and a stack of them: embedded tokens in, normed hidden states out."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -75,12 +75,23 @@ class Block(nn.Module):
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
+class Section(NamedTuple):
+    """What one stage of a pipeline runs of a stack."""
+
+    layers: range
+    x_BTD: Tensor | None = None
+    """Hidden states from the stage before; None on the first, which embeds."""
+    last: bool = True
+    """Whether the last norm follows."""
+
+
 class Stack(nn.Module):
     """Embedded tokens (B, T, D) -> hidden states (B, T, D): positions, blocks, the last norm."""
 
     def __init__(self, config: ModelConfig, layers: int, causal: bool, cross: bool = False) -> None:
         super().__init__()
         self.config, self.causal = config, causal
+        self.section: Section | None = None  # all of it, unless a pipeline has cut it
         learned, relative = config.positions == "learned", config.positions == "relative"
         self.position_embedding = Embedding(config.context, config.width) if learned else None
         self.type_embedding = Embedding(config.token_types, config.width) if config.token_types else None
@@ -114,14 +125,16 @@ class Stack(nn.Module):
                 f"{start + count} tokens do not fit the model's context of {self.config.context}; shorten the input"
             )
         tokens = Tokens(start, count, x_BTD.device, **marks)
-        x_BTD = self._embedded(x_BTD, tokens, types_BT).to(dtype)
+        section = self.section or Section(range(len(self.blocks)))
+        if section.x_BTD is None:
+            x_BTD = self._embedded(x_BTD, tokens, types_BT).to(dtype)
         scenes = {windowed: self._scene(tokens, windowed) for windowed in set(self._windowed)}
-        for index, (block, windowed) in enumerate(zip(self.blocks, self._windowed, strict=True)):
+        for index in section.layers:
             layer_cache = None if cache is None else cache.layer(index)
-            x_BTD = block(x_BTD, scenes[windowed], layer_cache, memory)
+            x_BTD = self.blocks[index](x_BTD, scenes[self._windowed[index]], layer_cache, memory)
         if cache is not None:
             cache.advance(count)
-        return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+        return x_BTD if self.final_norm is None or not section.last else self.final_norm(x_BTD)
 
     def _embedded(self, x_BTD: Tensor, tokens: Tokens, types_BT: Tensor | None) -> Tensor:
         """What is added to the embeddings of tokens before the first block."""

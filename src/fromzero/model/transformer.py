@@ -65,7 +65,9 @@ class Transformer(Stack):
 
         Raises UserError when the sequence would go past the context.
         """
-        return self.run(self._embed(ids_BT), self.compute_dtype, cache, **given)
+        received_BTD = None if self.section is None else self.section.x_BTD
+        x_BTD = self._embed(ids_BT) if received_BTD is None else received_BTD
+        return self.run(x_BTD, self.compute_dtype, cache, **given)
 
     def hidden_ahead(self, ids_BT: Tensor, x_BTD: Tensor) -> list[Tensor]:
         """Hidden states for the further tokens, from those of the next ones: entry M - 1 is (B, T - M, D).

@@ -27,14 +27,22 @@ class Objective(nn.Module):
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Sum of -log p(target) in nats over targets that are not -100, fp32 scalar, with what the model adds."""
+        return self.loss(self.hidden(**batch), **batch) + added_loss(self.model, batch["targets_BT"])
+
+    def hidden(self, **batch: Tensor) -> Tensor:
+        """Hidden states (B, T, D) of a micro-batch; the stages of a pipeline share this part."""
         raise NotImplementedError
+
+    def loss(self, x_BTD: Tensor, **batch: Tensor) -> Tensor:
+        """The summed loss of the hidden states, without what the model adds; the last stage alone runs it."""
+        return head_loss(self.model, x_BTD, batch["targets_BT"])
 
 
 class NextToken(Objective):
     """Each token from those before it (GPT)."""
 
-    def forward(self, **batch: Tensor) -> Tensor:
-        return next_token_loss(self.model, **batch)
+    def hidden(self, **batch: Tensor) -> Tensor:
+        return self.model.hidden(**{name: tensor for name, tensor in batch.items() if name != "targets_BT"})
 
 
 def next_token_loss(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, **marks: Any) -> Tensor:
@@ -42,9 +50,7 @@ def next_token_loss(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, **ma
 
     In training, mixtures of experts add to it, for each target.
     """
-    loss = head_loss(model, model.hidden(ids_BT, **marks), targets_BT)
-    added = model.auxiliary_losses()
-    return loss + sum(added.values()) * counted(targets_BT) if added else loss
+    return head_loss(model, model.hidden(ids_BT, **marks), targets_BT) + added_loss(model, targets_BT)
 
 
 def head_loss(model: Transformer, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
@@ -53,6 +59,12 @@ def head_loss(model: Transformer, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
     if model.head.plain:
         return linear_cross_entropy(x_ND, model.head_weight, targets_N)
     return functions.cross_entropy(model.head(x_ND, model.head_weight), targets_N).sum()
+
+
+def added_loss(model: Transformer, targets_BT: Tensor) -> Tensor | float:
+    """What mixtures of experts add in training, for each target."""
+    added = model.auxiliary_losses()
+    return sum(added.values()) * counted(targets_BT) if added else 0.0
 
 
 def counted(targets_BT: Tensor) -> int:
