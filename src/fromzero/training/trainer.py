@@ -13,8 +13,9 @@ from fromzero.device import matmul_flops, peak_memory_bytes
 from fromzero.errors import Interrupted
 from fromzero.model import Transformer
 from fromzero.parallel import Fleet, ParallelConfig, World, parallelize
+from fromzero.parallel.fleet import Batch
 from fromzero.training.checkpoint import load_newest, prune_checkpoints, save_checkpoint
-from fromzero.training.faults import Guard
+from fromzero.training.faults import Guard, whereabouts
 from fromzero.training.metrics import MetricsLog
 from fromzero.training.objective import NextToken, Objective, counted
 from fromzero.training.optimizers import make_optimizer, set_share
@@ -106,7 +107,7 @@ class Trainer:
         count = int(self.fleet.sum(counted(batch["targets_BT"])))
         loss = self.fleet.gradients(batch, self.config.micro_batch_size, count)
         norm = self.fleet.clip(self.config.max_gradient_norm)
-        if self.guard.allows(self.step + 1, loss, norm, self._whereabouts):
+        if self.guard.allows(self.step + 1, loss, norm, lambda: self._whereabouts(batch, count)):
             self.optimizer.step()
             self.fleet.balance_experts()
         self.optimizer.zero_grad(set_to_none=True)
@@ -119,11 +120,12 @@ class Trainer:
         bar(self.step, f"loss {loss:.3f}  {human_count(speed)} tokens/s")
         if self.step % self.config.log_every == 0 or self.step in (1, self.config.steps):
             self.last = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "counted_tokens": count}
+            self.last["skipped"] = self.guard.skipped
             self.log.write({"step": self.step, "kind": "train", **self.last, **self._speed_figures(speed)})
 
-    def _whereabouts(self) -> str:
-        """What the last batch was made of, for a message about it."""
-        return ""
+    def _whereabouts(self, batch: Batch, count: int) -> str:
+        """What in the batch makes it no number, for a message about it."""
+        return whereabouts(self.fleet, self.loader, batch, self.config.micro_batch_size, count)
 
     def _speed_figures(self, tokens_per_second: float) -> dict[str, float]:
         """FLOP/s, and their share of what this machine reaches in plain matrix products (its practical peak)."""
