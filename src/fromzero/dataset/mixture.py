@@ -96,17 +96,19 @@ class MixtureLoader(WindowLoader):
             raise UserError(f"{whole.folder} has windows of {planned} tokens, not of {context}; mix for this context")
         super().__init__(whole, context, *others)
         self.sources = [WindowLoader(shards, context, 1, self.seed) for shards in whole.parts]
+        self.offsets = [0, *itertools.accumulate(map(len, whole.parts))]
         self.orders = [Interleaving(counts, self.seed, i) for i, counts in enumerate(phases)]
         self.starts = [0, *itertools.accumulate(map(sum, phases))]
         self.before = np.cumsum([[0] * len(self.sources), *phases], 0)
 
-    def read(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The windows at some places of the mixture, (places, context + 1)."""
+    def find(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the windows at some places of the mixture begin in all sources one after another."""
         sources, indices = np.array([self.locate(place) for place in places.tolist()], np.int64).T
-        rows = np.empty((len(places), self.context + 1), np.int64)
+        starts = np.empty_like(places)
         for source in np.unique(sources):
-            rows[sources == source] = self.sources[source].read(indices[sources == source])
-        return rows
+            own = sources == source
+            starts[own] = self.sources[source].find(indices[own]) + self.offsets[source]
+        return starts
 
     def locate(self, place: int) -> tuple[int, int]:
         """The source of a window of the mixture, and its place in the endless stream of that source."""

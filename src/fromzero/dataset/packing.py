@@ -9,7 +9,7 @@ import numpy as np
 
 from fromzero.artifact import Artifact, build, here, open_artifact
 from fromzero.console import progress
-from fromzero.corpus import read_corpus
+from fromzero.corpus import Document, read_corpus
 from fromzero.dataset.recovery import bytes_to_spell
 from fromzero.dataset.writing import (
     SPLITS,
@@ -23,7 +23,7 @@ from fromzero.errors import UserError, nearest
 from fromzero.tokenizer import Tokenizer
 from fromzero.tokenizer.text import batches
 
-VERSION = 2
+VERSION = 3
 BATCH_CHARACTERS = 1 << 23  # encoded at once, so that each thread has some of them
 
 
@@ -67,8 +67,8 @@ def pack(config: PackConfig) -> Artifact:
             for split in SPLITS:
                 writer = TokenWriter(folder, split, tokenizer.vocab_size, config.shard_tokens)
                 documents = read_corpus(corpus.path, split)
-                texts = (d.text for d in documents if not config.languages or d.language in config.languages)
-                done = _pack_split(texts, split, tokenizer, writer, done, report)
+                chosen = (d for d in documents if not config.languages or d.language in config.languages)
+                done = _pack_split(chosen, split, tokenizer, writer, done, report)
                 splits[split] = writer.close()
         copy_tokenizer(source, folder)
         write_index(folder, tokenizer, digest, splits, masked=False)
@@ -80,7 +80,7 @@ def pack(config: PackConfig) -> Artifact:
 
 
 def _pack_split(
-    documents: Iterable[str],
+    documents: Iterable[Document],
     split: Literal["train", "validation"],
     tokenizer: Tokenizer,
     writer: TokenWriter,
@@ -88,9 +88,10 @@ def _pack_split(
     report: Callable[[float], None],
 ) -> int:
     """Encode one split; returns the characters done so far."""
-    for texts in batches(documents, BATCH_CHARACTERS):
-        for text, ids in zip(texts, tokenizer.encode_arrays(texts), strict=True):
-            writer.add(np.concatenate(([tokenizer.end_of_text], ids)), len(text.encode()))
+    for group in batches(documents, BATCH_CHARACTERS, lambda d: len(d.text)):
+        texts = [document.text for document in group]
+        for document, text, ids in zip(group, texts, tokenizer.encode_arrays(texts), strict=True):
+            writer.add(np.concatenate(([tokenizer.end_of_text], ids)), len(text.encode()), name=document.id)
             if split == "validation":  # the only one that models are measured on
                 writer.lossless &= bytes_to_spell(tokenizer, ids.tolist(), text) == 0
             done += len(text)

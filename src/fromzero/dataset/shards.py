@@ -4,7 +4,7 @@ import bisect
 import functools
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +82,14 @@ class TokenShards:
             raise UserError(f"{file} does not fit {INDEX}; build {self.folder} again")
         return found
 
+    def names(self, numbers: Collection[int]) -> dict[int, str]:
+        """Ids in the corpus of the documents with these numbers; where no ids were kept, the numbers and the folder."""
+        try:
+            with (self.folder / f"{self.split}-ids.txt").open(encoding="utf-8") as lines:
+                return {number: line.rstrip("\n") for number, line in enumerate(lines) if number in numbers}
+        except FileNotFoundError:
+            return {number: f"number {number} of {self.folder}" for number in numbers}
+
     def _open(self, key: str, kind: np.dtype[Any]) -> "_Flat":
         size, shard = len(self), int(self._entry["shard_tokens"])
         expected = [min(shard, size - start) for start in range(0, size, shard)]
@@ -111,6 +119,15 @@ class JoinedShards(TokenShards):
         starts = itertools.accumulate(map(len, self.parts), initial=0)
         pieces = [part.boundaries[:-1] + start for part, start in zip(self.parts, starts, strict=False)]
         return np.append(np.concatenate(pieces), len(self))
+
+    def names(self, numbers: Collection[int]) -> dict[int, str]:
+        """Ids in the corpora of the documents with these numbers; numbers go on from part to part."""
+        first, found = 0, dict[int, str]()
+        for part in self.parts:
+            own = {n - first for n in numbers if first <= n < first + part.documents}
+            found |= {first + n: name for n, name in part.names(own).items()}
+            first += part.documents
+        return found
 
 
 class _Flat:

@@ -41,6 +41,8 @@ class WindowLoader:
         """Windows in an epoch."""
         self.position = 0
         """Windows dealt since the first epoch began, over all processes."""
+        self.dealt: Any = []
+        """Where in the sequence the pieces of each row of this process's last batch are: (start, stop) of each."""
         if self.windows < batch_size:
             raise UserError(
                 f"{shards.folder} has {len(shards)} {shards.split} tokens, but a batch of {batch_size} windows of "
@@ -56,10 +58,25 @@ class WindowLoader:
         """This process's rows of the next batch: ids and targets, (batch_size / world_size, context) int64 each."""
         import torch
 
-        places = self.position + np.arange(self.rank, self.batch_size, self.world_size)
-        ids = torch.from_numpy(self.read(places))
+        starts = self.find(self.position + np.arange(self.rank, self.batch_size, self.world_size))
+        ids = torch.from_numpy(self.read(starts))
+        self.dealt = [[(start, start + self.context)] for start in starts.tolist()]
         self.position += self.batch_size
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+    def documents(self, dealt: Any = None) -> list[list[str]]:
+        """The documents of each row of this process's last batch, or of one that had this in `dealt`."""
+        rows = [
+            [n for start, stop in row for n in self._numbers(start, stop)]
+            for row in (self.dealt if dealt is None else dealt)
+        ]
+        names = self.shards.names({n for row in rows for n in row})
+        return [[names[n] for n in row] for row in rows]
+
+    def _numbers(self, start: int, stop: int) -> range:
+        """Of the documents that have ids between the two places."""
+        bounds = self.shards.boundaries
+        return range(int(np.searchsorted(bounds, start, "right")) - 1, int(np.searchsorted(bounds, stop)))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, as JSON can hold it. It does not depend on batch_size or the number of processes."""
@@ -77,12 +94,16 @@ class WindowLoader:
         check_state(self.state_dict(), state, names)
         self.position = int(state["position"])
 
-    def read(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The windows at some places of the endless stream, (places, context + 1), maybe of several epochs."""
+    def find(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the windows at some places of the endless stream begin, maybe of several epochs."""
         epochs, indices = np.divmod(places, self.windows)
         windows = np.empty_like(indices)
         for epoch in np.unique(epochs):
             now = epochs == epoch
             windows[now] = Permutation(self.windows, self.seed, int(epoch))(indices[now])
-        starts = (windows * self.context).tolist()
-        return np.stack([self.shards[start : start + self.context + 1] for start in starts]).astype(np.int64)
+        return windows * self.context
+
+    def read(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The windows that begin there, (starts, context + 1)."""
+        size = self.context + 1
+        return np.stack([self.shards[start : start + size] for start in starts.tolist()]).astype(np.int64)

@@ -4,6 +4,7 @@ A folder of tokens holds, for each split:
     train-00000.bin ...         ids of all documents one after another, unsigned little-endian integers
     train-00000.mask.bin ...    only with a loss mask: one byte an id, 1 where it carries loss
     train-boundaries.npy        int64, the position at which each document begins, and at last the number of ids
+    train-ids.txt               the id that each document has in its corpus, one a line
 and beside them `tokens.json` (the index) and the files of the tokenizer.
 """
 
@@ -12,7 +13,7 @@ import shutil
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +44,14 @@ class TokenWriter:
         self.ids = _Shards(folder / f"{split}-{{:05d}}.bin", shard_tokens)
         self.mask = _Shards(folder / f"{split}-{{:05d}}.mask.bin", shard_tokens) if masked else None
         self.boundaries = array("q", [0])
+        self.names: TextIO | None = None
         self.bytes = self.loss_tokens = 0
         self.lossless = True
 
-    def add(self, ids: Sequence[int] | NDArray[Any], text_bytes: int, mask: Sequence[bool] | None = None) -> None:
-        """Add a document: its ids, the UTF-8 bytes of its text, and its loss mask where the split has one."""
+    def add(
+        self, ids: Sequence[int] | NDArray[Any], text_bytes: int, mask: Sequence[bool] | None = None, name: str = ""
+    ) -> None:
+        """Add a document: its ids, the UTF-8 bytes of its text, its loss mask where the split has one, its id."""
         self.ids.write(np.array(ids, self.type))
         if self.mask is not None:
             marks = np.array(mask, np.uint8)
@@ -55,10 +59,15 @@ class TokenWriter:
             self.loss_tokens += int(marks.sum())
         self.boundaries.append(self.boundaries[-1] + len(ids))
         self.bytes += text_bytes
+        if name:
+            self.names = self.names or (self.folder / f"{self.split}-ids.txt").open("w", encoding="utf-8")
+            self.names.write(name + "\n")
 
     def close(self) -> dict[str, Any]:
         """Finish the split; what the index says about it."""
         np.save(self.folder / f"{self.split}-boundaries.npy", np.array(self.boundaries, np.int64))
+        if self.names:
+            self.names.close()
         entry = {
             "documents": len(self.boundaries) - 1,
             "tokens": self.boundaries[-1],

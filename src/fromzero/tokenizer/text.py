@@ -1,11 +1,11 @@
 """What counts as text: anything that has a UTF-8 form."""
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from fromzero.errors import UserError
 
-T = TypeVar("T", str, bytes)
+T = TypeVar("T")
 
 
 def utf8(text: str, what: str = "the text") -> bytes:
@@ -25,13 +25,13 @@ def check_unicode(text: str, what: str = "the text") -> None:
         utf8(text, what)
 
 
-def batches(texts: Iterable[T], least: int) -> Iterator[list[T]]:
-    """Texts in groups of at least so many bytes or characters, but for the last one."""
+def batches(texts: Iterable[T], least: int, size_of: Callable[[Any], int] = len) -> Iterator[list[T]]:
+    """Texts, or what holds them, in groups of at least so many bytes or characters, but for the last one."""
     batch: list[T] = []
     size = 0
     for text in texts:
         batch.append(text)
-        size += len(text)
+        size += size_of(text)
         if size >= least:
             yield batch
             batch, size = [], 0
