@@ -67,7 +67,7 @@ def test_grouped_experts_equal_the_loop_over_tokens_with_gradients(width: int, s
         made.zero_grad()
         x = hidden[..., :width].clone().requires_grad_()
         routes = made.router(x.flatten(0, 1))
-        matrices = tuple(made.experts[name] for name in ("gate", "up", "down"))
+        matrices = tuple(getattr(made.experts, name) for name in ("gate", "up", "down"))
         plain = functions.mixture(x.flatten(0, 1), routes.experts_NA, routes.weights_NA, matrices).view_as(x)
         y = made(x) if fast else plain
         y.pow(2).sum().backward()

@@ -56,6 +56,27 @@ class Router(nn.Module):
         return ranking_NGM.masked_fill(outside_NG[..., None], float("-inf")).flatten(-2)
 
 
+class Bank(nn.Module):
+    """The experts of a layer, each a feed-forward layer with a gate."""
+
+    def __init__(self, config: ModelConfig, shape: Experts) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        count, hidden, width = shape.count, shape.width or config.ffn_size, config.width
+        self.up = nn.Parameter(torch.empty(count, hidden, width))
+        self.gate = nn.Parameter(torch.empty(count, hidden, width))
+        self.down = nn.Parameter(torch.empty(count, width, hidden))
+
+    def forward(self, x_MD: Tensor, counts_E: Tensor) -> Tensor:
+        """x: first the tokens of expert 0, then those of expert 1, ...; so many as the counts say."""
+        return self.compute(x_MD, counts_E, self.up, self.gate, self.down)
+
+    def compute(self, x_MD: Tensor, counts_E: Tensor, up_EFD: Tensor, gate_EFD: Tensor, down_EDF: Tensor) -> Tensor:
+        """The same with weights of one's own, of so many experts as there are counts."""
+        gate_MF, up_MF = (grouped_linear(x_MD, weight_EFD, counts_E) for weight_EFD in (gate_EFD, up_EFD))
+        return grouped_linear(self.activation(gate_MF) * up_MF, down_EDF, counts_E)
+
+
 class Mixture(nn.Module):
     """(B, T, D) -> (B, T, D), in place of a feed-forward layer; no token is dropped unless there is a capacity.
 
@@ -67,10 +88,7 @@ class Mixture(nn.Module):
         super().__init__()
         self.shape = shape
         self.router = Router(config, shape)
-        self.activation = ACTIVATIONS[config.activation]
-        up = (shape.count, shape.width or config.ffn_size, config.width)
-        shapes = {"up": up, "gate": up, "down": (up[0], up[2], up[1])}
-        self.experts = nn.ParameterDict({name: torch.empty(sizes) for name, sizes in shapes.items()})
+        self.experts = Bank(config, shape)
         self.shared = FeedForward(config, shape.shared) if shape.shared else None
         self.shared_gate = Linear(config.width, 1, bias=False) if shape.shared_gate else None
         self.losses: dict[str, Tensor] = {}
@@ -88,18 +106,13 @@ class Mixture(nn.Module):
             kept_M = torch.arange(len(experts_M), device=x_ND.device) - first_M < room
             experts_M, order_M = experts_M[kept_M], order_M[kept_M]
         tokens_M = order_M // self.shape.active
-        y_MD = self._experts(x_ND[tokens_M], experts_M.bincount(minlength=self.shape.count))
+        y_MD = self.experts(x_ND[tokens_M], experts_M.bincount(minlength=self.shape.count))
         y_MD = y_MD * routes.weights_NA.flatten()[order_M, None].to(y_MD.dtype)
         y_ND = torch.zeros_like(x_ND).index_add(0, tokens_M, y_MD)
         if self.shared is not None:
             shared_ND = self.shared(x_ND)
             y_ND = y_ND + (shared_ND if self.shared_gate is None else self.shared_gate(x_ND).sigmoid() * shared_ND)
         return y_ND.view_as(x_BTD)
-
-    def _experts(self, x_MD: Tensor, counts_E: Tensor) -> Tensor:
-        """x: first the tokens of expert 0, then those of expert 1, ...; so many as the counts say."""
-        gate_MF, up_MF = (grouped_linear(x_MD, self.experts[name], counts_E) for name in ("gate", "up"))
-        return grouped_linear(self.activation(gate_MF) * up_MF, self.experts["down"], counts_E)
 
     def _observe(self, routes: Routes) -> None:
         load_E = routes.experts_NA.flatten().bincount(minlength=self.shape.count)
