@@ -107,24 +107,26 @@ class DocumentWriter:
         self.characters += len(document.text)
 
 
-def read_rows(folder: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The rows of all shards NAME-*.parquet of a folder, in order, a row group in memory at a time."""
+def read_rows(folder: Path, name: str, first: int = 0) -> Iterator[dict[str, Any]]:
+    """The rows from `first` on of all shards NAME-*.parquet of a folder, in order, a row group in memory at a time."""
     pa = _pyarrow()
     for path in sorted(Path(folder).glob(f"{name}-*.parquet")):
         with pa.parquet.ParquetFile(path) as file:
             for group in range(file.num_row_groups):
-                yield from file.read_row_group(group, use_threads=False).to_pylist()
+                if (rows := file.metadata.row_group(group).num_rows) > first:
+                    yield from file.read_row_group(group, use_threads=False).slice(first).to_pylist()
+                first = max(0, first - rows)
 
 
-def read_corpus(path: Path, split: Literal["train", "validation"]) -> Iterator[Document]:
-    """The documents of one side of a corpus, streamed in reading order.
+def read_corpus(path: Path, split: Literal["train", "validation"], first: int = 0) -> Iterator[Document]:
+    """The documents of one side of a corpus, streamed in reading order, from number `first` on.
 
     path: the folder of a finished corpus; that it is one and undamaged is checked by `artifact.open_artifact`.
     Raises UserError when the folder holds no such documents.
     """
     if not next(Path(path).glob(f"{split}-*.parquet"), None):
         raise UserError(f"{path} holds no {split} documents; make it with: fromzero corpus build --output {path}")
-    return (Document(**row | {"meta": dict(row["meta"])}) for row in read_rows(path, split))
+    return (Document(**row | {"meta": dict(row["meta"])}) for row in read_rows(path, split, first))
 
 
 def _pyarrow() -> Any:

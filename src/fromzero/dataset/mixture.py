@@ -11,11 +11,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fromzero.artifact import digest_of, open_artifact
+from fromzero.dataset.bestfit import BestFitLoader
 from fromzero.dataset.mixing import PLAN
 from fromzero.dataset.permutation import Permutation
 from fromzero.dataset.shards import JoinedShards, TokenShards
@@ -35,21 +37,23 @@ class TrainingData:
     """SHA-256 of what is read and how, wherever it is."""
     held_out: TokenShards
     """The held-out split; that of a mixture is those of its sources one after another."""
-    loader: Callable[..., WindowLoader]
+    loader: Callable[..., Any]
     """(context, batch_size, seed, rank, world_size) -> loader; without the last two, for one process."""
     windows: int | None = None
     """How many are dealt; None is without end."""
 
 
-def open_data(path: Path) -> TrainingData:
+def open_data(path: Path, packing: Literal["concatenate", "best_fit"] = "concatenate") -> TrainingData:
     """Open a 'tokens' or 'mixture' artifact. Raises UserError when it, or a source of it, is not what it was."""
     found = open_artifact(path)
     here = found.path
     if found.kind == "tokens":
-        loader = functools.partial(WindowLoader, TokenShards(here))
+        loader = functools.partial(BestFitLoader if packing == "best_fit" else WindowLoader, TokenShards(here))
         return TrainingData(here, found.digest, TokenShards(here, "validation"), loader)
     if found.kind != "mixture":
         raise UserError(f"{path} is a {found.kind}; name tokens, made by fromzero pack, or a mixture, by fromzero mix")
+    if packing == "best_fit":
+        raise UserError(f"{path} is a mixture, which is planned in windows; train it with train.packing concatenate")
     context, entries, phases = _read_plan(here / PLAN)
     sources = [_open_source(path, name, *entry) for name, entry in entries.items()]
     digest = digest_of(context, [digest for _, digest in entries.values()], phases)

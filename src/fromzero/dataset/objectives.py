@@ -101,6 +101,11 @@ def span_lengths(length: int, share: float = 0.15, mean: float = 3.0) -> tuple[i
     return length - gap + gaps + 1, gap + gaps + 1
 
 
+def span_count(length: int, share: float = 0.15, mean: float = 3.0) -> int:
+    """Gaps, and so sentinels, that span_corruption needs for `length` ids."""
+    return _gaps(length, share, mean)[1]
+
+
 def span_source_length(inputs: int, share: float = 0.15, mean: float = 3.0) -> int:
     """The most ids that fit into so many inputs after span_corruption; T5's 512 hold 568, with 114 targets."""
     length = 2

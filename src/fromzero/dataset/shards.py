@@ -130,6 +130,30 @@ class JoinedShards(TokenShards):
         return found
 
 
+class ShardsInMemory(TokenShards):
+    """A split that was never written: the ids of its documents, each with its beginning."""
+
+    def __init__(
+        self,
+        folder: Path,
+        split: Literal["train", "validation"],
+        documents: Sequence[NDArray[Any]],
+        vocab_size: int,
+        end_of_text: int,
+        lossless: bool,
+    ) -> None:
+        """folder: what messages call it."""
+        self.folder, self.split, self.vocab_size, self.end_of_text = folder, split, vocab_size, end_of_text
+        self.masked, self._masks, self.lossless, self.documents = False, None, lossless, len(documents)
+        self._ids = _Flat(documents)
+        self._entry = {"tokens": self._ids.starts[-1]}
+
+    @functools.cached_property
+    def boundaries(self) -> NDArray[np.int64]:
+        """(documents + 1,) int64: where each document begins, and at last the number of ids."""
+        return np.array(self._ids.starts, np.int64)
+
+
 class _Flat:
     """Arrays that are read as if they were one."""
 

@@ -64,6 +64,9 @@ class WindowLoader:
         self.position += self.batch_size
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
+    def close(self) -> None:
+        """Nothing is to be ended."""
+
     def documents(self, dealt: Any = None) -> list[list[str]]:
         """The documents of each row of this process's last batch, or of one that had this in `dealt`."""
         rows = [

@@ -11,6 +11,7 @@ from fromzero.model.config import ModelConfig
 from fromzero.model.initialize import initialize
 from fromzero.model.layers import Embedding, Head
 from fromzero.model.scene import Memory
+from fromzero.model.transformer import Transformer
 
 
 class EncoderDecoder(nn.Module):
@@ -52,6 +53,12 @@ class EncoderDecoder(nn.Module):
     def decode(self, ids_BT: Tensor, cache: Cache | None = None, **given: Any) -> Tensor:
         """Logits (B, T, V) of the next T ids after what the cache holds; `given` has the memory (see Transformer)."""
         return self.head(self.decoder.run(self._embed(ids_BT), self.compute_dtype, cache, **given), self.head_weight)
+
+    # What is said about every model is said in the same words.
+    auxiliary_losses = Transformer.auxiliary_losses
+    balance_experts = Transformer.balance_experts
+    parameter_count = Transformer.parameter_count
+    flops_per_token = Transformer.flops_per_token
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.token_embedding(ids) * self.config.embedding_scale

@@ -69,14 +69,16 @@ class Transformer(Stack):
         x_BTD = self._embed(ids_BT) if received_BTD is None else received_BTD
         return self.run(x_BTD, self.compute_dtype, cache, **given)
 
-    def hidden_ahead(self, ids_BT: Tensor, x_BTD: Tensor) -> list[Tensor]:
+    def hidden_ahead(self, ids_BT: Tensor, x_BTD: Tensor, **marks: Tensor) -> list[Tensor]:
         """Hidden states for the further tokens, from those of the next ones: entry M - 1 is (B, T - M, D).
 
-        Place t of entry M - 1 is for token t + 1 + M; ids are those that x was made of.
+        Place t of entry M - 1 is for token t + 1 + M; ids, and marks such as positions_BT, are those of x.
         """
         hidden = []
         for steps, ahead in enumerate(self.ahead, 1):
-            scene = self._scene(Tokens(0, ids_BT.shape[1] - steps, x_BTD.device), windowed=False)
+            count = ids_BT.shape[1] - steps
+            seen = {name: mark_BT[:, :count] for name, mark_BT in marks.items()}
+            scene = self._scene(Tokens(0, count, x_BTD.device, **seen), windowed=False)
             x_BTD = ahead(x_BTD[:, :-1], self._embed(ids_BT[:, steps:]).to(x_BTD.dtype), scene)
             x_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
             hidden.append(x_BTD)

@@ -6,6 +6,7 @@ ranks and how the counted targets are spread over them change nothing.
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fromzero.model import Transformer, functions
@@ -16,14 +17,18 @@ from fromzero.parallel.fleet import Batch
 class Objective(nn.Module):
     """A model and what it learns from a batch."""
 
-    def __init__(self, model: Any) -> None:
-        """model: a Transformer, or an EncoderDecoder for objectives that take one."""
+    def __init__(self, model: Any, begins: int | None = None) -> None:
+        """model: a Transformer, or an EncoderDecoder for objectives that take one.
+
+        begins: the id that begins each document, where tokens are to see their own only.
+        """
         super().__init__()
-        self.model = model
+        self.model, self.begins = model, begins
 
     def prepare(self, ids_BT: Tensor, targets_BT: Tensor, step: int) -> Batch:
         """What `forward` takes, of a batch of the loader, on the CPU; draws at random by the seed and the step."""
-        return {"ids_BT": ids_BT, "targets_BT": targets_BT}
+        marks = {} if self.begins is None else document_marks(ids_BT, targets_BT, self.begins)
+        return {"ids_BT": ids_BT, "targets_BT": targets_BT, **marks}
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Sum of -log p(target) in nats over targets that are not -100, fp32 scalar, with what the model adds."""
@@ -31,7 +36,7 @@ class Objective(nn.Module):
 
     def hidden(self, **batch: Tensor) -> Tensor:
         """Hidden states (B, T, D) of a micro-batch; the stages of a pipeline share this part."""
-        raise NotImplementedError
+        return self.model.hidden(**{name: tensor for name, tensor in batch.items() if name != "targets_BT"})
 
     def loss(self, x_BTD: Tensor, **batch: Tensor) -> Tensor:
         """The summed loss of the hidden states, without what the model adds; the last stage alone runs it."""
@@ -39,10 +44,48 @@ class Objective(nn.Module):
 
 
 class NextToken(Objective):
-    """Each token from those before it (GPT)."""
+    """Each token from those before it (GPT), and further ones where the model predicts them (DeepSeek-V3)."""
 
-    def hidden(self, **batch: Tensor) -> Tensor:
-        return self.model.hidden(**{name: tensor for name, tensor in batch.items() if name != "targets_BT"})
+    def __init__(self, model: Any, begins: int | None = None, ahead_weight: float = 0.3) -> None:
+        super().__init__(model, begins)
+        self.ahead_weight = ahead_weight
+
+    def loss(self, x_BTD: Tensor, **batch: Tensor) -> Tensor:
+        loss = super().loss(x_BTD, **batch)
+        if not (self.training and self.model.config.predict_ahead and self.ahead_weight):
+            return loss
+        return loss + self.ahead_weight * ahead_loss(self.model, x_BTD, **batch)
+
+
+def ahead_loss(model: Transformer, x_BTD: Tensor, ids_BT: Tensor, targets_BT: Tensor, **marks: Tensor) -> Tensor:
+    """The mean over further tokens of their summed losses (DeepSeek-V3, 2024, eq. 24 and 25, before the weight).
+
+    Where tokens see their own document only, none is predicted from another's.
+    """
+    losses = []
+    documents_BT = marks.get("documents_BT")
+    for steps, ahead_BTD in enumerate(model.hidden_ahead(ids_BT, x_BTD, **marks), 1):
+        further_BT = targets_BT[:, steps:]
+        if documents_BT is not None:
+            same_BT = documents_BT[:, steps:] == documents_BT[:, :-steps]
+            further_BT = further_BT.masked_fill(~same_BT, IGNORE)
+        losses.append(head_loss(model, ahead_BTD, further_BT))
+    return torch.stack(losses).mean()
+
+
+def document_marks(ids_BT: Tensor, targets_BT: Tensor, begins: int) -> dict[str, Tensor]:
+    """The number of the document, within its row, that each token is of, and its place there.
+
+    A document begins with the id `begins`; the rest of one that was cut, where an id is not what came before it was to
+    predict. Padding, which has no targets, is one document.
+    """
+    starts_BT = ids_BT == begins
+    starts_BT[:, 1:] |= ids_BT[:, 1:] != targets_BT[:, :-1]
+    starts_BT[:, 1:] &= (targets_BT[:, 1:] != IGNORE) | (targets_BT[:, :-1] != IGNORE)
+    starts_BT[:, 0] = True
+    places_T = torch.arange(ids_BT.shape[1])
+    firsts_BT = torch.where(starts_BT, places_T, 0).cummax(1).values
+    return {"documents_BT": starts_BT.cumsum(1), "positions_BT": places_T - firsts_BT}
 
 
 def next_token_loss(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, **marks: Any) -> Tensor:

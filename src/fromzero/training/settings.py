@@ -66,8 +66,17 @@ class TrainConfig:
     """What of each block is worked out again in the backward pass instead of being kept: saves memory, costs time."""
     compile: Literal["auto", "on", "off"] = "off"
     """Whether blocks are compiled by torch.compile; auto tries it and takes it if it works and is faster."""
+    objective: Literal["auto", "causal", "prefix", "masked", "spans"] = "auto"
+    """What is learned: the next token (decoder), the same after a beginning of random length that sees itself in both
+    directions (decoder; T5, section 3.2), hidden tokens (encoder; BERT), or what stood in gaps (encoder_decoder; T5).
+    auto: causal, masked or spans, as the model is."""
+    ahead_weight: float = 0.3
+    """For models that predict further tokens: weight of their mean loss (lambda of DeepSeek-V3, section 4.2)."""
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
+    """What a row of a batch is: a stretch of the documents one after another, cut anywhere, or whole documents as far
+    as they go, each in the row that it fills best, and padding."""
     mask_documents: bool = False
-    """Whether tokens see only their own document, with positions that begin anew, where a window has several."""
+    """Whether tokens see only their own document, with positions that begin anew, where a row has several."""
     device: DeviceName = "auto"
     """Where to train."""
     dtype: DtypeName = "auto"
@@ -87,6 +96,7 @@ class TrainConfig:
             "final_learning_rate": (0 <= self.final_learning_rate <= 1, "from 0 to 1"),
             "decay_share": (0 < self.decay_share <= 1, "above 0 and at most 1"),
             "warmup_steps": (self.warmup_steps >= 0, "at least 0"),
+            "ahead_weight": (0 <= self.ahead_weight < math.inf, "at least 0"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
             "beta1": (0 <= self.beta1 < 1, "at least 0 and below 1"),
             "beta2": (0 <= self.beta2 < 1, "at least 0 and below 1"),
