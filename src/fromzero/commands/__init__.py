@@ -85,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    console.print(f"fromzero: {printable(message)}", style="bold red", markup=False, soft_wrap=True)
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one speaks
+        console.print(f"fromzero: {printable(message)}", style="bold red", markup=False, soft_wrap=True)
     return code
 
 

@@ -58,7 +58,7 @@ def _sum_bucket(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futu
 
 
 def _shard(fleet: Fleet, mesh: DeviceMesh) -> None:
-    dtype: torch.dtype = fleet.blueprint.compute_dtype  # type: ignore[assignment]
+    dtype: torch.dtype = fleet.blueprint.compute_dtype
     exact = MixedPrecisionPolicy(cast_forward_inputs=False)
     cast = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False) if dtype != torch.float32 else exact
     for root in fleet.roots:

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from fromzero.model.experts import mixtures
 from fromzero.parallel import norm
@@ -40,7 +41,7 @@ class Fleet:
         """Told before each micro-batch whether it is the last, whose backward pass sums gradients over ranks."""
         self.copies: set[str] = set()
         """Parameters that another stage has too and counts in the norm (a tied embedding on the last stage)."""
-        self.blueprint = model if mesh is None else without_weights(model)
+        self.blueprint: Any = model if mesh is None else without_weights(model)
         """The whole model as it was, on many devices without its weights: for its config and counts."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -97,19 +98,29 @@ class Fleet:
         for part in self.parts:
             part.balance_experts()  # type: ignore[operator]
 
-    def whole_model(self) -> nn.Module | None:
+    def whole_model(self) -> Any | None:
         """The model with all its weights, on the first rank; None on the others. All ranks must call it."""
-        if self.mesh is None:
-            return self.parts[0]
         held = {name: tensor for part in self.parts for name, tensor in part.state_dict().items()}
-        whole = copy.deepcopy(self.blueprint).to_empty(device=self.world.device) if self.world.first else None
-        empty = {} if whole is None else whole.state_dict()
-        for name in self.blueprint.state_dict():  # one after the other: a rank never holds all in full
+        names = list(self.blueprint.state_dict())
+        if list(held) == names and not any(isinstance(tensor, DTensor) for tensor in held.values()):
+            return self.parts[0] if self.world.first else None  # every rank has it
+        whole = self._empty_model() if self.world.first else None
+        values = {} if whole is None else whole.state_dict()
+        for name in names:  # one after the other: no rank holds two in full
             value = self.to_first(name, full(held[name]) if name in held else None)
             if whole is not None:
                 assert value is not None, f"{name} is on no rank"
-                empty[name].copy_(value)
+                values[name].copy_(value)
         return whole
+
+    def _empty_model(self) -> Any:
+        """A model to fill in, beside this rank's part where there is room for it, else in the computer's memory."""
+        model = copy.deepcopy(self.blueprint)
+        model.compute_dtype = self.parts[0].compute_dtype
+        device = self.world.device
+        if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < 1.2 * _bytes(model):
+            device = torch.device("cpu")
+        return model.to_empty(device=device)
 
     def to_first(self, name: str, value: Tensor | None) -> Tensor | None:
         """A tensor of the model, or None on ranks that don't have it; on the first rank it returns the tensor."""
@@ -118,7 +129,11 @@ class Fleet:
 
 def full(tensor: Tensor) -> Tensor:
     """All of a tensor that ranks may share; all of them must call it."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
 def without_weights(model: nn.Module) -> nn.Module:

@@ -13,7 +13,11 @@ FILE = "metrics.jsonl"
 class MetricsLog:
     """Appends to `metrics.jsonl`. Opened at a step, it first drops what an interrupted run wrote after that step."""
 
-    def __init__(self, folder: Path, resume_step: int = 0) -> None:
+    def __init__(self, folder: Path, resume_step: int = 0, first: bool = True) -> None:
+        """first: whether this rank is the one that writes; on others nothing happens."""
+        self._board = self._file = None
+        if not first:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         kept = [line for line in read_metrics(self.path) if line["step"] <= resume_step] if resume_step else []
@@ -23,6 +27,8 @@ class MetricsLog:
 
     def write(self, values: Mapping[str, Any]) -> None:
         """One line; `values` holds 'step' and numbers or texts."""
+        if self._file is None:
+            return
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
         if self._board is not None:
@@ -32,7 +38,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flush and close both."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

@@ -13,6 +13,8 @@ from fromzero.artifact import Artifact
 from fromzero.console import say
 from fromzero.dataset import TokenShards
 from fromzero.dataset.mixture import TrainingData, open_data
+from fromzero.dataset.prefetch import Prefetch
+from fromzero.dataset.stream import open_stream
 from fromzero.device import keep_freed_memory, pick_dtype
 from fromzero.errors import UserError
 from fromzero.evaluation import shards_perplexity
@@ -21,7 +23,14 @@ from fromzero.model import ModelConfig, Transformer
 from fromzero.parallel import ParallelConfig, World, join_world, parallelize
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.finish import finish_model
-from fromzero.training.objective import NextToken
+from fromzero.training.objectives import (
+    Kind,
+    build_model,
+    held_out_loss,
+    make_objective,
+    objective_kind,
+    row_length,
+)
 from fromzero.training.samples import SampleLog
 from fromzero.training.settings import INCIDENTAL, TrainConfig
 from fromzero.training.trainer import CHECKPOINTS, Look, Trainer
@@ -33,8 +42,9 @@ VERSION = 1
 class PretrainConfig:
     """What is trained on what."""
 
-    tokens: Path
-    """Folder of token shards, made by `fromzero pack`, or a mixture of several, made by `fromzero mix`."""
+    tokens: Path | None
+    """Folder of token shards, made by `fromzero pack`, or a mixture of several, made by `fromzero mix`; null encodes
+    the documents of `corpus` with `tokenizer` while the model trains."""
     output: Path
     """Folder for the model."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -47,6 +57,23 @@ class PretrainConfig:
     """Beginnings that the model goes on from at several points of training; empty takes some from held-out text."""
     sample_points: int = 4
     """At how many points after the start samples are taken, evenly spread, each at the next look; 0 takes none."""
+    corpus: Path | None = None
+    """Corpus, made by `fromzero corpus build`, in place of tokens."""
+    tokenizer: Path | None = None
+    """Tokenizer to encode the corpus with: a folder made by `tokenizer train`, or any with a tokenizer.json."""
+
+    def __post_init__(self) -> None:
+        if (self.tokens is None) != (self.corpus is not None) or (self.corpus is None) != (self.tokenizer is None):
+            raise UserError("name what to train on: either tokens, or corpus and tokenizer")
+        if self.tokens is None and self.train.packing == "best_fit":
+            raise UserError("train.packing best_fit needs packed tokens: run fromzero pack, and name them as tokens")
+
+    def open(self) -> TrainingData:
+        """What is trained on. Raises UserError when it can't be read."""
+        if self.corpus and self.tokenizer:
+            return open_stream(self.corpus, self.tokenizer)
+        assert self.tokens is not None
+        return open_data(self.tokens, self.train.packing)
 
 
 def pretrain(config: PretrainConfig) -> Artifact:
@@ -57,14 +84,15 @@ def pretrain(config: PretrainConfig) -> Artifact:
     with join_world(config.train.device, config.parallel.timeout) as world:
         if world.first:
             return _build(config, world)
-        if (folder := world.share(None)) is not None:
-            _pretrain(config, open_data(config.tokens), Path(folder), world)
+        if folder := world.share(None):
+            _pretrain(config, config.open(), Path(folder), world)
+        elif folder is not None:
+            raise UserError("the first rank could not begin; it says why")
         world.share(None)  # until the first rank has finished the folder
         return artifact.open_artifact(config.output, "model")
 
 
 def _build(config: PretrainConfig, world: World) -> Artifact:
-    data = open_data(config.tokens)
     begun = False
 
     def make(folder: Path) -> Mapping[str, Any]:
@@ -73,11 +101,17 @@ def _build(config: PretrainConfig, world: World) -> Artifact:
         world.share(str(folder))
         return _pretrain(config, data, folder, world)
 
-    inputs = {"tokens": data.digest}
-    ignore = ("tokens", "output", "parallel", *INCIDENTAL)
-    made = artifact.build(
-        config.output, "model", config, inputs, make, version=VERSION, ignore=ignore, scratch=CHECKPOINTS
-    )
+    try:
+        data = config.open()
+        inputs = {"tokens": data.digest}
+        ignore = ("tokens", "corpus", "tokenizer", "output", "parallel", *INCIDENTAL)
+        made = artifact.build(
+            config.output, "model", config, inputs, make, version=VERSION, ignore=ignore, scratch=CHECKPOINTS
+        )
+    except BaseException:
+        if not begun:
+            world.share("")  # the others wait to hear how it begins
+        raise
     if not begun:  # it was up to date
         world.share(None)
     world.share(None)
@@ -89,23 +123,26 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
     tokenizer = load_tokenizer(data.path)
     _check_length(config.train, data.windows)
     dtype = world.share(pick_dtype(config.train.dtype, world.device) if world.first else None)
-    model = Transformer(config.model.with_vocab(tokenizer.vocab_size), config.train.seed, dtype).to(world.device)
+    kind = objective_kind(config.train, config.model)
+    model = build_model(config.model.with_vocab(tokenizer.vocab_size), config.train.seed, dtype).to(world.device)
     parameters = model.parameter_count()
-    objective = NextToken(model)
+    objective = make_objective(kind, model, tokenizer, config.train)
     fleet = parallelize(objective, config.parallel, world, config.train.recompute)
     train = config.train
-    share = (config.model.context, train.batch_size, train.seed, fleet.data_rank, fleet.data_size)
-    loader = data.loader(*share)
+    length = row_length(kind, config.model)
+    objective.rank, objective.ranks = fleet.data_rank, fleet.data_size
+    loader = data.loader(length, train.batch_size, train.seed, fleet.data_rank, fleet.data_size)
     say(
         f"model: {parameters:,} parameters; {train.steps:,} steps of "
-        f"{train.batch_size * config.model.context:,} tokens; {dtype} on {world.device}"
+        f"{train.batch_size * length:,} tokens; {dtype} on {world.device}"
     )
-    look = _look(config, folder / "run", tokenizer, data.held_out)
-    figures = Trainer(model, loader, train, folder / "run", look, objective, fleet).fit()
+    look = _look(config, kind, folder / "run", tokenizer, data.held_out)
+    with Prefetch(loader) as ahead:
+        figures = Trainer(model, ahead, train, folder / "run", look, objective, fleet).fit()
     whole = fleet.whole_model()
     if whole is None:
         return {}
-    return finish_model(whole, folder, data.path, tokenizer, None, figures)  # type: ignore[arg-type]
+    return finish_model(whole, folder, data.path, tokenizer, None, figures)
 
 
 def _check_length(train: TrainConfig, windows: int | None) -> None:
@@ -120,15 +157,21 @@ def _check_length(train: TrainConfig, windows: int | None) -> None:
         say(f"training ends after {needed / windows:.1%} of the mixture; {windows // train.batch_size} steps take all")
 
 
-def _look(config: PretrainConfig, folder: Path, tokenizer: Tokenizer, held_out: TokenShards) -> Look:
-    """What the trainer asks for now and then: held-out loss, and at some points samples."""
+def _look(config: PretrainConfig, kind: Kind, folder: Path, tokenizer: Tokenizer, held_out: TokenShards) -> Look:
+    """What the trainer asks for now and then: held-out loss, and at some points samples, of models that write text."""
+    writes = config.model.kind == "decoder"
     length = min(12, config.model.context // 2)
     prompts = config.prompts or held_out_beginnings(held_out, tokenizer, length)
     samples = SampleLog(folder)
 
     def look(model: Transformer, step: int) -> dict[str, Any]:
-        figures = shards_perplexity(model, held_out, tokenizer, config.train.validation_tokens)
-        if is_sample_step(step, config.train, config.sample_points):
+        objective = make_objective(kind, model, tokenizer, config.train)
+        tokens = config.train.validation_tokens
+        if kind == "causal":
+            figures = shards_perplexity(model, held_out, tokenizer, tokens, marks=objective.marks)
+        else:
+            figures = held_out_loss(objective, held_out, row_length(kind, config.model), tokens)
+        if writes and is_sample_step(step, config.train, config.sample_points):
             samples.write(step, [(prompt, _continue(model, tokenizer, prompt)) for prompt in prompts])
         return {f"validation_{name}": value for name, value in figures.items()}
 

@@ -1,7 +1,7 @@
 """The training loop, one for all objectives: batch, gradients, step; now and then a look, a line, a checkpoint."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from fromzero.errors import Interrupted
 from fromzero.model import Transformer
 from fromzero.parallel import Fleet, ParallelConfig, World, parallelize
 from fromzero.parallel.fleet import Batch
-from fromzero.training.checkpoint import load_newest, prune_checkpoints, save_checkpoint
+from fromzero.training.checkpoint import Checkpoints, Resume
 from fromzero.training.faults import Guard, whereabouts
 from fromzero.training.metrics import MetricsLog
 from fromzero.training.objective import NextToken, Objective, counted
@@ -26,17 +26,21 @@ from fromzero.training.signals import StopRequest, stop_on_signals
 CHECKPOINTS = "run/checkpoints"  # below the folder of the model that is made
 
 
-class Loader(Protocol):
+class Stateful(Protocol):
+    """A part of the run that a resumed one has to go on with."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is, as JSON can hold it; the same on all ranks."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go there."""
+
+
+class Loader(Stateful, Protocol):
     """What the loop needs of its data."""
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
         """ids and targets, (B, T) each; targets of -100 carry no loss."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where it is, as JSON can hold it."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go there."""
 
 
 Look = Callable[[Transformer, int], dict[str, Any]]
@@ -55,16 +59,36 @@ class Trainer:
         look: Look,
         objective: Objective | None = None,
         fleet: Fleet | None = None,
+        resume: Resume = "auto",
+        identity: Mapping[str, str] | None = None,
     ) -> None:
-        """objective: the next token's loss unless one is given. fleet: where it is placed, or this one device."""
+        """objective: the next token's loss unless one is given. fleet: where it is placed, or this one device.
+
+        resume, identity: from which checkpoint to go on, and what it must have in common; see Checkpoints.
+        """
         self.model, self.loader, self.config, self.folder, self.look = model, loader, config, folder, look
-        self.device = model.token_embedding.weight.device
         self.objective = objective or NextToken(model)
-        self.fleet = fleet or parallelize(self.objective, ParallelConfig(), World(self.device), config.recompute)
+        world = World(model.token_embedding.weight.device) if fleet is None else fleet.world
+        self.fleet = fleet or parallelize(self.objective, ParallelConfig(), world, config.recompute)
+        self.world, self.device = world, world.device
         self.optimizer = make_optimizer(self.fleet.named_parameters(), config)
         self.guard = Guard(config.skip_spikes)
+        self.resume = resume
+        self.checkpoints = Checkpoints(
+            folder / Path(CHECKPOINTS).name,
+            self.fleet,
+            self.optimizer,
+            config.keep_checkpoints,
+            config.keep_best,
+            identity,
+            config.seed,
+        )
+        self.parts: dict[str, Stateful] = {"loader": loader, "guard": self.guard}
+        """What else is in a checkpoint."""
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.last: dict[str, Any] = {}
+        self.looked: tuple[int, float | None] = (-1, None)
+        """Step of the last look, and its held-out loss."""
 
     def fit(self) -> dict[str, Any]:
         """Train to the end; the last figures, and totals of tokens and seconds over all parts of the run.
@@ -74,12 +98,13 @@ class Trainer:
         """
         torch.manual_seed(self.config.seed)  # for dropout; weights and data have generators of their own
         self._resume()
-        self.log = MetricsLog(self.folder, self.step)
+        self.log = MetricsLog(self.folder, self.step, self.world.first)
         try:
             with stop_on_signals() as request:
                 self._loop(request)
         finally:
             self.log.close()
+            self.checkpoints.wait()
         return {**self.last, "steps": self.step, "tokens": self.tokens, "seconds": self.seconds}
 
     def _loop(self, request: StopRequest) -> None:
@@ -96,7 +121,10 @@ class Trainer:
                     self._save()
                 if request:
                     what = f"stopped after step {self.step} of {config.steps}"
-                    raise Interrupted(f"{what}; run the same command again to go on from there", request.exit_code)
+                    if failure := self.checkpoints.wait():
+                        what += f" without a checkpoint of it ({failure})"
+                    there = "the last one" if failure else "there"
+                    raise Interrupted(f"{what}; run the same command again to go on from {there}", request.exit_code)
 
     def _train_step(self, bar: Reporter) -> None:
         started = time.perf_counter()
@@ -129,7 +157,7 @@ class Trainer:
 
     def _speed_figures(self, tokens_per_second: float) -> dict[str, float]:
         """FLOP/s, and their share of what this machine reaches in plain matrix products (its practical peak)."""
-        flops = tokens_per_second * self.model.flops_per_token()
+        flops = tokens_per_second * self.fleet.blueprint.flops_per_token()
         size = 1024 if self.device.type == "cpu" else 8192
         return {
             "tokens": self.tokens,
@@ -141,25 +169,28 @@ class Trainer:
         }
 
     def _look(self) -> None:
-        figures = self.look(self.model, self.step)
+        whole = self.fleet.whole_model()
+        figures = self.world.share({} if whole is None else self.look(whole, self.step))
         self.log.write({"step": self.step, "kind": "look", **figures})
+        self.looked = self.step, figures.get("validation_loss")
         self.last |= {name: value for name, value in figures.items() if isinstance(value, int | float)}
 
     def _save(self) -> None:
-        state = {"loader": self.loader.state_dict(), "tokens": self.tokens, "seconds": self.seconds}
-        state |= {"dtype": str(self.model.compute_dtype), "last": self.last}
-        checkpoints = self.folder / Path(CHECKPOINTS).name
-        save_checkpoint(checkpoints, self.step, self.model, self.optimizer, state)
-        prune_checkpoints(checkpoints, self.config.keep_checkpoints)
+        run = {"tokens": self.tokens, "seconds": self.seconds, "dtype": str(self.model.compute_dtype)}
+        state = {"run": run | {"last": dict(self.last)}}
+        state |= {name: part.state_dict() for name, part in self.parts.items()}
+        loss = self.looked[1] if self.looked[0] == self.step else None
+        self.checkpoints.save(self.step, state, loss)
 
     def _resume(self) -> None:
-        found = load_newest(self.folder / Path(CHECKPOINTS).name, self.model, self.optimizer)
+        found = self.checkpoints.resume(self.resume)
         if found is None:
             return
-        state = found["state"]
-        self.step, self.tokens, self.seconds = found["step"], state["tokens"], state["seconds"]
-        self.last = dict(state["last"])
-        self.loader.load_state_dict(state["loader"])
+        self.step, state = found
+        run = state["run"]
+        self.tokens, self.seconds, self.last = run["tokens"], run["seconds"], dict(run["last"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         # A measured 'auto' could choose another dtype this time, and the run would not be the one that was cut off.
-        self.model.compute_dtype = getattr(torch, state["dtype"].removeprefix("torch."))
+        self.model.compute_dtype = getattr(torch, run["dtype"].removeprefix("torch."))
         say(f"going on from step {self.step} of {self.config.steps}")
