@@ -1,7 +1,5 @@
 """The loop: exact resume, accumulation, what is written down, what stops it."""
 
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from fromzero.dataset import TokenShards, WindowLoader
 from fromzero.errors import UserError
 from fromzero.model import ModelConfig, Transformer
 from fromzero.training import TrainConfig, Trainer
-from fromzero.training.checkpoint import list_checkpoints
 from fromzero.training.metrics import read_metrics
 from fromzero.training.pretrain import is_sample_step
 from tests.conftest import Chain
@@ -96,38 +93,6 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(chain: Chain, tmp_path: 
     assert history("cut") == history("straight")
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(chain: Chain, tmp_path: Path, capsys: Any) -> None:
-    straight = trainer(chain, tmp_path / "straight")
-    straight.fit()
-    cut = trainer(chain, tmp_path / "cut")
-    stop_at(cut, 11)
-    with pytest.raises(StoppedError):
-        cut.fit()
-    newest = list_checkpoints(tmp_path / "cut" / "checkpoints")[-1]
-    assert newest.name == "step-00000010"
-    data = bytearray((newest / "model.safetensors").read_bytes())
-    data[-1] ^= 1
-    (newest / "model.safetensors").write_bytes(data)
-    resumed = trainer(chain, tmp_path / "cut")
-    resumed.fit()
-    assert "damaged" in capsys.readouterr().err
-    assert equal(weights(straight), weights(resumed))
-
-
-def test_damaged_checkpoints_are_out_of_the_way_of_new_ones(chain: Chain, tmp_path: Path) -> None:
-    cut = trainer(chain, tmp_path)
-    stop_at(cut, 11)
-    with pytest.raises(StoppedError):
-        cut.fit()
-    for path in list_checkpoints(tmp_path / "checkpoints"):
-        (path / "model.safetensors").write_bytes(b"")
-    resumed = trainer(chain, tmp_path, replace(CONFIG, checkpoint_every=2, keep_checkpoints=1))
-    stop_at(resumed, 5)
-    with pytest.raises(StoppedError):
-        resumed.fit()
-    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000004"]
-
-
 def test_the_end_is_a_checkpoint_too(chain: Chain, tmp_path: Path) -> None:
     run = trainer(chain, tmp_path)
     run.fit()
@@ -147,44 +112,6 @@ def test_the_end_is_a_checkpoint_too(chain: Chain, tmp_path: Path) -> None:
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(changes))):
         replace(CONFIG, **changes)
-
-
-@pytest.mark.parametrize("leftover", [".unfinished", "step-00000010/state.json"])
-def test_half_a_checkpoint_is_none(chain: Chain, tmp_path: Path, leftover: str) -> None:
-    cut = trainer(chain, tmp_path)
-    stop_at(cut, 11)
-    with pytest.raises(StoppedError):
-        cut.fit()
-    folder = tmp_path / "checkpoints"
-    if leftover == ".unfinished":  # killed while writing step 10
-        (folder / "step-00000010").rename(folder / leftover)
-        (folder / leftover / "state.json").unlink()
-    else:  # killed while deleting it
-        (folder / leftover).unlink()
-    resumed = trainer(chain, tmp_path)
-    resumed._resume()
-    assert resumed.step == 5
-
-
-def test_checkpoints_hold_no_pickle_and_old_ones_go(chain: Chain, tmp_path: Path) -> None:
-    run = trainer(chain, tmp_path, replace(CONFIG, checkpoint_every=2, keep_checkpoints=3))
-    run.fit()
-    kept = list_checkpoints(tmp_path / "checkpoints")
-    assert [path.name for path in kept] == ["step-00000008", "step-00000010", "step-00000012"]
-    assert {p.name for p in kept[0].iterdir()} == {"model.safetensors", "optimizer.safetensors", "state.json"}
-
-
-def test_a_checkpoint_of_other_tokens_is_refused(chain: Chain, tmp_path: Path) -> None:
-    cut = trainer(chain, tmp_path)
-    stop_at(cut, 6)
-    with pytest.raises(StoppedError):
-        cut.fit()
-    state = tmp_path / "checkpoints" / "step-00000005" / "state.json"
-    saved = json.loads(state.read_text())
-    saved["state"]["loader"]["fingerprint"] = "0" * 64
-    state.write_text(json.dumps(saved))
-    with pytest.raises(UserError, match="fingerprint"):
-        trainer(chain, tmp_path).fit()
 
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
@@ -226,24 +153,3 @@ def test_samples_are_taken_at_the_looks_after_evenly_spread_points() -> None:
     assert [step for step in looks if is_sample_step(step, config, 4)] == [0, 440, 660, 880, 1100]
     assert [step for step in looks if is_sample_step(step, config, 1)] == [0, 1100]
     assert not any(is_sample_step(step, config, 0) for step in looks)
-
-
-def test_a_full_disk_leaves_the_old_checkpoint(chain: Chain, tmp_path: Path) -> None:
-    """A real full file system: a tmpfs of four megabytes, where this user may mount one."""
-    import subprocess
-
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting needs more rights than this user has")
-    try:
-        run = trainer(chain, small, replace(CONFIG, checkpoint_every=1, keep_checkpoints=20, steps=30), width=64)
-        with pytest.raises(Exception, match=r"No space left"):
-            run.fit()
-        resumed = trainer(chain, small, replace(CONFIG, steps=30), width=64)
-        resumed._resume()
-        assert resumed.step == len(list_checkpoints(small / "checkpoints")) > 0
-        shutil.rmtree(small / "checkpoints" / ".unfinished", ignore_errors=True)
-    finally:
-        subprocess.run(["umount", "--lazy", small], check=True)

@@ -113,7 +113,16 @@ def save_shards(
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], make: Callable[[str], Tensor]) -> None:
-    """Eight bytes of length, a header in JSON, then the numbers of each tensor, one after the other."""
+    header, order = safetensors_header(tensors)
+    with path.open("wb") as file:
+        file.write(header)
+        for name in order:
+            file.write(tensor_bytes(make(name)))
+
+
+def safetensors_header(tensors: Mapping[str, Tensor]) -> tuple[bytes, list[str]]:
+    """What a safetensors file begins with, eight bytes of length and a header in JSON; and the order of the tensors,
+    whose numbers follow it, one after the other."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     # Wider numbers first, so that each tensor begins at a multiple of its numbers' size.
@@ -124,10 +133,12 @@ def _write(path: Path, tensors: Mapping[str, Tensor], make: Callable[[str], Tens
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(make(name).detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    return len(text).to_bytes(8, "little") + text, order
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor as they lie in a safetensors file; no copy of one that is contiguous and on the CPU."""
+    return tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data
 
 
 def read_json(path: Path, limit: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
