@@ -109,10 +109,10 @@ def _window_nats(model: Transformer, windows: Sequence[Sequence[int]]) -> list[f
 
 
 @torch.inference_mode()
-def token_nats(model: Transformer, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-    """-log p of each target in nats, (B, T) fp32; 0 where the target is -100."""
+def token_nats(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, **marks: Tensor) -> Tensor:
+    """-log p of each target in nats, (B, T) fp32; 0 where the target is -100. marks: see Transformer.forward."""
     model.eval()
-    logits_BTV = model(ids_BT).float()
+    logits_BTV = model(ids_BT, **marks).float()
     return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none").view_as(targets_BT)
 
 

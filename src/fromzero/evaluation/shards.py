@@ -1,6 +1,7 @@
 """The figure that training watches: loss over held-out token shards, cheap because nothing is tokenised again."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,12 +21,18 @@ def byte_lengths(tokenizer: Tokenizer) -> torch.Tensor:
 
 
 def shards_perplexity(
-    model: Transformer, shards: TokenShards, tokenizer: Tokenizer, max_tokens: int, batch_tokens: int = 8192
+    model: Transformer,
+    shards: TokenShards,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    batch_tokens: int = 8192,
+    marks: Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]] | None = None,
 ) -> dict[str, float]:
     """Bits per byte and nats per token over up to `max_tokens` of the shards, in windows spread evenly over them.
 
     Special tokens are not counted, but for the unknown one as a token. There are no bits per byte where the tokens lost
-    some of the text. The same windows each time, so figures of one run compare.
+    some of the text. The same windows each time, so figures of one run compare. marks: what else the model is told of
+    ids and targets, on the CPU.
     """
     context = min(model.config.context, len(shards) - 1)
     if context < 1:
@@ -41,7 +48,9 @@ def shards_perplexity(
         batch = np.stack([shards[int(s) : int(s) + context + 1] for s in starts[first : first + rows]])
         ids = torch.from_numpy(batch.astype(np.int64))
         counted = stands_for_text[ids[:, 1:]]
-        nats_BT = token_nats(model, ids[:, :-1].to(device), ids[:, 1:].to(device)).cpu()
+        inputs, targets = ids[:, :-1], ids[:, 1:]
+        given = {name: mark.to(device) for name, mark in (marks(inputs, targets) if marks else {}).items()}
+        nats_BT = token_nats(model, inputs.to(device), targets.to(device), **given).cpu()
         nats += float(nats_BT[counted].double().sum())
         size += float(lengths[ids[:, 1:]].sum())
         if tokenizer.leading_space:  # the blank before a document's first word is not of its text

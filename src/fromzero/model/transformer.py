@@ -77,7 +77,7 @@ class Transformer(Stack):
         hidden = []
         for steps, ahead in enumerate(self.ahead, 1):
             count = ids_BT.shape[1] - steps
-            seen = {name: mark_BT[:, :count] for name, mark_BT in marks.items()}
+            seen: Any = {name: mark_BT[:, :count] for name, mark_BT in marks.items()}
             scene = self._scene(Tokens(0, count, x_BTD.device, **seen), windowed=False)
             x_BTD = ahead(x_BTD[:, :-1], self._embed(ids_BT[:, steps:]).to(x_BTD.dtype), scene)
             x_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)

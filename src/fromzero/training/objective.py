@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fromzero.model import Transformer, functions
-from fromzero.model.linear_loss import IGNORE, linear_cross_entropy
+from fromzero.model import Transformer
+from fromzero.model.linear_loss import IGNORE
 from fromzero.parallel.fleet import Batch
 
 
@@ -24,11 +24,16 @@ class Objective(nn.Module):
         """
         super().__init__()
         self.model, self.begins = model, begins
+        self.rank, self.ranks = 0, 1
+        """Whose rows of a batch are prepared: rank r of n has rows r, r + n, ... of it."""
 
     def prepare(self, ids_BT: Tensor, targets_BT: Tensor, step: int) -> Batch:
         """What `forward` takes, of a batch of the loader, on the CPU; draws at random by the seed and the step."""
-        marks = {} if self.begins is None else document_marks(ids_BT, targets_BT, self.begins)
-        return {"ids_BT": ids_BT, "targets_BT": targets_BT, **marks}
+        return {"ids_BT": ids_BT, "targets_BT": targets_BT, **self.marks(ids_BT, targets_BT)}
+
+    def marks(self, ids_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
+        """What else the model is told about the tokens of a batch of the loader."""
+        return {} if self.begins is None else document_marks(ids_BT, targets_BT, self.begins)
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Sum of -log p(target) in nats over targets that are not -100, fp32 scalar, with what the model adds."""
@@ -98,10 +103,7 @@ def next_token_loss(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, **ma
 
 def head_loss(model: Transformer, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
     """The same of hidden states."""
-    x_ND, targets_N = x_BTD.flatten(0, 1), targets_BT.flatten()
-    if model.head.plain:
-        return linear_cross_entropy(x_ND, model.head_weight, targets_N)
-    return functions.cross_entropy(model.head(x_ND, model.head_weight), targets_N).sum()
+    return model.head.loss(x_BTD.flatten(0, 1), model.head_weight, targets_BT.flatten())
 
 
 def added_loss(model: Transformer, targets_BT: Tensor) -> Tensor | float:

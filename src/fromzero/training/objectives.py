@@ -40,8 +40,6 @@ class Drawn(Objective):
     def __init__(self, model: Any, begins: int | None, seed: int) -> None:
         super().__init__(model, begins)
         self.seed = seed
-        self.rank, self.ranks = 0, 1
-        """Whose rows of a batch are prepared: rank r of n has rows r, r + n, ... of it."""
 
     def random(self, step: int, row: int) -> np.random.Generator:
         """The generator of one row of this rank."""
@@ -153,14 +151,14 @@ def make_objective(kind: Kind, model: Any, tokenizer: Tokenizer, train: TrainCon
 
 
 @torch.no_grad()
-def held_out_loss(objective: Objective, shards: TokenShards, length: int, tokens: int, rows: int) -> dict[str, float]:
+def held_out_loss(objective: Objective, shards: TokenShards, length: int, tokens: int) -> dict[str, float]:
     """Mean loss in nats over the targets of up to so many tokens, spread evenly; the same draws each time."""
     if len(shards) <= length:
         raise UserError(f"the held-out split has {len(shards)} tokens, too few for one row of {length}")
     objective.eval()
     device = next(objective.parameters()).device
     starts = np.linspace(0, len(shards) - 1 - length, max(1, min(tokens, len(shards) - 1) // length)).astype(int)
-    nats, count = 0.0, 0
+    nats, count, rows = 0.0, 0, max(1, 8192 // length)
     for step in range(0, len(starts), rows):
         some = np.stack([shards[start : start + length + 1] for start in starts[step : step + rows].tolist()])
         ids_BT = torch.from_numpy(some.astype(np.int64))

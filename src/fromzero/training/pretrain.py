@@ -22,6 +22,7 @@ from fromzero.inference import SamplingConfig, generate_text
 from fromzero.model import ModelConfig, Transformer
 from fromzero.parallel import ParallelConfig, World, join_world, parallelize
 from fromzero.tokenizer import Tokenizer, load_tokenizer
+from fromzero.training.checkpoint import Resume
 from fromzero.training.finish import finish_model
 from fromzero.training.objectives import (
     Kind,
@@ -61,6 +62,9 @@ class PretrainConfig:
     """Corpus, made by `fromzero corpus build`, in place of tokens."""
     tokenizer: Path | None = None
     """Tokenizer to encode the corpus with: a folder made by `tokenizer train`, or any with a tokenizer.json."""
+    resume: Resume = "auto"
+    """From which checkpoint a run that was cut off goes on: auto takes the newest that is whole, a number the one of
+    that step, never none."""
 
     def __post_init__(self) -> None:
         if (self.tokens is None) != (self.corpus is not None) or (self.corpus is None) != (self.tokenizer is None):
@@ -104,7 +108,7 @@ def _build(config: PretrainConfig, world: World) -> Artifact:
     try:
         data = config.open()
         inputs = {"tokens": data.digest}
-        ignore = ("tokens", "corpus", "tokenizer", "output", "parallel", *INCIDENTAL)
+        ignore = ("tokens", "corpus", "tokenizer", "output", "parallel", "resume", *INCIDENTAL)
         made = artifact.build(
             config.output, "model", config, inputs, make, version=VERSION, ignore=ignore, scratch=CHECKPOINTS
         )
@@ -137,8 +141,9 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
         f"{train.batch_size * length:,} tokens; {dtype} on {world.device}"
     )
     look = _look(config, kind, folder / "run", tokenizer, data.held_out)
+    of = {"tokenizer": artifact.digest_of([artifact.digest_file(f) for f in sorted(data.path.glob("tokenizer*.json"))])}
     with Prefetch(loader) as ahead:
-        figures = Trainer(model, ahead, train, folder / "run", look, objective, fleet).fit()
+        figures = Trainer(model, ahead, train, folder / "run", look, objective, fleet, config.resume, of).fit()
     whole = fleet.whole_model()
     if whole is None:
         return {}
