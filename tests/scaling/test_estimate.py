@@ -8,7 +8,7 @@ from fromzero.errors import UserError
 from fromzero.model import ModelConfig, Transformer
 from fromzero.model.config import Experts
 from fromzero.scaling import EstimateConfig, estimate
-from fromzero.scaling.estimate import activation_bytes
+from fromzero.training.cost import activation_bytes
 
 
 def test_the_figures_of_llama2_7b_by_hand() -> None:

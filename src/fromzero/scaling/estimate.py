@@ -3,14 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from fromzero.errors import UserError, nearest
 from fromzero.interop.download import find_model
 from fromzero.interop.huggingface import open_stored
-from fromzero.model import PRESETS, ModelConfig, Transformer
+from fromzero.model import PRESETS, ModelConfig
 from fromzero.model.counts import flops_per_token, parameter_count
-from fromzero.model.encoder_decoder import EncoderDecoder
+from fromzero.training.cost import activation_bytes, meta_model
 
 BITS = {"fp32": 32, "bf16": 16, "q8_0": 8.5, "q4_0": 4.5}
 """Of a weight in a file; llama.cpp's formats share a scale of 16 bits among 32 weights."""
@@ -43,9 +41,7 @@ class EstimateConfig:
 def estimate(config: EstimateConfig) -> dict[str, float]:
     """Figures by name: numbers of parameters, FLOPs of a token, bytes. Raises UserError for an unknown name."""
     shape = _shape(config)
-    with torch.device("meta"):
-        kind = EncoderDecoder if shape.kind == "encoder_decoder" else Transformer
-        model = kind(shape)
+    model = meta_model(shape)
     parameters, flops = parameter_count(model, shape), flops_per_token(model, shape)
     state = {name: size * parameters / config.devices for name, size in STATE_BYTES.items()}
     activations = config.batch_size * shape.context * activation_bytes(shape)
@@ -64,27 +60,6 @@ def estimate(config: EstimateConfig) -> dict[str, float]:
         token = 2 * shape.layers * sum(heads * width for heads, width in shape.cache_shapes)
         figures |= {"cache bytes per token, bf16": token, "cache bytes at full context": token * shape.context}
     return figures
-
-
-def activation_bytes(shape: ModelConfig) -> float:
-    """What is kept of one token for the backward pass, computed in bf16, without recomputation.
-
-    Of each layer 4 D (both sums and their norms), queries and attention's output 2 H C, keys and values 2 K C, and of
-    the feed-forward layer 2 F, or 4 F with a gate (after Korthikanti et al. 2022, section 4.1; attention keeps no
-    scores and the loss no logits). Each active expert counts, with its input and output, 2 D.
-    """
-    width, heads = shape.width, shape.heads * shape.head_size
-    keys = 2 * shape.key_value_heads * shape.head_size
-    if latent := shape.latent:  # keys and values of all heads are made of the vectors that a cache would keep
-        keys = heads + shape.heads * latent.value_width + 2 * latent.kv_rank + 2 * (latent.query_rank or 0)
-    wide = (4 if shape.gated else 2) * shape.ffn_size
-    if experts := shape.experts:
-        wide = 4 * (experts.active * (experts.width or shape.ffn_size) + experts.shared) + 2 * experts.active * width
-    layers, cross = shape.layers, 0
-    if shape.kind == "encoder_decoder":
-        layers += shape.encoder_layers or shape.layers
-        cross = shape.layers * (2 * width + 2 * heads + keys)
-    return 2.0 * (layers * (4 * width + 2 * heads + keys + wide) + cross)
 
 
 def _shape(config: EstimateConfig) -> ModelConfig:

@@ -104,10 +104,10 @@ def _fails(fleet: Fleet, batch: Batch, rows: int | None, count: int, places: ran
     first = fleet.data_rank * height
     keep_B = torch.tensor([first + row in places for row in range(height)])
     parts = {name: _blanked(name, tensor, keep_B) for name, tensor in batch.items()}
-    loss = fleet.gradients(parts, rows, count)
-    norm = fleet.clip(0.0)
     for _, parameter in fleet.named_parameters():
         parameter.grad = None
+    loss = fleet.gradients(parts, rows, count)
+    norm = fleet.clip(0.0)
     return not (math.isfinite(loss) and math.isfinite(norm))
 
 
