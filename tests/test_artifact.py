@@ -187,7 +187,7 @@ def test_an_unfinished_model_is_not_thrown_away_for_other_settings(tmp_path: Pat
 
     with pytest.raises(RuntimeError):
         attempt("a")
-    with pytest.raises(UserError, match="unfinished model with other settings; delete it or name another folder"):
+    with pytest.raises(UserError, match=r"with other settings \(text was a, now it is b\); delete it or name another"):
         attempt("b")
     (tmp_path / "made" / "unfinished.json").write_text("")
     with pytest.raises(UserError, match=r"unfinished\.json was not written by fromzero or is damaged"):

@@ -96,7 +96,8 @@ def build(
     """
     output = Path(output)
     settings = to_plain(config)
-    key = digest_of({"kind": kind, "version": version, "inputs": dict(inputs)}, _without(settings, ignore))
+    kept = _without(settings, ignore)
+    key = digest_of({"kind": kind, "version": version, "inputs": dict(inputs)}, kept)
     if url := url_of(output):
 
         def build_here(folder: Path) -> Artifact:
@@ -117,7 +118,7 @@ def build(
             say(f"{output}: settings or inputs changed, building it anew")
             _set_aside(output, kind, scratch)
         output.mkdir(exist_ok=True)
-        _claim(output, kind, key)
+        _claim(output, kind, key, {"version": version, **inputs, **kept})
         summary = make(output)
         finished = _finish(output, kind, key, version, settings, inputs, summary, scratch)
     if scratch:
@@ -285,31 +286,44 @@ def _lock(output: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)  # while it is held: whoever opened it before finds another file in its place
 
 
-def _claim(output: Path, kind: str, key: str) -> None:
+def _claim(output: Path, kind: str, key: str, source: Mapping[str, Any]) -> None:
     """Mark the folder as ours and unfinished; empty it first if what is there was made from other settings.
 
     Raises UserError when that would throw away an unfinished model, or files of somebody else.
     """
     marker = output / UNFINISHED
-    found = _marker_key(marker)
+    before = _marker(marker)
+    found = before.get("key")
     if found == key:
         return
     others = [entry for entry in output.iterdir() if entry != marker]
     if others and found is None:
         raise UserError(f"{marker} was not written by fromzero or is damaged; name another folder, or delete this one")
     if others and kind in _COSTLY_KINDS:
-        raise UserError(f"{output} holds an unfinished {kind} with other settings; delete it or name another folder")
+        what = _first_change(before.get("source"), to_plain(source))
+        raise UserError(
+            f"{output} holds an unfinished {kind} with other settings{what}; delete it or name another folder"
+        )
     if others:
         say(f"{output}: an unfinished {kind} with other settings is there, starting over")
     for entry in others:
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    write_json(marker, {"kind": kind, "key": key})
+    write_json(marker, {"kind": kind, "key": key, "source": source})
 
 
-def _marker_key(marker: Path) -> str | None:
-    with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-        return json.loads(marker.read_text()).get("key")
-    return None
+def _marker(marker: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads(marker.read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _first_change(before: Any, now: Any, name: str = "") -> str:
+    """Which setting or input is not what it was, in brackets; '' when that can't be told."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        changes = (_first_change(before.get(key), now.get(key), f"{name}.{key}") for key in {**now, **before})
+        return next(filter(None, changes), "")
+    return "" if before == now or not name else f" ({name[1:]} was {str(before)[:40]}, now it is {str(now)[:40]})"
 
 
 def _finish(

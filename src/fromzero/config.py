@@ -6,6 +6,7 @@ fields); this file turns its errors into one sentence that names the key and the
 
 import dataclasses
 import re
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -215,8 +216,8 @@ def _type_name(kind: Any) -> str:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return "one of " + ", ".join(map(str, parts))
-    if type(None) in parts:
-        return " or ".join([*(_type_name(p) for p in parts if p is not type(None)), "null"])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("null" if part is type(None) else _type_name(part) for part in parts)
     if origin in (list, tuple):
         return f"a list in brackets, as in '[a, b]', each item {_type_name(parts[0])}"
     if dataclasses.is_dataclass(kind):

@@ -120,7 +120,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _listed(arguments: Sequence[str], settings: type) -> list[str]:
-    """Lists may have their items one after the other, `--text a b`, as well as in brackets; a bare `--open` is true."""
+    """Lists may have their items one after the other, `--text a b`, as well as in brackets; a bare `--open` is true,
+    a bare `--resume` auto."""
     kinds = {f"--{name}": kind for name, kind in field_types(settings).items()}
     groups: list[list[str]] = []
     for argument in arguments:
@@ -133,6 +134,8 @@ def _listed(arguments: Sequence[str], settings: type) -> list[str]:
             group[1:] = [json.dumps(group[1:], ensure_ascii=False)]
         elif kind is bool and not group[1:]:
             group.append("true")
+        elif not group[1:] and any("auto" in typing.get_args(part) for part in (kind, *typing.get_args(kind))):
+            group.append("auto")
     return [argument for group in groups for argument in group]
 
 
