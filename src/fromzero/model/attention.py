@@ -30,8 +30,9 @@ class Attention(nn.Module):
         self.value = Linear(config.width, self.kv_heads * self.head_width, config.attention_biased)
         self.output = Linear(self.heads * self.head_width, config.width, config.bias)
         self.query_norm = self.key_norm = None
+        self.normed_whole = config.qk_norm == "full"
         if config.qk_norm:
-            full = config.qk_norm == "full"
+            full = self.normed_whole
             self.query_norm = Norm(config, (self.heads if full else 1) * self.head_width, rms=True)
             self.key_norm = Norm(config, (self.kv_heads if full else 1) * self.head_width, rms=True)
         self.sinks = nn.Parameter(torch.empty(self.heads)) if config.sinks else None
@@ -58,7 +59,7 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor, norm: Norm | None = None) -> Tensor:
         """(B, T, heads x C) -> (B, T, heads, C), normed over what the norm is wide."""
-        if norm is not None and norm.weight.shape[0] != self.head_width:
+        if norm is not None and self.normed_whole:
             x, norm = norm(x), None
         x = x.unflatten(-1, (-1, self.head_width))
         return x if norm is None else norm(x)

@@ -99,6 +99,8 @@ class Stack(nn.Module):
         self.embedding_norm = Norm(config) if config.embedding_norm else None
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(layers))
         self.final_norm = None if config.norm_placement == "post" else Norm(config)
+        self.heads = slice(None)
+        """Of all heads, those whose scores' biases are made here; the others' are on other devices."""
         self._windowed = [config.windowed(layer) for layer in range(layers)]
         self._angles = Angles(config.rope_width, config.rope_base, config.context, config.rope_scaling)
         local = config.local_rope_base
@@ -129,12 +131,19 @@ class Stack(nn.Module):
         if section.x_BTD is None:
             x_BTD = self._embedded(x_BTD, tokens, types_BT).to(dtype)
         scenes = {windowed: self._scene(tokens, windowed) for windowed in set(self._windowed)}
-        for index in section.layers:
-            layer_cache = None if cache is None else cache.layer(index)
-            x_BTD = self.blocks[index](x_BTD, scenes[self._windowed[index]], layer_cache, memory)
+        x_BTD = self.through(x_BTD, section.layers, scenes, cache, memory)
         if cache is not None:
             cache.advance(count)
         return x_BTD if self.final_norm is None or not section.last else self.final_norm(x_BTD)
+
+    def through(
+        self, x_BTD: Tensor, layers: range, scenes: dict[bool, Scene], cache: Cache | None, memory: Memory | None
+    ) -> Tensor:
+        """Some blocks, one after the other; scenes: with and without a window."""
+        for index in layers:
+            layer_cache = None if cache is None else cache.layer(index)
+            x_BTD = self.blocks[index](x_BTD, scenes[self._windowed[index]], layer_cache, memory)
+        return x_BTD
 
     def _embedded(self, x_BTD: Tensor, tokens: Tokens, types_BT: Tensor | None) -> Tensor:
         """What is added to the embeddings of tokens before the first block."""
@@ -155,4 +164,4 @@ class Stack(nn.Module):
             cos, sin = (self._local_angles if windowed else self._angles).at(tokens.positions, tokens.device)
             angles = cos.unsqueeze(-2), sin.unsqueeze(-2)
         table = None if self.relative_bias is None else self.relative_bias.weight
-        return make_scene(self.config, tokens, self.causal, windowed, angles, table)
+        return make_scene(self.config, tokens, self.causal, windowed, angles, table, self.heads)

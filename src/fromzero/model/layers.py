@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fromzero.model import functions
 from fromzero.model.config import ModelConfig
 from fromzero.model.fast_norm import fast_rms_norm
+from fromzero.model.linear_loss import linear_cross_entropy
 
 # Torch's own kernels where it has them; each is tested equal to its plain form in `functions`.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -105,3 +106,9 @@ class Head(nn.Module):
         x = x if factor == 1 else x * factor  # there are fewer of these than of logits
         logits = F.linear(x, weight_VD.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype) * factor)
         return logits if self.softcap is None else logits.tanh_() * self.softcap
+
+    def loss(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+        """Sum of -log p(target) in nats over targets that are not -100, fp32 scalar."""
+        if self.plain:
+            return linear_cross_entropy(x_ND, weight_VD, targets_N)
+        return functions.cross_entropy(self(x_ND, weight_VD), targets_N).sum()

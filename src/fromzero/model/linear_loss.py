@@ -5,6 +5,7 @@ the loss and the gradients are taken at once and the block is thrown away. Same 
 form, a fraction of the memory traffic (the idea of Liger Kernel's fused linear cross-entropy, Hsu et al. 2024).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,19 +18,26 @@ BLOCK_BYTES = 16 << 20  # of one block of logits: stays in cache, large enough f
 SMALLEST_P = 1e-30  # probabilities below it lose digits in fp32 (and become 0 at 1e-45)
 
 
-def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+BlockLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""fp32 logits (N, V) of a block, which it may overwrite, and targets -> the summed loss, and its gradient."""
+
+
+def linear_cross_entropy(
+    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, block_loss: BlockLoss | None = None
+) -> Tensor:
     """Sum over rows of -log softmax(x W^T)[target], in nats (fp32 scalar); rows with target -100 do not count.
 
-    Equal to functions.cross_entropy(x @ W.T, targets).sum() up to rounding; not differentiable twice.
+    Equal to functions.cross_entropy(x @ W.T, targets).sum() up to rounding; not differentiable twice. block_loss: in
+    place of softmax and logarithm, where W has only some of the logits.
     """
     if not torch.is_grad_enabled():  # then no gradient is worked out
         x_ND, weight_VD = x_ND.detach(), weight_VD.detach()
-    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N)
+    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, block_loss or _loss_and_logit_gradient)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, block_loss: BlockLoss) -> Tensor:
         weight = weight_VD.to(x_ND.dtype)
         rows = max(1, BLOCK_BYTES // (4 * weight.shape[0]))
         total = x_ND.new_zeros((), dtype=torch.float32)
@@ -38,7 +46,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_w = torch.zeros_like(weight_VD, dtype=torch.float32) if needs else None
         for start in range(0, x_ND.shape[0], rows):
             block, targets = x_ND[start : start + rows], targets_N[start : start + rows]
-            nats, grad = _loss_and_logit_gradient(F.linear(block, weight).float(), targets)
+            nats, grad = block_loss(F.linear(block, weight).float(), targets)
             total += nats
             if grad_x is not None and grad_w is not None:
                 grad = grad.to(block.dtype)
@@ -49,9 +57,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_x, grad_w = ctx.saved_tensors
-        return grad_x * grad_total, grad_w * grad_total, None
+        return grad_x * grad_total, grad_w * grad_total, None, None
 
 
 def _loss_and_logit_gradient(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,8 +101,9 @@ def make_scene(
     windowed: bool = False,
     angles: tuple[Tensor, Tensor] | None = None,
     table: Tensor | None = None,
+    heads: slice = slice(None),
 ) -> Scene:
-    """The scene of the layers with a window, or of those without; table: T5's biases (buckets, H)."""
+    """The scene of the layers with a window, or of those without; table: T5's biases (buckets, H) of some heads."""
     total, window = tokens.start + tokens.count, config.window if windowed else None
     keys = min(total, tokens.count + window - 1) if causal and window is not None else total
     if window is not None and keys <= window:
@@ -115,15 +116,17 @@ def make_scene(
     triangle = whole and not everything and not biased and tokens.prefix_B is None and total == tokens.count
     mask = None if everything or triangle else tokens.visible(keys, causal, window)
     if biased:
-        bias_BHTS = score_bias(config, table, tokens.distances(keys), both_ways=not causal)[None]
+        bias_BHTS = score_bias(config, table, tokens.distances(keys), not causal, heads)[None]
         mask = bias_BHTS if mask is None else bias_BHTS.masked_fill(~mask, float("-inf"))
     return Scene(keys, triangle, mask, angles)
 
 
-def score_bias(config: ModelConfig, table: Tensor | None, distance_TS: Tensor, both_ways: bool) -> Tensor:
-    """What positions add to the scores (H, T, S): T5's learned `table`, or ALiBi's slopes (Press 2021)."""
+def score_bias(
+    config: ModelConfig, table: Tensor | None, distance_TS: Tensor, both_ways: bool, heads: slice = slice(None)
+) -> Tensor:
+    """What positions add to the scores (H, T, S): T5's learned `table`, or ALiBi's slopes of some heads (Press 2021)."""
     if table is None:
-        slopes_H = torch.tensor(alibi_slopes(config.heads), device=distance_TS.device)
+        slopes_H = torch.tensor(alibi_slopes(config.heads)[heads], device=distance_TS.device)
         return -slopes_H[:, None, None] * distance_TS.abs()
     buckets_TS = relative_buckets(distance_TS, config.relative_buckets, config.relative_distance, both_ways)
     return table[buckets_TS].movedim(-1, 0)
