@@ -2,23 +2,50 @@
 
 In: parameters, plain or sharded (DTensor). `make_optimizer` makes the one that a TrainConfig names, with its groups;
 each group keeps the highest learning rate as `peak`, and `set_share` sets all rates to a share of it.
+
+Reading order: `base`, `sgd` (and Lion), `adam`, `adafactor`, `muon`, `groups`.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
-from fromzero.training.optimizers.adam import AdamW, clip_gradients, decay_groups
+from fromzero.training.optimizers.adafactor import Adafactor
+from fromzero.training.optimizers.adam import Adam, AdamW
+from fromzero.training.optimizers.groups import is_hidden, split
+from fromzero.training.optimizers.muon import Muon
+from fromzero.training.optimizers.sgd import SGD, Lion
 from fromzero.training.settings import TrainConfig
 
-__all__ = ["AdamW", "clip_gradients", "decay_groups", "make_optimizer", "set_share"]
+__all__ = ["SGD", "Adafactor", "Adam", "AdamW", "Lion", "Muon", "make_optimizer", "set_share"]
 
 
-def make_optimizer(parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer of named parameters that a config names."""
-    groups = decay_groups(parameters, config.weight_decay)
-    optimizer = AdamW(groups, config.learning_rate, (config.beta1, config.beta2))
+
+    def settings(name: str, parameter: nn.Parameter) -> dict[str, Any]:
+        muon = config.optimizer == "muon" and is_hidden(name, parameter)
+        rate = config.matrix_learning_rate if muon else config.learning_rate
+        own = {"lr": rate, "weight_decay": config.weight_decay if parameter.dim() >= 2 else 0.0}
+        return own | ({"use_muon": muon} if config.optimizer == "muon" else {})
+
+    groups, betas = split(named, settings), (config.beta1, config.beta2)
+    optimizer: torch.optim.Optimizer
+    match config.optimizer:
+        case "sgd":
+            optimizer = SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0)
+        case "adafactor":
+            optimizer = Adafactor(groups)
+        case "lion":
+            optimizer = Lion(groups, betas=betas)
+        case "muon":
+            optimizer = Muon(groups, momentum=config.momentum, betas=betas)
+        case "adam":
+            optimizer = Adam(groups, betas=betas)
+        case "adamw":
+            optimizer = AdamW(groups, betas=betas)
     for group in optimizer.param_groups:
         group["peak"] = group["lr"]
     return optimizer
