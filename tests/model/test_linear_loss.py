@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from fromzero.model import functions, linear_loss
-from fromzero.model.linear_loss import IGNORE, linear_cross_entropy
+from fromzero.model import ModelConfig, functions, linear_loss
+from fromzero.model.layers import Head
+from fromzero.model.linear_loss import IGNORE, linear_cross_entropy, linear_nats
 
 
 @pytest.mark.parametrize("rows_in_a_block", [1, 4, 7, 100])
@@ -52,3 +53,44 @@ def test_targets_that_are_next_to_impossible_cost_what_they_should() -> None:
     loss.backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("biased", [False, True])
+def test_every_head_is_covered(monkeypatch: pytest.MonkeyPatch, softcap: float | None, biased: bool) -> None:
+    """The loss of the head's own logits, and all gradients, in blocks of 3 rows."""
+    monkeypatch.setattr(linear_loss, "BLOCK_BYTES", 4 * 20 * 3)
+    generator = torch.Generator().manual_seed(0)
+    config = ModelConfig(
+        vocab_size=20, width=8, heads=2, tied=False, logit_scale=0.7, logit_softcap=softcap, head_bias=biased
+    )
+    head = Head(config)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    x = torch.randn(10, 8, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 20, (10,), generator=generator)
+    targets[4] = IGNORE
+    assert head.weight is not None
+    nats = functions.cross_entropy(head(x, head.weight), targets)
+    wanted = torch.autograd.grad(nats.sum() * 3, (x, *head.parameters()))
+    loss = head.loss(x, head.weight, targets)
+    torch.testing.assert_close(loss, nats.sum())
+    torch.testing.assert_close(torch.autograd.grad(loss * 3, (x, *head.parameters())), wanted)
+    torch.testing.assert_close(head.nats(x, head.weight, targets), nats.detach())
+
+
+def test_the_loss_of_each_row_in_bfloat16() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(6, 8, generator=generator), torch.randn(20, 8, generator=generator)
+    targets = torch.tensor([3, IGNORE, 0, 1, 2, 19])
+    found = linear_nats(x.bfloat16(), weight, targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, functions.cross_entropy(x @ weight.T, targets), atol=0.05, rtol=0.02)
+
+
+def test_a_second_pass_over_the_same_gradient_is_refused() -> None:
+    x, weight = torch.ones(4, 3, requires_grad=True), torch.ones(5, 3)
+    loss = linear_cross_entropy(x, weight, torch.tensor([0, 1, 2, 3]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()

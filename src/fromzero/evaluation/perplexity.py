@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fromzero.dataset.recovery import bytes_to_spell
@@ -112,8 +111,8 @@ def _window_nats(model: Transformer, windows: Sequence[Sequence[int]]) -> list[f
 def token_nats(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, **marks: Tensor) -> Tensor:
     """-log p of each target in nats, (B, T) fp32; 0 where the target is -100. marks: see Transformer.forward."""
     model.eval()
-    logits_BTV = model(ids_BT, **marks).float()
-    return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none").view_as(targets_BT)
+    x_ND = model.hidden(ids_BT, **marks).flatten(0, 1)
+    return model.head.nats(x_ND, model.head_weight, targets_BT.flatten()).view_as(targets_BT)
 
 
 def summarize(scores: Iterable[DocumentScore]) -> Perplexity:

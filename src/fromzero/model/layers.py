@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fromzero.model import functions
 from fromzero.model.config import ModelConfig
 from fromzero.model.fast_norm import fast_rms_norm
-from fromzero.model.linear_loss import linear_cross_entropy
+from fromzero.model.linear_loss import linear_cross_entropy, linear_nats
 
 # Torch's own kernels where it has them; each is tested equal to its plain form in `functions`.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -109,6 +109,10 @@ class Head(nn.Module):
 
     def loss(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         """Sum of -log p(target) in nats over targets that are not -100, fp32 scalar."""
-        if self.plain:
-            return linear_cross_entropy(x_ND, weight_VD, targets_N)
-        return functions.cross_entropy(self(x_ND, weight_VD), targets_N).sum()
+        return linear_cross_entropy(
+            x_ND, weight_VD, targets_N, bias_V=self.bias, scale=self.scale, softcap=self.softcap
+        )
+
+    def nats(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+        """The same of each row, (N,) in fp32, without gradients."""
+        return linear_nats(x_ND, weight_VD, targets_N, self.bias, self.scale, self.softcap)

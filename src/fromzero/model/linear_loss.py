@@ -15,66 +15,128 @@ from torch.autograd.function import once_differentiable
 
 IGNORE = -100
 BLOCK_BYTES = 16 << 20  # of one block of logits: stays in cache, large enough for full matrix speed
+GPU_BLOCK_BYTES = 1 << 30  # a GPU has no such cache, and needs more rows to be busy
 SMALLEST_P = 1e-30  # probabilities below it lose digits in fp32 (and become 0 at 1e-45)
 
-
 BlockLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""fp32 logits (N, V) of a block, which it may overwrite, and targets -> the summed loss, and its gradient."""
+"""(logits of some rows in fp32, which it may overwrite; their targets) -> summed loss, its gradient to the logits."""
 
 
 def linear_cross_entropy(
-    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, block_loss: BlockLoss | None = None
+    x_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    loss: BlockLoss | None = None,
+    bias_V: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
 ) -> Tensor:
-    """Sum over rows of -log softmax(x W^T)[target], in nats (fp32 scalar); rows with target -100 do not count.
+    """Sum over rows of -log softmax(logits)[target], in nats (fp32 scalar); rows with target -100 do not count.
 
-    Equal to functions.cross_entropy(x @ W.T, targets).sum() up to rounding; not differentiable twice. block_loss: in
-    place of softmax and logarithm, where W has only some of the logits.
+    Logits are scale (x W^T + b), within +-softcap where there is one: those of layers.Head. loss: in place of the
+    softmax over all of V, where W is a part of the vocabulary. Equal to functions.cross_entropy(logits, targets).sum()
+    up to rounding; not differentiable twice.
     """
+    x_ND, bias_V = _scaled(x_ND, bias_V, scale / (softcap or 1.0))
     if not torch.is_grad_enabled():  # then no gradient is worked out
-        x_ND, weight_VD = x_ND.detach(), weight_VD.detach()
-    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, block_loss or _loss_and_logit_gradient)
+        x_ND, weight_VD, bias_V = x_ND.detach(), weight_VD.detach(), None if bias_V is None else bias_V.detach()
+    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, loss or _loss_and_logit_gradient, bias_V, softcap)
+
+
+@torch.no_grad()
+def linear_nats(
+    x_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    bias_V: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> Tensor:
+    """The same of each row, (N,) in fp32, 0 where the target is -100; for evaluation."""
+    x_ND, bias_V = _scaled(x_ND, bias_V, scale / (softcap or 1.0))
+    weight_VD, nats_N = _matrix(x_ND, weight_VD), x_ND.new_empty(len(x_ND), dtype=torch.float32)
+    for rows in _blocks(x_ND, weight_VD):
+        logits_NV = _logits(x_ND[rows], weight_VD, bias_V, softcap)
+        nats_N[rows] = F.cross_entropy(logits_NV, targets_N[rows], reduction="none", ignore_index=IGNORE)
+    return nats_N
+
+
+def _scaled(x_ND: Tensor, bias_V: Tensor | None, factor: float) -> tuple[Tensor, Tensor | None]:
+    """What the logits are to be multiplied by goes with x and the bias: there are fewer of these."""
+    if factor == 1:
+        return x_ND, bias_V
+    return x_ND * factor, None if bias_V is None else bias_V * factor
+
+
+def _blocks(x_ND: Tensor, weight_VD: Tensor) -> list[slice]:
+    """The rows of each block."""
+    rows = max(1, (BLOCK_BYTES if x_ND.device.type == "cpu" else GPU_BLOCK_BYTES) // (4 * weight_VD.shape[0]))
+    return [slice(start, start + rows) for start in range(0, x_ND.shape[0], rows)]
+
+
+def _matrix(x_ND: Tensor, weight_VD: Tensor) -> Tensor:
+    return weight_VD.to(x_ND.dtype)
+
+
+def _logits(x_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, softcap: float | None) -> Tensor:
+    """In fp32, in memory of their own."""
+    logits_NV = F.linear(x_ND, weight_VD, None if bias_V is None else bias_V.to(x_ND.dtype)).float()
+    return logits_NV if softcap is None else logits_NV.tanh_().mul_(softcap)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, block_loss: BlockLoss) -> Tensor:
-        weight = weight_VD.to(x_ND.dtype)
-        rows = max(1, BLOCK_BYTES // (4 * weight.shape[0]))
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        loss: BlockLoss,
+        bias_V: Tensor | None,
+        softcap: float | None,
+    ) -> Tensor:
+        weight = _matrix(x_ND, weight_VD)
         total = x_ND.new_zeros((), dtype=torch.float32)
-        needs = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        needs = any(ctx.needs_input_grad)
         grad_x = torch.empty_like(x_ND) if needs else None
         grad_w = torch.zeros_like(weight_VD, dtype=torch.float32) if needs else None
-        for start in range(0, x_ND.shape[0], rows):
-            block, targets = x_ND[start : start + rows], targets_N[start : start + rows]
-            nats, grad = block_loss(F.linear(block, weight).float(), targets)
+        grad_b = torch.zeros_like(bias_V, dtype=torch.float32) if needs and bias_V is not None else None
+        for rows in _blocks(x_ND, weight):
+            block, logits = x_ND[rows], _logits(x_ND[rows], weight, bias_V, softcap)
+            slope = None if softcap is None else softcap - logits.square() / softcap  # of cap tanh(z), at z
+            nats, grad = loss(logits, targets_N[rows])
             total += nats
-            if grad_x is not None and grad_w is not None:
-                grad = grad.to(block.dtype)
-                torch.mm(grad, weight, out=grad_x[start : start + rows])
-                grad_w.addmm_(grad.t(), block) if grad.dtype == grad_w.dtype else grad_w.add_(grad.t() @ block)
-        ctx.save_for_backward(grad_x, grad_w)
+            if grad_x is None or grad_w is None:
+                continue
+            grad = (grad if slope is None else grad.mul_(slope)).to(block.dtype)
+            torch.mm(grad, weight, out=grad_x[rows])
+            grad_w.addmm_(grad.t(), block) if grad.dtype == grad_w.dtype else grad_w.add_(grad.t() @ block)
+            if grad_b is not None:
+                grad_b += grad.sum(0, dtype=torch.float32)
+        ctx.save_for_backward(grad_x, grad_w, grad_b)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_x, grad_w = ctx.saved_tensors
-        return grad_x * grad_total, grad_w * grad_total, None, None
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
+        # In place: nobody else has them, and torch refuses a second pass over what was changed.
+        grad_x, grad_w, grad_b = (None if grad is None else grad.mul_(grad_total) for grad in ctx.saved_tensors)
+        return grad_x, grad_w, None, None, grad_b, None
 
 
 def _loss_and_logit_gradient(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     """Summed loss, and softmax - one_hot(target), zero for ignored rows. One pass makes the probabilities for both."""
     counted = targets_N != IGNORE
     targets_N1 = targets_N.clamp(min=0)[:, None]
-    target_logits = logits_NV.gather(1, targets_N1).squeeze(1)
     p_NV = torch.softmax(logits_NV, dim=-1)
     target_p = p_NV.gather(1, targets_N1).squeeze(1)
     nats_N = -target_p.log()
-    rare = target_p < SMALLEST_P  # too small for the logarithm to be exact: take the long way for these rows
-    if bool(rare.any()):
-        nats_N[rare] = torch.logsumexp(logits_NV[rare], -1) - target_logits[rare]
+    # A GPU would have to wait for the answers to these questions, so there it is as if they were yes.
+    if logits_NV.device.type != "cpu" or bool((target_p < SMALLEST_P).any()):
+        # The highest probability is 1 / sum(exp(logit - highest logit)): the logarithm is exact for every target.
+        nats_N = logits_NV.amax(-1) - p_NV.amax(-1).log() - logits_NV.gather(1, targets_N1).squeeze(1)
     p_NV.scatter_add_(1, targets_N1, torch.full_like(p_NV[:, :1], -1.0))
-    if not bool(counted.all()):
+    if logits_NV.device.type != "cpu" or not bool(counted.all()):
         p_NV.mul_(counted[:, None])
         nats_N = nats_N * counted
     return nats_N.sum(), p_NV
