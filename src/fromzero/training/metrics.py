@@ -1,11 +1,15 @@
-"""What a run writes down: `metrics.jsonl`, one JSON object a line, and TensorBoard events where that is installed."""
+"""What a run writes down: `metrics.jsonl`, one JSON object a line, and TensorBoard events where that is installed.
+
+Other trackers get the same numbers.
+"""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fromzero.artifact import write_text
+from fromzero.training.trackers import Tracker
 
 FILE = "metrics.jsonl"
 
@@ -13,9 +17,12 @@ FILE = "metrics.jsonl"
 class MetricsLog:
     """Appends to `metrics.jsonl`. Opened at a step, it first drops what an interrupted run wrote after that step."""
 
-    def __init__(self, folder: Path, resume_step: int = 0, first: bool = True) -> None:
+    def __init__(
+        self, folder: Path, resume_step: int = 0, first: bool = True, trackers: Sequence[Tracker] = ()
+    ) -> None:
         """first: whether this rank is the one that writes; on others nothing happens."""
         self._board = self._file = None
+        self._trackers = trackers
         if not first:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,13 +42,17 @@ class MetricsLog:
             for name, value in values.items():
                 if isinstance(value, int | float) and name != "step":
                     self._board.add_scalar(name, value, values["step"])
+        for tracker in self._trackers:
+            tracker.write(values)
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Flush and close all of them."""
         if self._file is not None:
             self._file.close()
         if self._board is not None:
             self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

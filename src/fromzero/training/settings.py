@@ -8,7 +8,8 @@ from fromzero.device import DeviceName, DtypeName
 from fromzero.errors import UserError
 
 # Settings that say how a run is watched and kept, and change nothing about the weights that come out.
-INCIDENTAL = ("train.checkpoint_every", "train.keep_checkpoints", "train.keep_best", "train.log_every")
+_KEPT, _WATCHED = "checkpoint_every keep_checkpoints keep_best", "log_every inspect_every profile_steps track price"
+INCIDENTAL = tuple(f"train.{name}" for name in f"{_KEPT} {_WATCHED}".split())
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,14 @@ class TrainConfig:
     """Whether the checkpoint with the lowest held-out loss is kept beside them."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
+    inspect_every: int = 0
+    """Steps between lines with what each layer does: size of its steps, gradients and activations; 0 writes none."""
+    profile_steps: int = 0
+    """Steps that are recorded operation by operation into run/profile, from the fourth on; 0 records none."""
+    track: tuple[Literal["wandb", "trackio"], ...] = ()
+    """Where figures are shown besides metrics.jsonl and TensorBoard; WANDB_MODE and TRACKIO_DIR work as always."""
+    price: float | None = None
+    """What a device costs an hour, in any currency, for figures of cost; null shows none."""
     skip_spikes: bool = False
     """Whether steps whose loss or gradient norm is far above what it was are left out (6 sigma over 128 steps)."""
     recompute: Literal["none", "selective", "full"] = "none"
@@ -96,6 +105,9 @@ class TrainConfig:
             "final_learning_rate": (0 <= self.final_learning_rate <= 1, "from 0 to 1"),
             "decay_share": (0 < self.decay_share <= 1, "above 0 and at most 1"),
             "warmup_steps": (self.warmup_steps >= 0, "at least 0"),
+            "inspect_every": (self.inspect_every >= 0, "at least 0"),
+            "profile_steps": (self.profile_steps >= 0, "at least 0"),
+            "price": (self.price is None or 0 <= self.price < math.inf, "at least 0"),
             "ahead_weight": (0 <= self.ahead_weight < math.inf, "at least 0"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
             "beta1": (0 <= self.beta1 < 1, "at least 0 and below 1"),

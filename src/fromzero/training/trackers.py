@@ -3,7 +3,9 @@
 Asked for by `train.track`. What they can't do, they are warned about and left out for: they never stop a run.
 """
 
+import dataclasses
 import importlib
+import importlib.util
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from fromzero.artifact import write_text
 from fromzero.console import say
 from fromzero.errors import missing_extra
+from fromzero.training.settings import TrainConfig
 
 PROJECT = "fromzero"
 
@@ -20,19 +23,13 @@ class Tracker:
     """A run at one of them; both packages have the same three functions."""
 
     def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        """name: of the package; folder: of the run, whose name there is kept in it, so that a resumed run goes on.
-
-        Raises UserError when the package is not installed.
-        """
+        """name: of the package; folder: of the run, whose name there is kept in it, so that a resumed run goes on."""
         self.name, self.run = name, None
-        try:
-            self.package = importlib.import_module(name)
-        except ImportError:
-            raise missing_extra(name, f"track-{name}") from None
         # wandb's key of a run is its id, trackio's its name.
         own = {"id": _own_name(folder), "dir": str(folder)} if name == "wandb" else {}
         with _Warned(self):
-            self.run = self.package.init(
+            package = importlib.import_module(name)
+            self.run = package.init(
                 project=PROJECT, name=_own_name(folder), config=dict(settings), resume="allow", **own
             )
 
@@ -67,9 +64,16 @@ class _Warned:
         return True
 
 
-def open_trackers(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> list[Tracker]:
-    """One for each name."""
-    return [Tracker(name, folder, settings) for name in names]
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises UserError when one is not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise missing_extra(name, f"track-{name}")
+
+
+def open_trackers(config: TrainConfig, folder: Path) -> list[Tracker]:
+    """Those that a config names, for the run in a folder."""
+    return [Tracker(name, folder, dataclasses.asdict(config)) for name in config.track]
 
 
 def _own_name(folder: Path) -> str:

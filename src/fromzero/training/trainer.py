@@ -22,6 +22,8 @@ from fromzero.training.optimizers import make_optimizer, set_share
 from fromzero.training.schedule import learning_rate
 from fromzero.training.settings import TrainConfig
 from fromzero.training.signals import StopRequest, stop_on_signals
+from fromzero.training.trackers import check_trackers, open_trackers
+from fromzero.training.watch import Inspector, profiled
 
 CHECKPOINTS = "run/checkpoints"  # below the folder of the model that is made
 
@@ -66,6 +68,7 @@ class Trainer:
 
         resume, identity: from which checkpoint to go on, and what it must have in common; see Checkpoints.
         """
+        check_trackers(config.track)
         self.model, self.loader, self.config, self.folder, self.look = model, loader, config, folder, look
         self.objective = objective or NextToken(model)
         world = World(model.token_embedding.weight.device) if fleet is None else fleet.world
@@ -86,6 +89,8 @@ class Trainer:
         self.parts: dict[str, Stateful] = {"loader": loader, "guard": self.guard}
         """What else is in a checkpoint."""
         self.step, self.tokens, self.seconds = 0, 0, 0.0
+        self.began = 0
+        """Step that this part of the run began at."""
         self.last: dict[str, Any] = {}
         self.looked: tuple[int, float | None] = (-1, None)
         """Step of the last look, and its held-out loss."""
@@ -96,9 +101,11 @@ class Trainer:
         Raises Interrupted after a checkpoint when a signal asked for a stop, and UserError when the loss or a gradient
         is not finite: before the optimizer step, so the weights are still good.
         """
-        torch.manual_seed(self.config.seed)  # for dropout; weights and data have generators of their own
+        torch.manual_seed(self.config.seed + self.fleet.draws)  # for dropout; weights and data have generators of their own
         self._resume()
-        self.log = MetricsLog(self.folder, self.step, self.world.first)
+        self.began = self.step
+        trackers = open_trackers(self.config, self.folder) if self.world.first else []
+        self.log = MetricsLog(self.folder, self.step, self.world.first, trackers)
         try:
             with stop_on_signals() as request:
                 self._loop(request)
@@ -111,9 +118,14 @@ class Trainer:
         config = self.config
         if self.step == 0:
             self._look()
-        with progress("training", config.steps, "steps", self.step) as bar:
+        recorded = config.profile_steps if self.world.first else 0
+        with (
+            progress("training", config.steps, "steps", self.step) as bar,
+            profiled(recorded, self.folder / "profile", self.device) as tick,
+        ):
             while self.step < config.steps:
                 self._train_step(bar)
+                tick()
                 last = self.step == config.steps
                 if last or self.step % config.validate_every == 0:
                     self._look()
@@ -133,9 +145,13 @@ class Trainer:
         self.model.train()
         batch = self.objective.prepare(*self.loader.next_batch(), self.step)
         count = int(self.fleet.sum(counted(batch["targets_BT"])))
+        every = self.config.inspect_every
+        inspector = Inspector(self.fleet) if every and (self.step + 1) % every == 0 else None
         loss = self.fleet.gradients(batch, self.config.micro_batch_size, count)
         norm = self.fleet.clip(self.config.max_gradient_norm)
         if self.guard.allows(self.step + 1, loss, norm, lambda: self._whereabouts(batch, count)):
+            if inspector:
+                inspector.before_step(norm, self.config.max_gradient_norm)
             self.optimizer.step()
             self.fleet.balance_experts()
         self.optimizer.zero_grad(set_to_none=True)
@@ -145,11 +161,14 @@ class Trainer:
         seconds = time.perf_counter() - started
         self.seconds += seconds
         speed = tokens / seconds
-        bar(self.step, f"loss {loss:.3f}  {human_count(speed)} tokens/s")
+        cost = "" if self.config.price is None else f"  cost {self._cost():.2f}"
+        bar(self.step, f"loss {loss:.3f}  lr {rate:.2e}  {human_count(speed)} tokens/s{cost}")
         if self.step % self.config.log_every == 0 or self.step in (1, self.config.steps):
             self.last = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "counted_tokens": count}
             self.last["skipped"] = self.guard.skipped
             self.log.write({"step": self.step, "kind": "train", **self.last, **self._speed_figures(speed)})
+        if inspector:
+            self.log.write({"step": self.step, "kind": "inspect", **inspector.figures()})
 
     def _whereabouts(self, batch: Batch, count: int) -> str:
         """What in the batch makes it no number, for a message about it."""
@@ -166,7 +185,12 @@ class Trainer:
             "mfu": flops / matmul_flops(self.model.compute_dtype, self.device.type, size),
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "seconds": self.seconds,
+            **({} if self.config.price is None else {"cost": self._cost()}),
         }
+
+    def _cost(self) -> float:
+        """Of all devices so far."""
+        return (self.config.price or 0.0) * self.world.size * self.seconds / 3600
 
     def _look(self) -> None:
         whole = self.fleet.whole_model()

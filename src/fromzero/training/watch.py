@@ -59,9 +59,10 @@ class Inspector:
         most = x.abs().amax(0) / x.square().mean().sqrt().clamp(min=1e-30)
         self.units[name] = torch.maximum(self.units[name], most) if name in self.units else most
 
-    def before_step(self, clipped: float = 1.0) -> None:
-        """With the gradients as the optimizer will take them; clipped: what they were multiplied by."""
+    def before_step(self, norm: float, most: float) -> None:
+        """With the gradients clipped from a norm to at most another (0: they are not)."""
         self.close()
+        clipped = most / norm if 0 < most < norm else 1.0
         named = dict(self.fleet.named_parameters())
         self.before = {name: p.detach().clone() for name, p in named.items()}
         gradients = {name: p.grad.detach() for name, p in named.items() if p.grad is not None}
