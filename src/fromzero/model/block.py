@@ -14,6 +14,7 @@ from fromzero.model.experts import Mixture
 from fromzero.model.latent_attention import LatentAttention
 from fromzero.model.layers import Embedding, FeedForward, Norm
 from fromzero.model.positions import Angles
+from fromzero.model.recompute import Recompute, recomputed
 from fromzero.model.scene import Memory, Scene, Tokens, make_scene
 
 
@@ -47,10 +48,26 @@ class Block(nn.Module):
         routed = config.experts if config.routed(layer) else None
         self.feed_forward = Mixture(config, routed) if routed else FeedForward(config)
         self.feed_forward_output_norm = Norm(config) if sandwich else None
+        self.recompute: Recompute = "none"
+        """What of it is worked out again in the backward pass of training."""
+        self._compiled: Callable[..., Tensor] | None = None
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As nn.Module.compile, for training alone (caches change shape all the time), and inside of `recompute`."""
+        self._compiled = torch.compile(self._layers, *args, **kwargs)
 
     def forward(
         self, x_BTD: Tensor, scene: Scene, cache: LayerCache | None = None, memory: Memory | None = None
     ) -> Tensor:
+        if not self.training or cache is not None:
+            return self._layers(x_BTD, scene, cache, memory)
+        layers = self._compiled or self._layers
+        # The compiler keeps only what is dear itself.
+        if self.recompute == "none" or (self.recompute == "selective" and self._compiled):
+            return layers(x_BTD, scene, None, memory)
+        return recomputed(self, layers, self.recompute, x_BTD, scene, memory)
+
+    def _layers(self, x_BTD: Tensor, scene: Scene, cache: LayerCache | None, memory: Memory | None) -> Tensor:
         if self.feed_forward_norm is None:
             normed_BTD = self.attention_norm(x_BTD)
             return x_BTD + self._drop(self.attention(normed_BTD, scene, cache) + self.feed_forward(normed_BTD))

@@ -9,14 +9,14 @@ from typing import Literal
 
 from torch import nn
 
-from fromzero.parallel import data, experts, tensor
+from fromzero.model.block import Block
+from fromzero.model.recompute import Recompute
+from fromzero.parallel import context, data, experts, tensor
 from fromzero.parallel.config import ParallelConfig
 from fromzero.parallel.fleet import Fleet
 from fromzero.parallel.mesh import Mesh
 from fromzero.parallel.pipeline import Pipeline
 from fromzero.parallel.world import World
-
-Recompute = Literal["none", "selective", "full"]
 
 
 def parallelize(
@@ -36,6 +36,7 @@ def parallelize(
     pipelined = mesh is not None and config.pipeline > 1
     fleet = Pipeline(objective, world, mesh, config) if pipelined else Fleet(objective, world, mesh)
     if mesh is None:
+        _prepare_blocks(fleet, recompute, compiled)
         return fleet
     if config.tensor > 1:
         for part in fleet.parts:
@@ -43,5 +44,15 @@ def parallelize(
     if config.expert > 1:
         for part in fleet.parts:
             experts.spread(part, mesh)
+    if config.context > 1:
+        context.ring(fleet, mesh)
+    _prepare_blocks(fleet, recompute, compiled)
     data.share(fleet, mesh)
     return fleet
+
+
+def _prepare_blocks(fleet: Fleet, recompute: Recompute, compiled: bool) -> None:
+    for block in (module for part in fleet.parts for module in part.modules() if isinstance(module, Block)):
+        block.recompute = recompute
+        if compiled:
+            block.compile()
