@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fromzero.model.config import ModelConfig
+from fromzero.model.documents import WithinDocuments
 from fromzero.model.positions import alibi_slopes, relative_buckets
 
 
@@ -110,8 +111,14 @@ def make_scene(
         window = None
     if tokens.attend is not None:
         return Scene(keys, causal, angles=angles, attend=tokens.attend)
-    whole = window is None and tokens.keep_BT is None and tokens.documents_BT is None
+    whole = window is None and tokens.keep_BT is None
     biased = table is not None or config.positions == "alibi"
+    if tokens.documents_BT is not None:
+        written_out = biased or config.sinks or config.attention_softcap is not None
+        if whole and not written_out and tokens.prefix_B is None and total == tokens.count:
+            alone = WithinDocuments(tokens.documents_BT, causal, lambda: tokens.visible(keys, causal, None))
+            return Scene(keys, causal, angles=angles, attend=alone)
+        whole = False
     everything = whole and (tokens.count == 1 or not causal)
     triangle = whole and not everything and not biased and tokens.prefix_B is None and total == tokens.count
     mask = None if everything or triangle else tokens.visible(keys, causal, window)
