@@ -65,7 +65,7 @@ class Block(nn.Module):
         # The compiler keeps only what is dear itself.
         if self.recompute == "none" or (self.recompute == "selective" and self._compiled):
             return layers(x_BTD, scene, None, memory)
-        return recomputed(self, layers, self.recompute, x_BTD, scene, memory)
+        return recomputed(self, layers, self.recompute, x_BTD, scene, memory, self.dropout > 0)
 
     def _layers(self, x_BTD: Tensor, scene: Scene, cache: LayerCache | None, memory: Memory | None) -> Tensor:
         if self.feed_forward_norm is None:

@@ -37,8 +37,12 @@ def recomputed(
     x_BTD: Tensor,
     scene: Scene,
     memory: Memory | None,
+    draws: bool,
 ) -> Tensor:
-    """layers(x, scene, None, memory) of a block, of which less is kept for the backward pass."""
+    """layers(x, scene, None, memory) of a block, of which less is kept for the backward pass.
+
+    draws: whether there is anything random in it, whose state has to be kept too.
+    """
 
     def run(x_BTD: Tensor) -> Tensor:
         # Keys and values that the first run left in the memory would change what the second one does.
@@ -50,7 +54,6 @@ def recomputed(
         first, again = create_selective_checkpoint_contexts(_policy)
         return first, _uncounted(block, again)
 
-    draws = block.dropout > 0  # or there is no random state to keep
     kept: Tensor = checkpoint(run, x_BTD, use_reentrant=False, preserve_rng_state=draws, context_fn=contexts)
     return kept
 
