@@ -5,8 +5,6 @@ and expert parallelism replace weights by parts of them; context parallelism rep
 recompute and are compiled, as they are by then; data parallelism comes last, around all of it.
 """
 
-from typing import Literal
-
 from torch import nn
 
 from fromzero.model.block import Block
