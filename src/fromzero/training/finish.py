@@ -23,10 +23,13 @@ tags: [fromzero]
 | trained on | {tokens:,} tokens in {steps:,} steps |
 {figures}
 Made with fromzero. `manifest.json` holds the settings, versions and hashes that it was made from; `run/metrics.jsonl`
-the figures of its training. Talk to it with `fromzero chat FOLDER`, or open the folder with transformers.
-
-It knows only the documents that it was trained on, and makes things up beyond them. Check what it says.
+the figures of its training. {use}
 """
+
+_USE = """Talk to it with `fromzero chat FOLDER`, or open the folder with transformers.
+
+It knows only the documents that it was trained on, and makes things up beyond them. Check what it says."""
+_USE_TUNED = "It does not write text on its own: tune it for a task first."
 
 
 def finish_model(
@@ -42,7 +45,10 @@ def finish_model(
     ends: the special token that the model was trained to end with; None is the end of a text.
     """
     eos = tokenizer.special_tokens.get(ends or "", tokenizer.end_of_text)
-    family = save_model(model, folder, tokenizer_folder, {"bos": tokenizer.end_of_text, "eos": eos})
+    special = {"bos": tokenizer.end_of_text, "eos": eos}
+    if model.config.kind == "encoder_decoder":
+        special |= {"decoder_start": tokenizer.end_of_text, "pad": tokenizer.end_of_text}
+    family = save_model(model, folder, tokenizer_folder, special)
     summary = {"architecture": family, "parameters": model.parameter_count(), **figures}
     write_text(folder / "MODEL_CARD.md", _card(model, family, summary))
     return summary
@@ -55,6 +61,7 @@ def _card(model: Transformer, family: str, summary: Mapping[str, Any]) -> str:
     return _CARD.format(
         library="fromzero" if family == "fromzero" else "transformers",
         family=family,
+        use=_USE if config.kind == "decoder" else _USE_TUNED,
         layers=config.layers,
         width=config.width,
         heads=config.heads,

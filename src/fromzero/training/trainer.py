@@ -101,7 +101,9 @@ class Trainer:
         Raises Interrupted after a checkpoint when a signal asked for a stop, and UserError when the loss or a gradient
         is not finite: before the optimizer step, so the weights are still good.
         """
-        torch.manual_seed(self.config.seed + self.fleet.draws)  # for dropout; weights and data have generators of their own
+        torch.manual_seed(
+            self.config.seed + self.fleet.draws
+        )  # for dropout; weights and data have generators of their own
         self._resume()
         self.began = self.step
         trackers = open_trackers(self.config, self.folder) if self.world.first else []
@@ -143,7 +145,10 @@ class Trainer:
         rate = learning_rate(self.step, self.config)
         set_share(self.optimizer, rate / self.config.learning_rate)
         self.model.train()
-        batch = self.objective.prepare(*self.loader.next_batch(), self.step)
+        waited = time.perf_counter()
+        ids_BT, targets_BT = self.loader.next_batch()
+        batch = self.objective.prepare(ids_BT, targets_BT, self.step)
+        waited = time.perf_counter() - waited
         count = int(self.fleet.sum(counted(batch["targets_BT"])))
         every = self.config.inspect_every
         inspector = Inspector(self.fleet) if every and (self.step + 1) % every == 0 else None
@@ -156,7 +161,7 @@ class Trainer:
             self.fleet.balance_experts()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        tokens = batch["targets_BT"].numel() * self.fleet.data_size
+        tokens = ids_BT.numel() * self.fleet.data_size
         self.tokens += tokens
         seconds = time.perf_counter() - started
         self.seconds += seconds
@@ -166,7 +171,8 @@ class Trainer:
         if self.step % self.config.log_every == 0 or self.step in (1, self.config.steps):
             self.last = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "counted_tokens": count}
             self.last["skipped"] = self.guard.skipped
-            self.log.write({"step": self.step, "kind": "train", **self.last, **self._speed_figures(speed)})
+            figures = {**self.last, "data_seconds": waited, **self._speed_figures(speed)}
+            self.log.write({"step": self.step, "kind": "train", **figures})
         if inspector:
             self.log.write({"step": self.step, "kind": "inspect", **inspector.figures()})
 
