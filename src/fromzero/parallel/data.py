@@ -23,12 +23,15 @@ from fromzero.model.block import Block
 from fromzero.model.experts import Bank, Router
 from fromzero.model.layers import Norm
 from fromzero.parallel.fleet import Fleet
+from fromzero.parallel.mesh import Mesh
 
 Kind = TypeVar("Kind")
 
 
-def share(fleet: Fleet, mesh: DeviceMesh) -> None:
+def share(fleet: Fleet, mesh: Mesh) -> None:
     """Give every module that is called its data parallelism, in place."""
+    if mesh["loss"].size() == 1:
+        return
     placed = any(isinstance(parameter, DTensor) for _, parameter in fleet.named_parameters())
     if mesh["weights"].size() == 1 and mesh["pipeline"].size() == 1 and not placed:
         _copy(fleet, mesh)
@@ -36,11 +39,10 @@ def share(fleet: Fleet, mesh: DeviceMesh) -> None:
         _shard(fleet, mesh)
 
 
-def _copy(fleet: Fleet, mesh: DeviceMesh) -> None:
+def _copy(fleet: Fleet, mesh: Mesh) -> None:
     (root,) = fleet.roots
     group = mesh["loss"].get_group()
-    # Buffers (routers' biases) are moved alike on all ranks, by the sum of their loads.
-    copied = DistributedDataParallel(root, process_group=group, broadcast_buffers=False, gradient_as_bucket_view=True)
+    copied = DistributedDataParallel(root, process_group=group, gradient_as_bucket_view=True)
     copied.register_comm_hook(group, _sum_bucket)
     fleet.roots = [copied]
 
@@ -57,7 +59,7 @@ def _sum_bucket(group: dist.ProcessGroup, bucket: dist.GradBucket) -> torch.futu
     return work.get_future().then(lambda done: done.value()[0])
 
 
-def _shard(fleet: Fleet, mesh: DeviceMesh) -> None:
+def _shard(fleet: Fleet, mesh: Mesh) -> None:
     dtype: torch.dtype = fleet.blueprint.compute_dtype
     exact = MixedPrecisionPolicy(cast_forward_inputs=False)
     cast = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False) if dtype != torch.float32 else exact
@@ -72,7 +74,7 @@ def _shard(fleet: Fleet, mesh: DeviceMesh) -> None:
     fleet.synchronize = partial(_synchronize, fleet.roots)
 
 
-def _shard_block(block: Block, mesh: DeviceMesh, cast: MixedPrecisionPolicy, exact: MixedPrecisionPolicy) -> None:
+def _shard_block(block: Block, mesh: Mesh, cast: MixedPrecisionPolicy, exact: MixedPrecisionPolicy) -> None:
     """Matrices travel in the compute dtype, in which they are used anyway; what is used in fp32 travels so."""
     for bank in _all(block, Bank):
         if mesh["expert"].size() > 1:
@@ -99,7 +101,7 @@ def _along_experts(ranks: int) -> Callable[[nn.Parameter], Shard]:
     return place
 
 
-def _mesh(mesh: DeviceMesh, shared: str) -> DeviceMesh:
+def _mesh(mesh: Mesh, shared: str) -> DeviceMesh:
     return mesh["replicate", shared] if mesh["replicate"].size() > 1 else mesh[shared]
 
 

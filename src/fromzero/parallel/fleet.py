@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from fromzero.model.experts import mixtures
 from fromzero.parallel import norm
+from fromzero.parallel.mesh import Mesh
 from fromzero.parallel.world import World
 
 Batch = Mapping[str, Tensor]
@@ -24,12 +24,14 @@ Micro = dict[str, Tensor]
 class Fleet:
     """What a trainer needs of one or many devices."""
 
-    def __init__(self, objective: nn.Module, world: World, mesh: DeviceMesh | None = None) -> None:
+    def __init__(self, objective: nn.Module, world: World, mesh: Mesh | None = None) -> None:
         """One device, or the ranks of a mesh, over which `apply.parallelize` spreads the objective's model."""
         self.objective, self.world, self.mesh = objective, world, mesh
         self.data_rank = 0 if mesh is None else mesh["data"].get_local_rank()
         self.data_size = 1 if mesh is None else mesh["data"].size()
         """Whose rows of a batch this rank computes, of how many."""
+        self.draws = self.data_rank
+        """Added to the seed: ranks with other rows, or other layers, drop out other channels."""
         model = objective.get_submodule("model")
         self.parts: list[nn.Module] = [model]
         """Modules whose parameters this rank holds, under their names in the model (several stages of a pipeline)."""

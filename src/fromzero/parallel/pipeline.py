@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import (
     PipelineStage,
@@ -30,6 +29,7 @@ from fromzero.model.linear_loss import IGNORE
 from fromzero.model.transformer import Transformer
 from fromzero.parallel.config import ParallelConfig
 from fromzero.parallel.fleet import Batch, Fleet
+from fromzero.parallel.mesh import Mesh
 from fromzero.parallel.world import World
 
 _FIRST = ("token_embedding", "position_embedding", "type_embedding", "embedding_norm")
@@ -68,6 +68,8 @@ class Stage(nn.Module):
         y = objective.hidden(**batch)
         if self.last:
             y = objective.loss(y, **batch) * self.factor
+        elif y._is_view():
+            y = y.clone()  # the schedule detaches outputs in place, which a view does not allow
         losses = [loss for mixture in mixtures(self.held) for loss in mixture.losses.values()]
         if not losses or not objective.model.training:
             return y
@@ -84,7 +86,7 @@ class _AddLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, loss: Tensor) -> Tensor:
-        return x.clone()  # the schedule detaches outputs in place, which a view would not allow
+        return x.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +96,7 @@ class _AddLoss(torch.autograd.Function):
 class Pipeline(Fleet):
     """A fleet whose ranks hold different layers."""
 
-    def __init__(self, objective: nn.Module, world: World, mesh: DeviceMesh, config: ParallelConfig) -> None:
+    def __init__(self, objective: nn.Module, world: World, mesh: Mesh, config: ParallelConfig) -> None:
         """Cut the objective's model in place. Raises UserError when it has too few layers, or can't be cut."""
         super().__init__(objective, world, mesh)
         self.group, self.schedule = mesh["pipeline"].get_group(), config.schedule
@@ -112,6 +114,7 @@ class Pipeline(Fleet):
         self.roots = list(self.stages.values())
         _drop(model, {name for stage in self.stages.values() for name in stage.names})
         self.twice = embeds_twice(self.blueprint) and self.place in (0, self.places - 1)
+        self.draws = self.data_rank * self.places + self.place
         if self.twice and self.place > 0:
             self.copies = {"token_embedding.weight"}
         self._schedules: dict[tuple[int, ...], Any] = {}
@@ -153,7 +156,7 @@ class Pipeline(Fleet):
                 if isinstance(stage, FSDPModule):  # many micro-batches are under way: weights stay until the step ends
                     stage.set_reshard_after_forward(False)
             model: Any = self.objective.model
-            shape = (rows, tokens, self.blueprint.config.width)  # type: ignore[union-attr]
+            shape = (rows, tokens, self.blueprint.config.width)
             hidden = torch.empty(shape, dtype=model.compute_dtype, device="meta", requires_grad=True)
             loss = torch.empty((), device="meta", requires_grad=True)
             targets = torch.empty((rows, tokens), dtype=torch.int64, device="meta")
@@ -176,7 +179,7 @@ class Pipeline(Fleet):
 
     def _sum_copies(self) -> None:
         """Sum the gradients of the two token embeddings: each adds the same two numbers, so they stay equal."""
-        weight: Any = self.objective.model.token_embedding.weight
+        weight = dict(self.named_parameters())["token_embedding.weight"]
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
         own = weight.grad.to_local() if isinstance(weight.grad, DTensor) else weight.grad
