@@ -80,6 +80,7 @@ def _own_name(folder: Path) -> str:
     """The name of the model's folder and four random bytes, drawn when the run begins."""
     file = folder / "tracked-as.txt"
     if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         model = folder.resolve().parent.name.removesuffix(".unfinished") or "run"
         write_text(file, f"{model}-{secrets.token_hex(4)}")
     return file.read_text(encoding="utf-8")

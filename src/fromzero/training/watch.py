@@ -34,15 +34,15 @@ class Inspector:
         self.sums: dict[str, Tensor] = {}
         self.units: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
-        self._compiled: list[tuple[nn.Module, Any]] = []
+        self._compiled: list[tuple[Block, Any]] = []
         for part in fleet.parts:
             for name, module in part.named_modules():
                 self._hook(name, module)
 
     def _hook(self, name: str, module: nn.Module) -> None:
-        if getattr(module, "_compiled_call_impl", None) is not None:  # what is compiled has no hooks
-            self._compiled.append((module, module._compiled_call_impl))
-            module._compiled_call_impl = None
+        if isinstance(module, Block):  # what is compiled calls no hooks
+            self._compiled.append((module, module._compiled))
+            module._compiled = None
         if isinstance(module, Block) or name.endswith((".attention", ".feed_forward")):
             self._hooks.append(module.register_forward_hook(lambda _m, _x, y: self._came_out(name, y)))
         if isinstance(module, FeedForward):
@@ -93,8 +93,8 @@ class Inspector:
         """Take the hooks away."""
         for hook in self._hooks:
             hook.remove()
-        for module, compiled in self._compiled:
-            module._compiled_call_impl = compiled
+        for block, compiled in self._compiled:
+            block._compiled = compiled
         self._hooks, self._compiled = [], []
 
 
