@@ -30,12 +30,12 @@ def parallelize(
     Raises UserError when the sizes don't fit the processes or the model.
     """
     sizes = config.sizes(world.size)
-    mesh = Mesh(world.device.type, sizes, config.expert) if world.size > 1 else None
-    pipelined = mesh is not None and config.pipeline > 1
-    fleet = Pipeline(objective, world, mesh, config) if pipelined else Fleet(objective, world, mesh)
-    if mesh is None:
+    if world.size == 1:
+        fleet = Fleet(objective, world)
         _prepare_blocks(fleet, recompute, compiled)
         return fleet
+    mesh = Mesh(world.device.type, sizes, config.expert)
+    fleet = Pipeline(objective, world, mesh, config) if config.pipeline > 1 else Fleet(objective, world, mesh)
     if config.tensor > 1:
         for part in fleet.parts:
             tensor.split(part, mesh, config.sequence)

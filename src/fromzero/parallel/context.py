@@ -26,11 +26,12 @@ from fromzero.model.block import Cache, Stack
 from fromzero.model.config import ModelConfig
 from fromzero.model.scene import Scene, Tokens, score_bias
 from fromzero.parallel.fleet import Fleet, Micro
+from fromzero.parallel.mesh import Mesh
 
 SCORES_BYTES = 256 << 20  # of fp32 scores at once, where no kernel of torch does without them
 
 
-def ring(fleet: Fleet, mesh: DeviceMesh) -> None:
+def ring(fleet: Fleet, mesh: Mesh) -> None:
     """Give each rank along the dimension `context` of the mesh its part of every sequence, in place.
 
     Raises UserError for models whose sequences can't be shared.

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from fromzero.errors import UserError
 from fromzero.model.experts import Bank, mixtures
+from fromzero.parallel.mesh import Mesh
 
 
-def spread(model: nn.Module, mesh: DeviceMesh) -> None:
+def spread(model: nn.Module, mesh: Mesh) -> None:
     """Leave each rank of the mesh's dimension `expert` its experts of every mixture, in place.
 
     Parameters become DTensors that are cut along the experts. Raises UserError when there are none, or they can't be

@@ -10,15 +10,16 @@ from collections.abc import Collection, Iterable
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
+
+from fromzero.parallel.mesh import Mesh
 
 
 @torch.no_grad()
 def clip_gradients(
     named: Iterable[tuple[str, nn.Parameter]],
     max_norm: float,
-    mesh: DeviceMesh | None = None,
+    mesh: Mesh | None = None,
     copies: Collection[str] = (),
 ) -> float:
     """Scale all gradients in place so that their global L2 norm is at most `max_norm`; the norm before that.
@@ -33,7 +34,7 @@ def clip_gradients(
     return norm
 
 
-def _sum_of_squares(gradients: dict[str, Tensor], mesh: DeviceMesh | None, copies: Collection[str]) -> float:
+def _sum_of_squares(gradients: dict[str, Tensor], mesh: Mesh | None, copies: Collection[str]) -> float:
     counted = [gradient for name, gradient in gradients.items() if name not in copies]
     alike: dict[tuple[dist.ProcessGroup, ...], list[Tensor]] = {(): []}
     for gradient in counted:
@@ -46,7 +47,7 @@ def _sum_of_squares(gradients: dict[str, Tensor], mesh: DeviceMesh | None, copie
                 dist.all_reduce(squares, group=group)
             total = total + squares
     if mesh is not None and mesh["pipeline"].size() > 1:
-        total = torch.as_tensor(total, device=mesh.device_type)
+        total = torch.as_tensor(total, device=mesh.device)
         dist.all_reduce(total, group=mesh["pipeline"].get_group())
     return float(total)
 

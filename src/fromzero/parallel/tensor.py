@@ -33,6 +33,7 @@ from fromzero.model.latent_attention import LatentAttention
 from fromzero.model.layers import Embedding, Head, Norm
 from fromzero.model.linear_loss import IGNORE, BlockLoss, linear_cross_entropy
 from fromzero.model.scene import Memory, Scene
+from fromzero.parallel.mesh import Mesh
 
 
 class Style(NamedTuple):
@@ -70,7 +71,7 @@ def plan(config: ModelConfig, mesh: DeviceMesh, sequence: bool) -> list[tuple[st
     ]
 
 
-def split(model: nn.Module, mesh: DeviceMesh, sequence: bool) -> None:
+def split(model: nn.Module, mesh: Mesh, sequence: bool) -> None:
     """Cut a model, whose weights are the same on all ranks, along the dimension `tensor` of the mesh, in place.
 
     sequence: whether ranks have parts of the sequence between regions. Raises UserError where it can't be cut evenly.
