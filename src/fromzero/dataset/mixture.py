@@ -8,8 +8,8 @@ so a loader can start anywhere, on any rank, at once.
 import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,8 @@ class TrainingData:
     """(context, batch_size, seed, rank, world_size) -> loader; without the last two, for one process."""
     windows: int | None = None
     """How many are dealt; None is without end."""
+    sources: Mapping[str, TokenShards] = field(default_factory=dict)
+    """Of a mixture: the held-out split of each source."""
 
 
 def open_data(path: Path, packing: Literal["concatenate", "best_fit"] = "concatenate") -> TrainingData:
@@ -57,9 +59,10 @@ def open_data(path: Path, packing: Literal["concatenate", "best_fit"] = "concate
     context, entries, phases = _read_plan(here / PLAN)
     sources = [_open_source(path, name, *entry) for name, entry in entries.items()]
     digest = digest_of(context, [digest for _, digest in entries.values()], phases)
-    held_out = JoinedShards([TokenShards(shards.folder, "validation") for shards in sources], here, digest)
+    parts = [TokenShards(shards.folder, "validation") for shards in sources]
     deal = functools.partial(MixtureLoader, JoinedShards(sources, here, digest), phases, context)
-    return TrainingData(here, digest, held_out, deal, sum(map(sum, phases)))
+    held_out = JoinedShards(parts, here, digest)
+    return TrainingData(here, digest, held_out, deal, sum(map(sum, phases)), dict(zip(entries, parts, strict=True)))
 
 
 def _read_plan(file: Path) -> tuple[int, dict[str, tuple[str, str]], list[list[int]]]:

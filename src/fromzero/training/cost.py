@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from fromzero.console import human_count, human_seconds, say, table
-from fromzero.device import matmul_flops, resident_memory_bytes, total_memory_bytes
+from fromzero.device import matmul_flops, peak_memory_bytes, resident_memory_bytes, total_memory_bytes
 from fromzero.errors import UserError, nearest
 from fromzero.model import ModelConfig, Transformer
 from fromzero.model.counts import flops_per_token, parameter_count
@@ -149,10 +149,16 @@ class Estimate:
     """Bytes on a device by what they are for."""
     peak: float
     """The most of them at once: as the backward pass goes on, gradients take the room of activations."""
+    steps: int
     step_seconds: float
-    seconds: float
-    """All steps, and looks at held-out data."""
+    look_seconds: float
+    """All looks at held-out data."""
     cost: float | None
+
+    @property
+    def seconds(self) -> float:
+        """All together."""
+        return self.steps * self.step_seconds + self.look_seconds
 
     def say(self) -> None:
         """Two lines for the person."""
@@ -160,12 +166,12 @@ class Estimate:
         say(f"estimate: {human_count(self.peak)}B of memory on a device ({parts})")
         say(f"estimate: {_duration(self.step_seconds)} a step, {human_seconds(self.seconds)} in all{_money(self.cost)}")
 
-    def compare(self, peak: float, step_seconds: float, seconds: float) -> dict[str, float]:
-        """Print it beside what was measured; the errors, as shares of what was measured."""
+    def compare(self, peak: float, step_seconds: float, seconds: float, began: int = 0) -> dict[str, float]:
+        """Print it beside what was measured, of a run that began at some step; the errors as shares of the latter."""
         pairs = {
             "memory": (self.peak, peak, lambda size: f"{human_count(size)}B"),
             "step": (self.step_seconds, step_seconds, _duration),
-            "total": (self.seconds, seconds, human_seconds),
+            "total": (self.seconds * (1 - began / self.steps), seconds, _duration),
         }
         errors = {name: guess / max(found, 1e-9) - 1 for name, (guess, found, _) in pairs.items()}
         rows = [(n, show(g), show(f), f"{errors[n]:+.0%}") for n, (g, f, show) in pairs.items()]
@@ -195,9 +201,9 @@ def estimate_run(
     step = rows * speed.row / (split * sizes["context"]) + speed.update / (split * sizes["shard"])
     looks = 1 + -(-train.steps // train.validate_every)
     forward = speed.row / 3 / shape.context
-    seconds = train.steps * step + looks * train.validation_tokens * forward
-    cost = None if price is None else price * hardware.devices * seconds / 3600
-    return Estimate(memory, sum(memory.values()) - spared, step, seconds, cost)
+    looking = looks * train.validation_tokens * forward
+    cost = None if price is None else price * hardware.devices * (train.steps * step + looking) / 3600
+    return Estimate(memory, sum(memory.values()) - spared, train.steps, step, looking, cost)
 
 
 def memory_bytes(
@@ -265,10 +271,9 @@ def meta_model(shape: ModelConfig) -> Transformer | EncoderDecoder:
         return EncoderDecoder(shape) if shape.kind == "encoder_decoder" else Transformer(shape)
 
 
-def program_bytes(model: torch.nn.Module, device: torch.device) -> float:
-    """What this process takes beside the model's weights; nothing of it is on a GPU."""
-    weights = sum(p.nbytes for p in model.parameters())
-    return 0.0 if device.type == "cuda" else float(max(0, resident_memory_bytes() - weights))
+def used_memory(device: torch.device) -> float:
+    """Bytes that this process has taken; on a CPU the allocator keeps what a step has freed for the next one."""
+    return float(peak_memory_bytes(device) if device.type == "cuda" else resident_memory_bytes())
 
 
 def _duration(seconds: float) -> str:
