@@ -21,6 +21,8 @@ class World:
     device: torch.device
     rank: int = 0
     size: int = 1
+    timeout: float = 600.0
+    """Seconds that a rank waits for another before the run ends."""
 
     @property
     def first(self) -> bool:
@@ -35,6 +37,14 @@ class World:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def largest(self, value: int) -> int:
+        """The largest of the values of all ranks."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, on all ranks; anything that pickles."""
         if self.size == 1:
@@ -48,7 +58,7 @@ class World:
 def join_world(device: DeviceName = "auto", timeout: float = 600.0) -> Iterator[World]:
     """Join the processes that torchrun started, or be alone. Ranks other than the first are silent.
 
-    timeout: seconds after which a collective that waits for a hung rank fails.
+    timeout: see World; collectives wait twice as long, so that the watch, which can name the rank, speaks first.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     picked = pick_device(device)
@@ -61,10 +71,10 @@ def join_world(device: DeviceName = "auto", timeout: float = 600.0) -> Iterator[
     own = not dist.is_initialized()
     if own:
         backend = "cuda:nccl,cpu:gloo" if picked.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        dist.init_process_group(backend, timeout=timedelta(seconds=2 * timeout))
     before, console.quiet = console.quiet, dist.get_rank() > 0
     try:
-        yield World(picked, dist.get_rank(), dist.get_world_size())
+        yield World(picked, dist.get_rank(), dist.get_world_size(), timeout)
     finally:
         console.quiet = before
         if own:
