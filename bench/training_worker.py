@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -71,6 +72,7 @@ def fromzero_system(job: Job, llama: bool, activation: str = "gelu_tanh", **trai
     from fromzero.device import DTYPES
     from fromzero.model import Transformer
     from fromzero.training import TrainConfig, Trainer
+    from fromzero.training.metrics import MetricsLog
     from fromzero.training.objective import counted, next_token_loss
 
     console.quiet = True
@@ -95,7 +97,9 @@ def fromzero_system(job: Job, llama: bool, activation: str = "gelu_tanh", **trai
         batch_size=job.batch, learning_rate=LEARNING_RATE, warmup_steps=0, schedule="constant", log_every=10**9,
         weight_decay=WEIGHT_DECAY, beta1=BETAS[0], beta2=BETAS[1], max_gradient_norm=MAX_NORM, **train,
     )  # fmt: skip
-    trainer = Trainer(model, Same(), config, Path("unused"), lambda model, step: {})
+    folder = Path(tempfile.mkdtemp())
+    trainer = Trainer(model, Same(), config, folder, lambda model, step: {})
+    trainer.log = MetricsLog(folder)
 
     def steps(count: int) -> None:
         for _ in range(count):
@@ -231,7 +235,7 @@ def transformers_system(job: Job) -> System:
                     yield {"input_ids": row, "labels": wanted, "shift_labels": wanted}
 
     options = transformers.TrainingArguments(
-        output_dir="/tmp/unused-trainer", per_device_train_batch_size=job.batch, max_steps=10**6, save_strategy="no",
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=job.batch, max_steps=10**6, save_strategy="no",
         learning_rate=LEARNING_RATE, lr_scheduler_type="constant", adam_beta1=BETAS[0], adam_beta2=BETAS[1],
         weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_NORM, logging_strategy="no", report_to=[], use_cpu=True,
         bf16=job.dtype == "bfloat16", disable_tqdm=True, remove_unused_columns=False,
@@ -266,11 +270,14 @@ def transformers_model(job: Job) -> Any:
 
 def our_weights(job: Job) -> dict[str, Tensor]:
     """Our initial weights under GPT-2's names."""
-    from fromzero.interop.names import to_theirs
+    from fromzero.interop.huggingface import layout_of, put_together
+    from fromzero.interop.names import shape_of
     from fromzero.model import Transformer
 
-    config = our_config(job, llama=False)
-    return to_theirs(Transformer(config, SEED).state_dict(), config, "gpt2")
+    model = Transformer(our_config(job, llama=False), SEED)
+    _, plan = layout_of(model)
+    state = model.state_dict()
+    return {n: put_together(parts, state, shape_of(parts, state), torch.float32) for n, parts in plan.items()}
 
 
 def copy_weights(model: torch.nn.Module, weights: dict[str, Tensor]) -> None:
