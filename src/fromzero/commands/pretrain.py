@@ -2,5 +2,15 @@
 
 from fromzero.commands import Verb
 from fromzero.training import PretrainConfig, pretrain
+from fromzero.training.preview import show_schedule
 
-VERB = Verb(PretrainConfig, pretrain)
+
+def run(config: PretrainConfig) -> None:
+    """Train, or show how it would be done."""
+    if config.print_schedule:
+        show_schedule(config)
+    else:
+        pretrain(config)
+
+
+VERB = Verb(PretrainConfig, run)

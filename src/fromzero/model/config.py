@@ -111,6 +111,9 @@ class ModelConfig:
     """Number of token ids; 0 takes it from the tokenizer."""
     context: int = 256
     """Longest sequence, tokens."""
+    depth: int = 0
+    """The one dial, for pretraining: with D > 0, D layers of width 64 D, and what goes with that size; settings that
+    are not the default stay. Batch size, learning rate, weight decay and length of training follow."""
     layers: int = 4
     """Number of blocks; of the decoder, where there is an encoder too."""
     width: int = 256
@@ -191,6 +194,8 @@ class ModelConfig:
     """Whether the output layer has a bias (BERT)."""
 
     def __post_init__(self) -> None:
+        if self.depth < 0:
+            raise UserError(f"model.depth is {self.depth}; it must be at least 1, or 0 for none")
         for name in ("context", "layers", "width", "heads", "relative_buckets", "relative_distance"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
@@ -267,6 +272,17 @@ class ModelConfig:
     def routed(self, layer: int) -> bool:
         """Whether a layer has experts."""
         return self.experts is not None and layer >= self.experts.dense_layers
+
+    def with_depth(self) -> "ModelConfig":
+        """The same shape with what `depth` means filled in, where the settings are the defaults."""
+        if not self.depth:
+            return self
+        kind = type(self)
+        width = 64 * self.depth if self.width == kind.width else self.width
+        head = 128 if width >= 1024 and width % 128 == 0 else 64  # Qwen 3's, Llama's from 4096; smaller models have 64
+        heads = width // head if self.heads == kind.heads and width % head == 0 else self.heads
+        layers = self.depth if self.layers == kind.layers else self.layers
+        return replace(self, depth=0, layers=layers, width=width, heads=heads)
 
     def changed(self) -> dict[str, Any]:
         """The settings that are not the defaults."""

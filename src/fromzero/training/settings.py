@@ -18,8 +18,14 @@ class TrainConfig:
 
     steps: int = 1000
     """Optimizer steps."""
+    tokens: int | None = None
+    """In place of steps, for pretraining: tokens to train on."""
     batch_size: int = 16
     """Sequences in one step."""
+    batch_size_start: int | None = None
+    """For pretraining: sequences in the first steps, from which batches grow to batch_size; null: they are alike."""
+    batch_warmup_steps: int = 0
+    """Steps over which batches grow."""
     micro_batch_size: int | None = None
     """Sequences computed at once, to fit memory; gradients add up to the whole batch. null computes all at once."""
     optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = "adamw"
@@ -29,7 +35,7 @@ class TrainConfig:
     matrix_learning_rate: float = 0.02
     """For muon: highest learning rate of the matrices that it steps."""
     momentum: float = 0.95
-    """For sgd and muon."""
+    """For sgd and muon, in Nesterov's form."""
     final_learning_rate: float = 0.1
     """Learning rate at the end, as a share of the highest."""
     schedule: Literal["cosine", "linear", "wsd", "inverse_sqrt", "constant"] = "cosine"
@@ -37,10 +43,17 @@ class TrainConfig:
     inverse square root of the step, or constant."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from zero."""
+    warmup_tokens: int | None = None
+    """In place of warmup_steps, for pretraining: tokens."""
     decay_share: float = 0.2
     """For wsd: share of the steps in which the rate decays."""
     weight_decay: float = 0.1
-    """Decoupled weight decay, on matrices only."""
+    """Weight decay, on matrices only; decoupled, but for sgd and adam, which add it to the gradient."""
+    parametrization: Literal["standard", "mup"] = "standard"
+    """For pretraining: mup scales weights, rates, attention and logits by the width, so that what is best for a model
+    of base_width is best for all widths (Yang et al. 2022)."""
+    base_width: int = 256
+    """For mup: the width at which it changes nothing."""
     beta1: float = 0.9
     """AdamW's decay of the average gradient."""
     beta2: float = 0.95
@@ -99,7 +112,16 @@ class TrainConfig:
             raise UserError(
                 f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})"
             )
+        start = self.batch_size_start
+        if start is not None and (start < 1 or self.batch_size % start):
+            raise UserError(f"batch_size_start ({start}) does not divide batch_size ({self.batch_size})")
         limits = {
+            "tokens": (self.tokens is None or self.tokens >= 1, "at least 1, or null"),
+            "warmup_tokens": (self.warmup_tokens is None or self.warmup_tokens >= 0, "at least 0, or null"),
+            "batch_warmup_steps": (self.batch_warmup_steps >= 0, "at least 0"),
+            "base_width": (self.base_width >= 1, "at least 1"),
+            "matrix_learning_rate": (0 < self.matrix_learning_rate < math.inf, "above 0"),
+            "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
             "validation_tokens": (self.validation_tokens >= 1, "at least 1"),
             "learning_rate": (0 < self.learning_rate < math.inf, "above 0"),
             "final_learning_rate": (0 <= self.final_learning_rate <= 1, "from 0 to 1"),

@@ -14,7 +14,8 @@ from torch import nn
 
 from fromzero.training.optimizers.adafactor import Adafactor
 from fromzero.training.optimizers.adam import Adam, AdamW
-from fromzero.training.optimizers.groups import is_hidden, split
+from fromzero.training.optimizers.base import Optimizer
+from fromzero.training.optimizers.groups import is_hidden, rate_factor, ratio, split
 from fromzero.training.optimizers.muon import Muon
 from fromzero.training.optimizers.sgd import SGD, Lion
 from fromzero.training.settings import TrainConfig
@@ -22,17 +23,23 @@ from fromzero.training.settings import TrainConfig
 __all__ = ["SGD", "Adafactor", "Adam", "AdamW", "Lion", "Muon", "make_optimizer", "set_share"]
 
 
-def make_optimizer(named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of named parameters that a config names."""
+def make_optimizer(
+    named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig, width: int | None = None
+) -> Optimizer:
+    """The optimizer of named parameters that a config names. width: of the model, for muP."""
+    m = ratio(width or config.base_width, config)
 
     def settings(name: str, parameter: nn.Parameter) -> dict[str, Any]:
         muon = config.optimizer == "muon" and is_hidden(name, parameter)
+        factor = rate_factor(name, parameter, config, m)
         rate = config.matrix_learning_rate if muon else config.learning_rate
-        own = {"lr": rate, "weight_decay": config.weight_decay if parameter.dim() >= 2 else 0.0}
-        return own | ({"use_muon": muon} if config.optimizer == "muon" else {})
+        decay = config.weight_decay if parameter.dim() >= 2 else 0.0
+        if config.optimizer not in ("sgd", "adam"):
+            decay /= factor
+        return {"lr": rate * factor, "weight_decay": decay} | ({"use_muon": muon} if config.optimizer == "muon" else {})
 
     groups, betas = split(named, settings), (config.beta1, config.beta2)
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     match config.optimizer:
         case "sgd":
             optimizer = SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0)
