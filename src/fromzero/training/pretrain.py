@@ -4,7 +4,7 @@ The output folder becomes a model that other programs open; what was measured on
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from fromzero.model import ModelConfig, Transformer
 from fromzero.parallel import ParallelConfig, World, join_world, parallelize
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.checkpoint import Resume
+from fromzero.training.depth import dial
 from fromzero.training.finish import finish_model
+from fromzero.training.mup import fold, parametrized, scale_weights
 from fromzero.training.objectives import (
     Kind,
     build_model,
@@ -33,6 +35,7 @@ from fromzero.training.objectives import (
     row_length,
 )
 from fromzero.training.samples import SampleLog
+from fromzero.training.schedule import Growing, in_steps, sequences
 from fromzero.training.settings import INCIDENTAL, TrainConfig
 from fromzero.training.trainer import CHECKPOINTS, Look, Trainer
 
@@ -66,6 +69,9 @@ class PretrainConfig:
     """From which checkpoint a run that was cut off goes on: auto takes the newest that is whole, a number the one of
     that step, never none."""
 
+    print_schedule: bool = False
+    """Show the learning rate and the size of batches over the run, and do nothing else."""
+
     def __post_init__(self) -> None:
         if (self.tokens is None) != (self.corpus is not None) or (self.corpus is None) != (self.tokenizer is None):
             raise UserError("name what to train on: either tokens, or corpus and tokenizer")
@@ -80,6 +86,14 @@ class PretrainConfig:
         return open_data(self.tokens, self.train.packing)
 
 
+def settled(config: PretrainConfig, data: TrainingData) -> PretrainConfig:
+    """The same with what depth, tokens and warmup_tokens mean for this data, in the settings that they stand for."""
+    vocab_size = load_tokenizer(data.path).vocab_size if config.model.depth else 0
+    model, train = dial(config.model, config.train, vocab_size)
+    length = row_length(objective_kind(train, model), model)
+    return replace(config, model=model, train=in_steps(train, length))
+
+
 def pretrain(config: PretrainConfig) -> Artifact:
     """Train a model from random weights on token shards; skipped when up to date, resumed when it was cut off.
 
@@ -89,7 +103,8 @@ def pretrain(config: PretrainConfig) -> Artifact:
         if world.first:
             return _build(config, world)
         if folder := world.share(None):
-            _pretrain(config, config.open(), Path(folder), world)
+            data = config.open()
+            _pretrain(settled(config, data), data, Path(folder), world)
         elif folder is not None:
             raise UserError("the first rank could not begin; it says why")
         world.share(None)  # until the first rank has finished the folder
@@ -103,14 +118,15 @@ def _build(config: PretrainConfig, world: World) -> Artifact:
         nonlocal begun
         begun = True
         world.share(str(folder))
-        return _pretrain(config, data, folder, world)
+        return _pretrain(final, data, folder, world)
 
     try:
         data = config.open()
+        final = settled(config, data)
         inputs = {"tokens": data.digest}
-        ignore = ("tokens", "corpus", "tokenizer", "output", "parallel", "resume", *INCIDENTAL)
+        ignore = ("tokens", "corpus", "tokenizer", "output", "parallel", "resume", "print_schedule", *INCIDENTAL)
         made = artifact.build(
-            config.output, "model", config, inputs, make, version=VERSION, ignore=ignore, scratch=CHECKPOINTS
+            config.output, "model", final, inputs, make, version=VERSION, ignore=ignore, scratch=CHECKPOINTS
         )
     except BaseException:
         if not begun:
@@ -128,7 +144,9 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
     _check_length(config.train, data.windows)
     dtype = world.share(pick_dtype(config.train.dtype, world.device) if world.first else None)
     kind = objective_kind(config.train, config.model)
-    model = build_model(config.model.with_vocab(tokenizer.vocab_size), config.train.seed, dtype).to(world.device)
+    shape = config.model.with_vocab(tokenizer.vocab_size)
+    model = build_model(parametrized(shape, config.train), config.train.seed, dtype).to(world.device)
+    scale_weights(model, shape.width, config.train)
     parameters = model.parameter_count()
     objective = make_objective(kind, model, tokenizer, config.train)
     fleet = parallelize(objective, config.parallel, world, config.train.recompute)
@@ -136,6 +154,7 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
     length = row_length(kind, config.model)
     objective.rank, objective.ranks = fleet.data_rank, fleet.data_size
     loader = data.loader(length, train.batch_size, train.seed, fleet.data_rank, fleet.data_size)
+    loader = Growing(loader, train) if train.batch_size_start else loader
     say(
         f"model: {parameters:,} parameters; {train.steps:,} steps of "
         f"{train.batch_size * length:,} tokens; {dtype} on {world.device}"
@@ -147,19 +166,21 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
     whole = fleet.whole_model()
     if whole is None:
         return {}
+    fold(whole, shape)
     return finish_model(whole, folder, data.path, tokenizer, None, figures)
 
 
 def _check_length(train: TrainConfig, windows: int | None) -> None:
     """A mixture is dealt once. Raises UserError when it is too short, and says so when it is not dealt to its end."""
-    needed = train.steps * train.batch_size
+    needed = sequences(train.steps, train)
+    most = 0 if windows is None else Growing(None, train).steps(windows)
     if windows is not None and needed > windows:
         raise UserError(
             f"{train.steps} steps of {train.batch_size} windows need {needed:,}, but the mixture has {windows:,}; "
-            f"lower train.steps to {windows // train.batch_size}, or mix more tokens"
+            f"lower train.steps to {most}, or mix more tokens"
         )
-    if windows is not None and needed + train.batch_size <= windows:
-        say(f"training ends after {needed / windows:.1%} of the mixture; {windows // train.batch_size} steps take all")
+    if windows is not None and most > train.steps:
+        say(f"training ends after {needed / windows:.1%} of the mixture; {most} steps take all")
 
 
 def _look(config: PretrainConfig, kind: Kind, folder: Path, tokenizer: Tokenizer, held_out: TokenShards) -> Look:

@@ -74,7 +74,7 @@ class Trainer:
         world = World(model.token_embedding.weight.device) if fleet is None else fleet.world
         self.fleet = fleet or parallelize(self.objective, ParallelConfig(), world, config.recompute)
         self.world, self.device = world, world.device
-        self.optimizer = make_optimizer(self.fleet.named_parameters(), config)
+        self.optimizer = make_optimizer(self.fleet.named_parameters(), config, model.config.width)
         self.guard = Guard(config.skip_spikes)
         self.resume = resume
         self.checkpoints = Checkpoints(
