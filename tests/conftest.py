@@ -21,6 +21,13 @@ from fromzero.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train
 # starts, so that commands run by tests follow it too.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of what only a GPU does."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 _WORDS = [
     "river",
     "mountain",

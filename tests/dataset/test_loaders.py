@@ -69,7 +69,7 @@ def rows(loader: Any, count: int) -> list[Any]:
 def test_any_batches_and_processes_deal_the_same_rows(
     makes: dict[str, Make], kind: str, phases: list[tuple[int, int, int]], ahead: bool
 ) -> None:
-    state, dealt, count = None, [], 0
+    state, dealt, count = None, list[Any](), 0
     for world_size, batch_size, batches in phases:
         count = min(count + batch_size * batches, 60 if kind == "mixture" else 200)
         batches = (count - len(dealt)) // batch_size
