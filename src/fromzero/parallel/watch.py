@@ -96,6 +96,8 @@ class Watch:
                     return
                 first = self._store.compare_set("verdict", "", own).decode() == own
                 sentence = own if first else ""
+            if self.world.first:  # it may keep the store, in which the others still have to look
+                time.sleep(2 * self.interval)
             _exit(sentence)
 
     def _behind(self) -> str:
@@ -115,7 +117,7 @@ def name_behind(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> str:
     places = [(record["step"], record["phase"]) for record in now]
     last = [rank for rank, place in enumerate(places) if place == min(places)]
     if len(last) == len(now):
-        return f"every rank {_PHASES[now[0]['phase']]} of step {now[0]['step']} and waits"
+        return f"every rank waits at step {now[0]['step']}, where it {_PHASES[now[0]['phase']]}"
     return f"the others wait for {_places(last, now)}"
 
 
@@ -124,7 +126,7 @@ def _places(ranks: list[int], records: list[dict[str, Any]]) -> str:
     for rank in ranks:
         record = records[rank]
         who = f"rank {rank} (process {record['process']} on {record['host']})"
-        texts.append(f"{who}, which {_PHASES[record['phase']]} of step {record['step']}")
+        texts.append(f"{who} at step {record['step']}, where it {_PHASES[record['phase']]}")
     return ", ".join(texts)
 
 
