@@ -14,6 +14,7 @@ from fromzero.errors import Interrupted
 from fromzero.model import Transformer
 from fromzero.parallel import Fleet, ParallelConfig, World, parallelize
 from fromzero.parallel.fleet import Batch
+from fromzero.parallel.watch import Watch
 from fromzero.training.checkpoint import Checkpoints, Resume
 from fromzero.training.faults import Guard, whereabouts
 from fromzero.training.metrics import MetricsLog
@@ -76,6 +77,7 @@ class Trainer:
         self.world, self.device = world, world.device
         self.optimizer = make_optimizer(self.fleet.named_parameters(), config, model.config.width)
         self.guard = Guard(config.skip_spikes)
+        self.watch = Watch(world)
         self.resume = resume
         self.checkpoints = Checkpoints(
             folder / Path(CHECKPOINTS).name,
@@ -101,15 +103,13 @@ class Trainer:
         Raises Interrupted after a checkpoint when a signal asked for a stop, and UserError when the loss or a gradient
         is not finite: before the optimizer step, so the weights are still good.
         """
-        torch.manual_seed(
-            self.config.seed + self.fleet.draws
-        )  # for dropout; weights and data have generators of their own
+        torch.manual_seed(self.config.seed + self.fleet.draws)  # for dropout; weights and data have their own
         self._resume()
         self.began = self.step
         trackers = open_trackers(self.config, self.folder) if self.world.first else []
         self.log = MetricsLog(self.folder, self.step, self.world.first, trackers)
         try:
-            with stop_on_signals() as request:
+            with self.watch, stop_on_signals() as request:
                 self._loop(request)
         finally:
             self.log.close()
@@ -128,6 +128,7 @@ class Trainer:
             while self.step < config.steps:
                 self._train_step(bar)
                 tick()
+                request.signal = self.world.largest(request.signal or 0) or None  # of any rank
                 last = self.step == config.steps
                 if last or self.step % config.validate_every == 0:
                     self._look()
@@ -146,14 +147,17 @@ class Trainer:
         set_share(self.optimizer, rate / self.config.learning_rate)
         self.model.train()
         waited = time.perf_counter()
+        self.watch.note(self.step + 1, "data")
         ids_BT, targets_BT = self.loader.next_batch()
         batch = self.objective.prepare(ids_BT, targets_BT, self.step)
         waited = time.perf_counter() - waited
         count = int(self.fleet.sum(counted(batch["targets_BT"])))
         every = self.config.inspect_every
         inspector = Inspector(self.fleet) if every and (self.step + 1) % every == 0 else None
+        self.watch.note(self.step + 1, "gradients")
         loss = self.fleet.gradients(batch, self.config.micro_batch_size, count)
         norm = self.fleet.clip(self.config.max_gradient_norm)
+        self.watch.note(self.step + 1, "update")
         if self.guard.allows(self.step + 1, loss, norm, lambda: self._whereabouts(batch, count)):
             if inspector:
                 inspector.before_step(norm, self.config.max_gradient_norm)
@@ -199,6 +203,7 @@ class Trainer:
         return (self.config.price or 0.0) * self.world.size * self.seconds / 3600
 
     def _look(self) -> None:
+        self.watch.note(self.step, "look")
         whole = self.fleet.whole_model()
         figures = self.world.share({} if whole is None else self.look(whole, self.step))
         self.log.write({"step": self.step, "kind": "look", **figures})
@@ -206,6 +211,7 @@ class Trainer:
         self.last |= {name: value for name, value in figures.items() if isinstance(value, int | float)}
 
     def _save(self) -> None:
+        self.watch.note(self.step, "save")
         run = {"tokens": self.tokens, "seconds": self.seconds, "dtype": str(self.model.compute_dtype)}
         state = {"run": run | {"last": dict(self.last)}}
         state |= {name: part.state_dict() for name, part in self.parts.items()}
