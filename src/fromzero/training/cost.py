@@ -22,6 +22,7 @@ from fromzero.model.linear_loss import BLOCK_BYTES
 from fromzero.parallel import ParallelConfig, World, parallelize
 from fromzero.training.objective import NextToken
 from fromzero.training.optimizers import make_optimizer
+from fromzero.training.schedule import sequences
 from fromzero.training.settings import TrainConfig
 
 EXPECTED_MFU = 0.4
@@ -192,13 +193,15 @@ def estimate_run(
     model. Raises UserError when the sizes of `parallel` don't fit the number of devices.
     """
     sizes = parallel.sizes(hardware.devices)
-    rows = max(1, train.batch_size // (sizes["replicate"] * sizes["shard"]))
+    ranks = sizes["replicate"] * sizes["shard"]
+    rows = max(1, train.batch_size // ranks)
     micro = min(train.micro_batch_size or rows, rows)
     memory = {"program": program, **memory_bytes(shape, train, sizes, micro, dtype)}
     spared = min(memory["gradients"], memory["activations"]) if micro == rows else 0.0
     speed = hardware.speed(shape, train, micro, dtype)
     split = sizes["tensor"] * sizes["pipeline"]
-    step = rows * speed.row / (split * sizes["context"]) + speed.update / (split * sizes["shard"])
+    mean = sequences(train.steps, train) / train.steps / ranks  # batches may grow
+    step = mean * speed.row / (split * sizes["context"]) + speed.update / (split * sizes["shard"])
     looks = 1 + -(-train.steps // train.validate_every)
     forward = speed.row / 3 / shape.context
     looking = looks * train.validation_tokens * forward
@@ -215,17 +218,21 @@ def memory_bytes(
     """
     model = meta_model(shape)
     optimizer = make_optimizer(model.named_parameters(), train)
-    optimizer.allocate()  # type: ignore[attr-defined]
+    optimizer.allocate()
     states = (tensor for state in optimizer.state.values() for tensor in state.values())
     held = sum(tensor.nbytes for tensor in states if isinstance(tensor, torch.Tensor))
     parameters = parameter_count(model, shape)
     tables = parameter_count(model, shape) - parameter_count(model, shape, embeddings=False)
     parts = sizes["shard"] * sizes["tensor"] * sizes["pipeline"]
     tokens = rows * shape.context / sizes["context"]
-    copied = 0 if dtype == torch.float32 else dtype.itemsize * (parameters - tables) / parts
     layer = (parameters - tables) / shape.layers
+    copied = 0.0 if dtype == torch.float32 else dtype.itemsize * layer / parts
+    activations = activation_bytes(shape, dtype, train.recompute)
+    if train.recompute == "none":
+        copied *= shape.layers
+    else:  # one layer at a time is worked out again
+        activations += activation_bytes(replace(shape, layers=1, encoder_layers=1), dtype)
     gathered = dtype.itemsize * (2 * layer + tables) / sizes["tensor"] if sizes["shard"] > 1 else 0.0
-    kept = tokens * activation_bytes(shape, dtype, train.recompute) / sizes["tensor"]  # of a pipeline: of each stage
     head = (4 * shape.vocab_size * shape.width) / sizes["tensor"]
     return {
         "weights": 4 * parameters / parts,
@@ -233,36 +240,37 @@ def memory_bytes(
         "optimizer": held / parts,
         f"copies in {str(dtype).removeprefix('torch.')}": copied,
         "gathered": gathered,
-        "activations": kept,
+        "activations": tokens * activations / sizes["tensor"],  # a pipeline has as many micro-batches under way
         "loss": head + 3 * BLOCK_BYTES + tokens * shape.width * dtype.itemsize,
     }
 
 
 def activation_bytes(shape: ModelConfig, dtype: torch.dtype = torch.bfloat16, recompute: str = "none") -> float:
-    """What is kept of one token for the backward pass.
+    """What all layers keep of one token for the backward pass.
 
     Of each layer 4 D (both sums and their norms), queries and attention's output 2 H C, keys and values 2 K C, and of
     the feed-forward layer 2 F, or 4 F with a gate (after Korthikanti et al. 2022, section 4.1; attention keeps no
     scores and the loss no logits). Each active expert counts, with its input and output, 2 D. With full recomputation
-    each layer keeps its input, and one layer at a time everything; with selective, what products make.
+    it keeps its input D, with selective also what products make that are not narrower than what goes into them.
     """
     width, heads = shape.width, shape.heads * shape.head_size
     keys = 2 * shape.key_value_heads * shape.head_size
     if latent := shape.latent:  # keys and values of all heads are made of the vectors that a cache would keep
         keys = heads + shape.heads * latent.value_width + 2 * latent.kv_rank + 2 * (latent.query_rank or 0)
-    wide = (4 if shape.gated else 2) * shape.ffn_size
+    products, around = (2 if shape.gated else 1) * shape.ffn_size, 0
     if experts := shape.experts:
-        wide = 4 * (experts.active * (experts.width or shape.ffn_size) + experts.shared) + 2 * experts.active * width
+        products = 2 * (experts.active * (experts.width or shape.ffn_size) + experts.shared)
+        around = 2 * experts.active * width
     layers, cross = shape.layers, 0
     if shape.kind == "encoder_decoder":
         layers += shape.encoder_layers or shape.layers
         cross = shape.layers * (2 * width + 2 * heads + keys)
-    everything = 4 * width + 2 * heads + keys + wide
-    if recompute == "full":
-        return dtype.itemsize * (layers * width + everything)
-    if recompute == "selective":
-        return dtype.itemsize * (layers * (everything - width - wide / 2) + width + wide / 2 + cross)
-    return dtype.itemsize * (layers * everything + cross)
+    layer = {
+        "none": 4 * width + 2 * heads + keys + 2 * products + around,
+        "selective": 2 * width + 2 * heads + (keys if keys >= 2 * width else 0) + products,
+        "full": width,
+    }[recompute]
+    return dtype.itemsize * (layers * layer + (0 if recompute == "full" else cross))
 
 
 def meta_model(shape: ModelConfig) -> Transformer | EncoderDecoder:

@@ -3,6 +3,7 @@
 The output folder becomes a model that other programs open; what was measured on the way is in its `run/`.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,12 +21,15 @@ from fromzero.errors import UserError
 from fromzero.evaluation import shards_perplexity
 from fromzero.inference import SamplingConfig, generate_text
 from fromzero.model import ModelConfig, Transformer
+from fromzero.model.encoder_decoder import EncoderDecoder
 from fromzero.parallel import ParallelConfig, World, join_world, parallelize
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.checkpoint import Resume
+from fromzero.training.cost import Estimate, ThisMachine, estimate_run, used_memory
 from fromzero.training.depth import dial
 from fromzero.training.finish import finish_model
 from fromzero.training.mup import fold, parametrized, scale_weights
+from fromzero.training.objective import Objective
 from fromzero.training.objectives import (
     Kind,
     build_model,
@@ -149,6 +153,7 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
     scale_weights(model, shape.width, config.train)
     parameters = model.parameter_count()
     objective = make_objective(kind, model, tokenizer, config.train)
+    expected = _estimate(config, model, world) if world.first else None
     fleet = parallelize(objective, config.parallel, world, config.train.recompute)
     train = config.train
     length = row_length(kind, config.model)
@@ -159,15 +164,31 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
         f"model: {parameters:,} parameters; {train.steps:,} steps of "
         f"{train.batch_size * length:,} tokens; {dtype} on {world.device}"
     )
-    look = _look(config, kind, folder / "run", tokenizer, data.held_out)
+    look = _look(config, kind, folder / "run", tokenizer, data)
     of = {"tokenizer": artifact.digest_of([artifact.digest_file(f) for f in sorted(data.path.glob("tokenizer*.json"))])}
     with Prefetch(loader) as ahead:
-        figures = Trainer(model, ahead, train, folder / "run", look, objective, fleet, config.resume, of).fit()
+        trainer = Trainer(model, ahead, train, folder / "run", look, objective, fleet, config.resume, of)
+        started = time.perf_counter()
+        figures = trainer.fit()
+        seconds = time.perf_counter() - started
+    if expected and trainer.began < train.steps:
+        step = figures["seconds"] / train.steps
+        figures["estimate_error"] = expected.compare(used_memory(world.device), step, seconds, trainer.began)
     whole = fleet.whole_model()
     if whole is None:
         return {}
     fold(whole, shape)
     return finish_model(whole, folder, data.path, tokenizer, None, figures)
+
+
+def _estimate(config: PretrainConfig, model: Transformer | EncoderDecoder, world: World) -> Estimate:
+    """What it will take, said before it begins."""
+    hardware, price = ThisMachine(world.device, world.size), config.train.price
+    program = used_memory(world.device) - sum(p.nbytes for p in model.parameters())
+    shape, dtype = model.config, model.compute_dtype
+    expected = estimate_run(shape, config.train, config.parallel, hardware, dtype, price, max(0.0, program))
+    expected.say()
+    return expected
 
 
 def _check_length(train: TrainConfig, windows: int | None) -> None:
@@ -183,20 +204,28 @@ def _check_length(train: TrainConfig, windows: int | None) -> None:
         say(f"training ends after {needed / windows:.1%} of the mixture; {most} steps take all")
 
 
-def _look(config: PretrainConfig, kind: Kind, folder: Path, tokenizer: Tokenizer, held_out: TokenShards) -> Look:
+def _look(config: PretrainConfig, kind: Kind, folder: Path, tokenizer: Tokenizer, data: TrainingData) -> Look:
     """What the trainer asks for now and then: held-out loss, and at some points samples, of models that write text."""
     writes = config.model.kind == "decoder"
     length = min(12, config.model.context // 2)
-    prompts = config.prompts or held_out_beginnings(held_out, tokenizer, length)
+    prompts = config.prompts or held_out_beginnings(data.held_out, tokenizer, length)
     samples = SampleLog(folder)
+
+    row = row_length(kind, config.model)
+    sources = {name: shards for name, shards in data.sources.items() if len(shards) > row}
+
+    def measured(objective: Objective, held_out: TokenShards, tokens: int) -> dict[str, float]:
+        if kind == "causal":
+            return shards_perplexity(objective.model, held_out, tokenizer, tokens, marks=objective.marks)
+        return held_out_loss(objective, held_out, row, tokens)
 
     def look(model: Transformer, step: int) -> dict[str, Any]:
         objective = make_objective(kind, model, tokenizer, config.train)
         tokens = config.train.validation_tokens
-        if kind == "causal":
-            figures = shards_perplexity(model, held_out, tokenizer, tokens, marks=objective.marks)
-        else:
-            figures = held_out_loss(objective, held_out, row_length(kind, config.model), tokens)
+        figures = measured(objective, data.held_out, tokens)
+        for source, shards in sources.items():
+            found = measured(objective, shards, tokens // len(sources))
+            figures |= {f"{name}/{source}": value for name, value in found.items()}
         if writes and is_sample_step(step, config.train, config.sample_points):
             samples.write(step, [(prompt, _continue(model, tokenizer, prompt)) for prompt in prompts])
         return {f"validation_{name}": value for name, value in figures.items()}
