@@ -24,9 +24,10 @@ SHAPE = ModelConfig(vocab_size=320, context=32, layers=2, width=16, heads=2, dro
 
 
 def trainer(chain: Chain, folder: Path, config: TrainConfig = CONFIG, **changes: Any) -> Trainer:
+    how = {name: changes.pop(name) for name in ("resume", "identity") if name in changes}
     model = Transformer(replace(SHAPE, **changes), seed=config.seed)
     loader = WindowLoader(TokenShards(chain.tokens, "train"), SHAPE.context, config.batch_size, config.seed)
-    return Trainer(model, loader, config, folder, lambda model, step: {"validation_loss": float(step)})
+    return Trainer(model, loader, config, folder, lambda model, step: {"validation_loss": float(step)}, **how)
 
 
 def weights(trained: Trainer) -> dict[str, Tensor]:

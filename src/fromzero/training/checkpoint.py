@@ -34,6 +34,7 @@ from fromzero.training.checkpoint_files import (
     discard,
     read_state,
 )
+from fromzero.training.optimizers.base import Optimizer
 from fromzero.training.random_state import random_state, seed_random_state, set_random_state
 
 Resume = Literal["auto", "never"] | int
@@ -53,7 +54,7 @@ class Checkpoints:
         self,
         folder: Path,
         fleet: Fleet,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         keep: int,
         keep_best: bool = False,
         identity: Mapping[str, str] | None = None,
@@ -191,10 +192,10 @@ class Checkpoints:
         return (None, damages[0]) if damages else (saved, "")
 
     def _load(self, path: Path, saved: Saved) -> None:
-        model = {name: tensor for name, tensor in self._tensors().items() if name.startswith("model/")}
-        self._compare(path, saved, model)
-        states = self._new_states(saved)
-        dcp.load({**model, **states}, storage_reader=Reader(path, saved), **self._dcp)
+        self._compare(path, saved, {name: t for name, t in self._tensors().items() if name.startswith("model/")})
+        self.optimizer.allocate()
+        live = {name: tensor for name, tensor in self._tensors().items() if name in saved.tensors}
+        dcp.load(live, storage_reader=Reader(path, saved), **self._dcp)
         for name, parameter in self.fleet.named_parameters():
             self.optimizer.state[parameter].update(saved.numbers.get(name, {}))
         self.best = tuple(saved.state["best"]) if saved.state["best"] else None
@@ -231,22 +232,6 @@ class Checkpoints:
                 return f"its tensor '{name.partition('/')[2]}' is {there}, here it is {here}"
         extra = [name for name in saved.tensors if name.startswith("model/") and name not in everywhere]
         return f"it has a tensor '{extra[0].partition('/')[2]}', which the model here has not" if extra else ""
-
-    def _new_states(self, saved: Saved) -> dict[str, Tensor]:
-        """Tensors for the optimizer's states of this rank's parameters, put in their places, to be read into."""
-        parameters = dict(self.fleet.named_parameters())
-        found = {}
-        for full, stored in saved.tensors.items():
-            group, _, rest = full.partition("/")
-            key, _, name = rest.partition(".")
-            if group != "optimizer" or (parameter := parameters.get(name)) is None:
-                continue
-            if stored.size == tuple(parameter.shape):
-                found[full] = torch.zeros_like(parameter, dtype=stored.dtype, requires_grad=False)
-            else:  # of a whole matrix, as Adafactor's rows and columns
-                found[full] = torch.zeros(stored.size, dtype=stored.dtype, device=self.world.device)
-            self.optimizer.state[parameter][key] = found[full]
-        return found
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,10 +5,12 @@ Other trackers get the same numbers.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fromzero.artifact import write_text
+from fromzero.console import say
 from fromzero.training.trackers import Tracker
 
 FILE = "metrics.jsonl"
@@ -36,23 +38,33 @@ class MetricsLog:
         """One line; `values` holds 'step' and numbers or texts."""
         if self._file is None:
             return
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        with self._goes_on():
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()  # what does not fit is tried again with the next line
         if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(name, value, values["step"])
+            with self._goes_on():
+                for name, value in values.items():
+                    if isinstance(value, int | float) and name != "step":
+                        self._board.add_scalar(name, value, values["step"])
         for tracker in self._trackers:
             tracker.write(values)
 
     def close(self) -> None:
         """Flush and close all of them."""
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        for written in (self._file, self._board):
+            if written is not None:
+                with self._goes_on():
+                    written.close()
         for tracker in self._trackers:
             tracker.close()
+
+    @contextmanager
+    def _goes_on(self) -> Iterator[None]:
+        """A disk that is full is said, and ends no training."""
+        try:
+            yield
+        except OSError as error:
+            say(f"warning: figures could not be written below {self.path.parent} ({error.strerror}); training goes on")
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
