@@ -131,7 +131,7 @@ def make_scene(
 def score_bias(
     config: ModelConfig, table: Tensor | None, distance_TS: Tensor, both_ways: bool, heads: slice = slice(None)
 ) -> Tensor:
-    """What positions add to the scores (H, T, S): T5's learned `table`, or ALiBi's slopes of some heads (Press 2021)."""
+    """What positions add to scores of some heads (H, T, S): T5's learned `table`, or ALiBi's slopes (Press 2021)."""
     if table is None:
         slopes_H = torch.tensor(alibi_slopes(config.heads)[heads], device=distance_TS.device)
         return -slopes_H[:, None, None] * distance_TS.abs()

@@ -13,27 +13,28 @@ ranks on the way back. Dropout draws the same numbers on all ranks, so for each 
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 
 from fromzero.errors import UserError
 from fromzero.model.attention import Attention
-from fromzero.model.block import Block, Cache, Stack
+from fromzero.model.block import Stack
 from fromzero.model.config import ModelConfig
 from fromzero.model.experts import Mixture, Routes
 from fromzero.model.latent_attention import LatentAttention
-from fromzero.model.layers import Embedding, Head, Norm
+from fromzero.model.layers import Embedding, FeedForward, Head, Norm
 from fromzero.model.linear_loss import IGNORE, BlockLoss, linear_cross_entropy
-from fromzero.model.scene import Memory, Scene
+from fromzero.model.scene import Memory
 from fromzero.parallel.mesh import Mesh
+
+_WHOLE = Replicate()
 
 
 class Style(NamedTuple):
@@ -76,28 +77,28 @@ def split(model: nn.Module, mesh: Mesh, sequence: bool) -> None:
 
     sequence: whether ranks have parts of the sequence between regions. Raises UserError where it can't be cut evenly.
     """
-    config: ModelConfig = model.config
-    tensor = mesh["tensor"]
-    _check(config, tensor.size(), sequence, mesh["expert"].size())
-    styles, mixins = plan(config, tensor, sequence), _mixins(model, config, sequence)
+    config: Any = model.config
+    ranks = mesh["tensor"]
+    _check(config, ranks.size(), sequence, mesh["expert"].size())
+    styles, heads = plan(config, ranks, sequence), config.heads // ranks.size()
     for path, module in model.named_modules():
         views: dict[str, Any] = {}
         for name, parameter in list(module.named_parameters(recurse=False)):
             style = next(style for pattern, style in styles if re.search(pattern, f"{path}.{name}"))
-            held = distribute_tensor(parameter.detach(), tensor, [style.placement], src_data_rank=None)
+            held = distribute_tensor(parameter.detach(), ranks, [style.placement], src_data_rank=None)
             module.register_parameter(name, nn.Parameter(held, parameter.requires_grad))
             views[name] = _view(name, style.local)
-        mixin, parts = mixins.get(module, (None, False))
-        if views or mixin:
-            kind = type(module)
-            module.__class__ = type(kind.__name__, (mixin, kind) if mixin else (kind,), views)
+        kind, mixin = type(module), _mixin(path, module, config)
         if mixin:
-            module.ranks = Ranks(tensor, parts)
+            module.ranks = ranks
+            parts = sequence and (isinstance(module, Stack) or "blocks." in path)
+            module.outside = Shard(1) if parts else Replicate()
+        if mixin or views:
+            module.__class__ = type(kind.__name__, (mixin, kind) if mixin else (kind,), views)
         if isinstance(module, Stack):
-            heads = config.heads // tensor.size()
-            module.heads = slice(tensor.get_local_rank() * heads, (tensor.get_local_rank() + 1) * heads)
+            module.heads = slice(ranks.get_local_rank() * heads, (ranks.get_local_rank() + 1) * heads)
         if isinstance(module, LatentAttention):
-            module.heads //= tensor.size()
+            module.heads = heads
 
 
 def _view(name: str, local: Callable[[DTensor], Tensor]) -> property:
@@ -113,31 +114,24 @@ def _summed(parameter: DTensor) -> Tensor:
     return _enter(parameter.to_local(), parameter.device_mesh)
 
 
-def _mixins(model: nn.Module, config: ModelConfig, sequence: bool) -> dict[nn.Module, tuple[type[nn.Module], bool]]:
-    """What modules become, and whether ranks have parts of the sequence around them."""
-    kinds = {Attention: _SplitAttention, Mixture: _SplitMixture, Stack: _SplitStack}
-    made: dict[nn.Module, tuple[type[nn.Module], bool]] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, Stack):
-            made[module] = _SplitStack, sequence
-        elif isinstance(module, Block):
-            for sublayer in (module.attention, module.cross, module.feed_forward):
-                if sublayer is not None:
-                    made[sublayer] = kinds.get(type(sublayer), _Region), sequence and not path.startswith("ahead.")
-        elif isinstance(module, Attention) and config.qk_norm == "full":
-            made |= {norm: (_SplitNorm, False) for norm in (module.query_norm, module.key_norm) if norm is not None}
-        elif isinstance(module, Head):
-            made[module] = _SplitHead, False
-        elif path == "token_embedding":
-            made[module] = _SplitEmbedding, False
-    return made
+def _mixin(path: str, module: nn.Module, config: ModelConfig) -> type[nn.Module] | None:
+    """What goes before a module's own class, if anything does."""
+    if isinstance(module, Stack):
+        return _SplitStack
+    if path == "token_embedding":
+        return _SplitEmbedding
+    if config.qk_norm == "full" and path.endswith(("query_norm", "key_norm")):
+        return _SplitNorm
+    kinds: dict[type, type[nn.Module]] = {Attention: _SplitAttention, Mixture: _SplitMixture, Head: _SplitHead}
+    region = isinstance(module, LatentAttention | FeedForward) and not path.endswith(".shared")
+    return _Region if region else kinds.get(type(module))
 
 
 def _check(config: ModelConfig, size: int, sequence: bool, expert: int) -> None:
     keys, experts = config.key_value_heads, config.experts
-    spread = size % keys == 0 and config.qk_norm != "full"
+    shared = config.latent is not None or (size % keys == 0 and config.qk_norm != "full")
     sizes = {"heads": config.heads, "vocab_size (that of the tokenizer)": config.vocab_size}
-    sizes |= {} if config.latent or spread else {"kv_heads": keys}
+    sizes |= {} if shared else {"kv_heads": keys}
     sizes |= {"context": config.context} if sequence else {}
     if experts is None or experts.dense_layers:
         sizes["ffn_width"] = config.ffn_size
@@ -151,131 +145,100 @@ def _check(config: ModelConfig, size: int, sequence: bool, expert: int) -> None:
 
 
 def _moved(
-    x: Tensor, mesh: DeviceMesh, before: Placement, after: Placement, gradient: Placement | None = None
+    x: Tensor, ranks: DeviceMesh, before: Placement, after: Placement, gradient: Placement | None = None
 ) -> Tensor:
     """What ranks hold one way, another way; gradient: how they hold that of what comes out, as `after` if not given."""
-    held = DTensor.from_local(x, mesh, [before], run_check=False).redistribute(placements=[after])
+    held = DTensor.from_local(x, ranks, [before], run_check=False).redistribute(placements=[after])
     return held.to_local(grad_placements=[gradient or after])
 
 
-def _enter(x: Tensor, mesh: DeviceMesh) -> Tensor:
-    """As it is; each rank does a part of what follows, so the gradient is the sum of theirs."""
-    return _moved(x, mesh, Replicate(), Replicate(), Partial())
+def _enter(x: Tensor, ranks: DeviceMesh, before: Placement = _WHOLE) -> Tensor:
+    """All of it on all ranks; each does a part of what follows, so the gradient is the sum of theirs."""
+    return _moved(x, ranks, before, _WHOLE, Partial())
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """Those that share matrices."""
-
-    mesh: DeviceMesh
-    sequence: bool
-    """Whether they have parts of the sequence outside regions."""
-
-    @property
-    def _outside(self) -> Placement:
-        return Shard(1) if self.sequence else Replicate()
-
-    def enter(self, x: Tensor) -> Tensor:
-        """All tokens on all ranks; the gradient is the sum of the ranks'."""
-        return _moved(x, self.mesh, self._outside, Replicate(), Partial())
-
-    def leave(self, x: Tensor) -> Tensor:
-        """The sum over ranks."""
-        return _moved(x, self.mesh, Partial(), self._outside)
+def _leave(x: Tensor, ranks: DeviceMesh, after: Placement = _WHOLE) -> Tensor:
+    """The sum over ranks."""
+    return _moved(x, ranks, Partial(), after)
 
 
-class _Shared(nn.Module):
-    ranks: Ranks
+class _Split(nn.Module):
+    ranks: DeviceMesh
+    outside: Placement
+    """How ranks have the tokens around it."""
 
 
-class _Region(_Shared):
+class _Region(_Split):
     def forward(self, x_BTD: Tensor, *rest: Any) -> Tensor:
-        return self.ranks.leave(super().forward(self.ranks.enter(x_BTD), *rest))
+        x_BTD = super().forward(_enter(x_BTD, self.ranks, self.outside), *rest)
+        return _leave(x_BTD, self.ranks, self.outside)
 
 
 class _SplitAttention(_Region, Attention):
     def across(self, x_BTD: Tensor, memory: Memory, layer: int) -> Tensor:
-        memory = replace(memory, states_BSD=_enter(memory.states_BSD, self.ranks.mesh))
-        return self.ranks.leave(super().across(self.ranks.enter(x_BTD), memory, layer))
+        memory = replace(memory, states_BSD=_enter(memory.states_BSD, self.ranks))
+        x_BTD = super().across(_enter(x_BTD, self.ranks, self.outside), memory, layer)
+        return _leave(x_BTD, self.ranks, self.outside)
 
 
 class _SplitMixture(_Region, Mixture):
     def _observe(self, routes: Routes) -> None:
         """All ranks find the same losses, and each gives its share of the gradient."""
         logits, scores = (
-            x.detach() + (x - x.detach()) / self.ranks.mesh.size() for x in (routes.logits_NE, routes.scores_NE)
+            x.detach() + (x - x.detach()) / self.ranks.size() for x in (routes.logits_NE, routes.scores_NE)
         )
         super()._observe(routes._replace(logits_NE=logits, scores_NE=scores))
 
 
-class _SplitStack(_Shared, Stack):
-    def through(
-        self, x_BTD: Tensor, layers: range, scenes: dict[bool, Scene], cache: Cache | None, memory: Memory | None
-    ) -> Tensor:
+class _SplitStack(_Split, Stack):
+    def through(self, x_BTD: Tensor, *rest: Any) -> Tensor:
         """Before and after the blocks, all ranks have all tokens and the same gradients."""
-        if not self.ranks.sequence:
-            return super().through(x_BTD, layers, scenes, cache, memory)
-        if x_BTD.shape[1] % self.ranks.mesh.size():
+        if x_BTD.shape[1] % self.ranks.size() and self.outside != _WHOLE:
             raise UserError(
-                f"parallel.tensor ({self.ranks.mesh.size()}) does not divide a sequence of {x_BTD.shape[1]} tokens; "
+                f"parallel.tensor ({self.ranks.size()}) does not divide a sequence of {x_BTD.shape[1]} tokens; "
                 "set parallel.sequence to false"
             )
-        part = _moved(x_BTD, self.ranks.mesh, Replicate(), Shard(1))
-        return _moved(super().through(part, layers, scenes, cache, memory), self.ranks.mesh, Shard(1), Replicate())
+        part = _moved(x_BTD, self.ranks, _WHOLE, self.outside)
+        return _moved(super().through(part, *rest), self.ranks, self.outside, _WHOLE)
 
 
-class _SplitNorm(_Shared, Norm):
+class _SplitNorm(_Split, Norm):
     def forward(self, x: Tensor) -> Tensor:
         """RMSNorm over the channels of all ranks."""
         wide = x.float()
-        square = self.ranks.enter(self.ranks.leave(wide.square().sum(-1, keepdim=True)))
-        mean = square / (x.shape[-1] * self.ranks.mesh.size())
-        return (wide * torch.rsqrt(mean + self.eps)).to(x.dtype) * self.weight.to(x.dtype)
+        square = _enter(_leave(wide.square().sum(-1, keepdim=True), self.ranks), self.ranks)
+        scale = torch.rsqrt(square / (x.shape[-1] * self.ranks.size()) + self.eps)
+        return (wide * scale).to(x.dtype) * self.weight.to(x.dtype)
 
 
-class _SplitEmbedding(_Shared, Embedding):
+class _SplitEmbedding(_Split, Embedding):
     def forward(self, ids: Tensor) -> Tensor:
         """Each rank looks up the ids that it has, and gives zeros for the others."""
         rows_VD = self.weight
-        ids = ids - self.ranks.mesh.get_local_rank() * len(rows_VD)
+        ids = ids - self.ranks.get_local_rank() * len(rows_VD)
         elsewhere = (ids < 0) | (ids >= len(rows_VD))
         x = F.embedding(ids.masked_fill(elsewhere, 0), rows_VD).masked_fill(elsewhere[..., None], 0)
-        return self.ranks.leave(x)
+        return _leave(x, self.ranks)
 
 
-class _SplitHead(_Shared, Head):
+class _SplitHead(_Split, Head):
     def forward(self, x: Tensor, weight_VD: Tensor) -> Tensor:
         """Logits of the whole vocabulary."""
-        part = super().forward(self.ranks.enter(x), weight_VD)
-        return _moved(part, self.ranks.mesh, Shard(part.dim() - 1), Replicate())
+        part = super().forward(_enter(x, self.ranks), weight_VD)
+        return _moved(part, self.ranks, Shard(part.dim() - 1), _WHOLE)
 
     def loss(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         """Without ever having the logits of the whole vocabulary."""
-        x_ND, loss = self.ranks.enter(x_ND), vocabulary_loss(self.ranks.mesh)
-        if self.plain:
-            return linear_cross_entropy(x_ND, weight_VD, targets_N, loss)
-        return _LossOfLogits.apply(super().forward(x_ND, weight_VD), targets_N, loss)
+        x_ND, loss = _enter(x_ND, self.ranks), vocabulary_loss(self.ranks)
+        return linear_cross_entropy(x_ND, weight_VD, targets_N, loss, self.bias, self.scale, self.softcap)
 
 
-class _LossOfLogits(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor, loss: BlockLoss) -> Tensor:
-        total, grad = loss(logits_NV.float().clone(), targets_N)
-        ctx.save_for_backward(grad.to(logits_NV.dtype))
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.saved_tensors[0] * grad_total, None, None
-
-
-def vocabulary_loss(mesh: DeviceMesh) -> BlockLoss:
+def vocabulary_loss(ranks: DeviceMesh) -> BlockLoss:
     """Softmax and logarithm where each rank has the logits of a part of the vocabulary.
 
     Ranks tell each other three numbers a row: the highest logit, the sum of exponentials, the target's logit.
     """
-    group, rank = mesh.get_group(), mesh.get_local_rank()
+    group, rank = ranks.get_group(), ranks.get_local_rank()
 
     def loss(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         counted = targets_N != IGNORE
