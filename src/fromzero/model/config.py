@@ -279,7 +279,7 @@ class ModelConfig:
             return self
         kind = type(self)
         width = 64 * self.depth if self.width == kind.width else self.width
-        head = 128 if width >= 1024 and width % 128 == 0 else 64  # Qwen 3's, Llama's from 4096; smaller models have 64
+        head = 128 if width >= 1024 and width % 128 == 0 else 64  # Llama's; GPT-2's, so that small models have several
         heads = width // head if self.heads == kind.heads and width % head == 0 else self.heads
         layers = self.depth if self.layers == kind.layers else self.layers
         return replace(self, depth=0, layers=layers, width=width, heads=heads)

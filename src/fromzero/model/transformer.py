@@ -37,6 +37,8 @@ class Transformer(Stack):
         """Random weights drawn from `seed`, in fp32; activations are in `compute_dtype`."""
         if config.vocab_size < 1:
             raise UserError("model.vocab_size is 0: give the size of the tokenizer, ModelConfig.with_vocab fills it in")
+        if config.depth:
+            raise UserError("model.depth is a dial of pretraining: build the shape that ModelConfig.with_depth() makes")
         if config.kind == "encoder_decoder":
             raise UserError("model.kind is encoder_decoder: build model.EncoderDecoder")
         super().__init__(config, config.layers, causal=config.kind == "decoder")

@@ -64,7 +64,7 @@ def estimate(config: EstimateConfig) -> dict[str, float]:
 
 def _shape(config: EstimateConfig) -> ModelConfig:
     if not config.name:
-        return config.model
+        return config.model.with_depth()
     if config.name in PRESETS:
         return PRESETS[config.name]
     try:

@@ -27,11 +27,10 @@ def show_schedule(config: PretrainConfig) -> None:
     )
     steps = sorted({round(i * (train.steps - 1) / (ROWS - 1)) for i in range(ROWS)})
     wide = [i * (train.steps - 1) / 59 for i in range(60)]
-    for name, values in {
-        "learning rate": [learning_rate(round(step), train) for step in wide],
-        "sequences in a step": [float(batch_size(round(step), train)) for step in wide],
-    }.items():
-        say("\n".join((f"\n{name}, up to {max(values):g}", *plot(values))))
+    rates = [learning_rate(round(step), train) for step in wide]
+    say("\n".join((f"\nlearning rate, up to {train.learning_rate:g}", *plot(rates))))
+    sizes = [float(batch_size(round(step), train)) for step in wide]
+    say("\n".join((f"\nsequences in a step, up to {train.batch_size}", *plot(sizes))))
     rows = [
         (
             f"{step + 1:,}",

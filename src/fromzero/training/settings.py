@@ -53,7 +53,7 @@ class TrainConfig:
     """For pretraining: mup scales weights, rates, attention and logits by the width, so that what is best for a model
     of base_width is best for all widths (Yang et al. 2022)."""
     base_width: int = 256
-    """For mup: the width at which it changes nothing."""
+    """For mup: the width that the settings are for."""
     beta1: float = 0.9
     """AdamW's decay of the average gradient."""
     beta2: float = 0.95
