@@ -79,7 +79,7 @@ def compare(cases: Sequence[Case]) -> list[Row]:
     trained: dict[str, Trained] = {}
     for ranks in sorted({case.ranks for case in cases}):
         these = [case for case in cases if case.ranks == ranks]
-        trained |= run_ranks(ranks, _train_cases, these, seconds=60 + 20 * len(these))[0]
+        trained |= run_ranks(ranks, _train_cases, these, seconds=120 * (1 + len(these)))[0]
     return [_row(case, trained[case.name], train(case)) for case in cases]
 
 

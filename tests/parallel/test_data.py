@@ -10,7 +10,10 @@ CASES = [
     Case("DDP, untied", 2, {}, UNTIED),
     Case("FSDP", 2, {"shard": 2}),
     Case("FSDP, untied", 2, {"shard": 2}, UNTIED),
+    Case("FSDP, Muon", 2, {"shard": 2}, train={"optimizer": "muon"}),
+    Case("FSDP, recomputed, one micro-batch", 2, {"shard": 2}, train={"recompute": "full"}, micro_batches=1),
     Case("HSDP", 4, {"replicate": 2, "shard": 2}),
+    Case("HSDP, Muon", 4, {"replicate": 2, "shard": 2}, UNTIED, {"optimizer": "muon"}),
 ]
 
 

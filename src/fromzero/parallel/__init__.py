@@ -5,8 +5,8 @@ World that `torchrun` started. Out: a Fleet, whose `gradients` leaves in every r
 have found. All sums over ranks are sums, never means: the objective sums, and the fleet divides by the targets of the
 whole batch.
 
-Reading order: `config`, `world` (processes), `mesh`, `apply` (the one ordered page), `fleet`; then each kind: `data`, `tensor`,
-`experts`, `context`, `pipeline`, and `norm`. `textbook/` has each of them from scratch, short, held equal to these.
+Reading order: `config`, `world` (processes), `mesh`, `apply` (the one ordered page), `fleet`; then each kind: `data`,
+`tensor`, `experts`, `context`, `pipeline`, and `norm`. `textbook/` has each of them from scratch, short, held equal.
 """
 
 from fromzero.parallel.apply import parallelize
