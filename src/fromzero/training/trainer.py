@@ -17,9 +17,11 @@ from fromzero.parallel.fleet import Batch
 from fromzero.parallel.watch import Watch
 from fromzero.training.checkpoint import Checkpoints, Resume
 from fromzero.training.faults import Guard, whereabouts
+from fromzero.training.memory import MicroBatches
 from fromzero.training.metrics import MetricsLog
 from fromzero.training.objective import NextToken, Objective, counted
 from fromzero.training.optimizers import make_optimizer, set_share
+from fromzero.training.precision import LossScaler, use_float8
 from fromzero.training.schedule import learning_rate
 from fromzero.training.settings import TrainConfig
 from fromzero.training.signals import StopRequest, stop_on_signals
@@ -77,6 +79,10 @@ class Trainer:
         self.world, self.device = world, world.device
         self.optimizer = make_optimizer(self.fleet.named_parameters(), config, model.config.width)
         self.guard = Guard(config.skip_spikes)
+        self.scaler = LossScaler(model.compute_dtype)
+        self.micro_batches = MicroBatches(config.micro_batch_size, self.fleet, folder / Path(CHECKPOINTS).name)
+        for part in self.fleet.parts:
+            use_float8(part, config.dtype)
         self.watch = Watch(world)
         self.resume = resume
         self.checkpoints = Checkpoints(
@@ -88,7 +94,12 @@ class Trainer:
             identity,
             config.seed,
         )
-        self.parts: dict[str, Stateful] = {"loader": loader, "guard": self.guard}
+        self.parts: dict[str, Stateful] = {
+            "loader": loader,
+            "guard": self.guard,
+            "scaler": self.scaler,
+            "micro_batches": self.micro_batches,
+        }
         """What else is in a checkpoint."""
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.began = 0
@@ -155,10 +166,13 @@ class Trainer:
         every = self.config.inspect_every
         inspector = Inspector(self.fleet) if every and (self.step + 1) % every == 0 else None
         self.watch.note(self.step + 1, "gradients")
-        loss = self.fleet.gradients(batch, self.config.micro_batch_size, count)
+        loss = self.micro_batches.gradients(batch, count, self.scaler.scale)
+        self.scaler.unscale(self.fleet)
         norm = self.fleet.clip(self.config.max_gradient_norm)
         self.watch.note(self.step + 1, "update")
-        if self.guard.allows(self.step + 1, loss, norm, lambda: self._whereabouts(batch, count)):
+        if self.scaler.allows(norm) and self.guard.allows(
+            self.step + 1, loss, norm, lambda: self._whereabouts(batch, count)
+        ):
             if inspector:
                 inspector.before_step(norm, self.config.max_gradient_norm)
             self.optimizer.step()
@@ -175,6 +189,8 @@ class Trainer:
         if self.step % self.config.log_every == 0 or self.step in (1, self.config.steps):
             self.last = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "counted_tokens": count}
             self.last["skipped"] = self.guard.skipped
+            if self.scaler.active:
+                self.last |= {"loss_scale": self.scaler.scale, "overflows": self.scaler.overflows}
             figures = {**self.last, "data_seconds": waited, **self._speed_figures(speed)}
             self.log.write({"step": self.step, "kind": "train", **figures})
         if inspector:
@@ -182,7 +198,7 @@ class Trainer:
 
     def _whereabouts(self, batch: Batch, count: int) -> str:
         """What in the batch makes it no number, for a message about it."""
-        return whereabouts(self.fleet, self.loader, batch, self.config.micro_batch_size, count)
+        return whereabouts(self.fleet, self.loader, batch, self.micro_batches.rows, count)
 
     def _speed_figures(self, tokens_per_second: float) -> dict[str, float]:
         """FLOP/s, and their share of what this machine reaches in plain matrix products (its practical peak)."""
@@ -225,8 +241,8 @@ class Trainer:
         self.step, state = found
         run = state["run"]
         self.tokens, self.seconds, self.last = run["tokens"], run["seconds"], dict(run["last"])
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+        for name in self.parts.keys() & state.keys():
+            self.parts[name].load_state_dict(state[name])
         # A measured 'auto' could choose another dtype this time, and the run would not be the one that was cut off.
         self.model.compute_dtype = getattr(torch, run["dtype"].removeprefix("torch."))
         say(f"going on from step {self.step} of {self.config.steps}")
