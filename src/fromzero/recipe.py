@@ -81,6 +81,17 @@ def run_recipe(config: RunConfig) -> dict[str, Artifact]:
     return done
 
 
+def settings_of(recipe: Path, name: str, verb: str) -> tuple[Any, list[Stage]]:
+    """Settings of the stage of that name, or of the first with that verb; and all stages. Raises UserError."""
+    path = find_recipe(recipe)
+    stages = read_stages(path)
+    found = [stage for stage in stages if (stage.name == name if name else stage.verb == verb)]
+    if not found or found[0].verb != verb:
+        fitting = [stage.name for stage in stages if stage.verb == verb]
+        raise UserError(f"{path}: no stage '{name}' for {verb}{nearest(name, fitting)}")
+    return _resolve(found[0], f"{path}: stage {found[0].name}")[0], stages
+
+
 def find_recipe(recipe: Path) -> Path:
     """The file itself, or the recipe of that name that comes with fromzero."""
     if recipe.suffix in (".yaml", ".yml") and recipe.is_file():

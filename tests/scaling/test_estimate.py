@@ -53,3 +53,34 @@ def test_of_a_folder_or_of_settings(tmp_path: Path, capsys: pytest.CaptureFixtur
         EstimateConfig(devices=0)
     assert main(["estimate", "--model.preset", "gpt2-124m", "--model.vocab_size", "50257"]) == 0
     assert "124,439,808" in capsys.readouterr().err
+
+
+def test_a_recipe_on_named_hardware(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["estimate", "--recipe", "gpt2-124m", "--stage", "base", "--hardware", "h100x8", "--price", "2.5"]
+    assert main(asked) == 0
+    said = capsys.readouterr().err
+    assert "gpt2-124m on h100x8" in said
+    assert all(name in said for name in ("device, optimizer", "tokens a second", "time of all", "cost"))
+    for extra, message in (
+        (["--stage", "bas"], "did you mean 'base'"),
+        (["--hardware", "h1000"], "did you mean 'h100'"),
+        (["--hardware", "h100x8", "--recipe", "gpt2-124"], "did you mean 'gpt2-124m'"),
+    ):
+        assert main([*asked, *extra]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_settings_of_a_training_on_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = tmp_path / "mine.yaml"
+    settings.write_text(
+        "tokens: nowhere\noutput: nowhere\nmodel: {layers: 2, width: 32, context: 32, heads: 2, vocab_size: 64}\n"
+        "train: {steps: 100, batch_size: 4, device: cpu, dtype: float32}\n"
+    )
+    assert main(["estimate", "--recipe", str(settings)]) == 0
+    said = capsys.readouterr().err
+    assert "on this machine" in said
+    assert "program" in said
+    assert "12,800" in said or "12.8k" in said
+    settings.write_text("tokens: nowhere\noutput: nowhere\n")
+    assert main(["estimate", "--recipe", str(settings)]) == 2
+    assert "set model.vocab_size" in " ".join(capsys.readouterr().err.split())

@@ -13,4 +13,4 @@ def run(config: PretrainConfig) -> None:
         pretrain(config)
 
 
-VERB = Verb(PretrainConfig, run)
+VERB = Verb(PretrainConfig, run, aliases={"--profile": "--train.profile_steps"})

@@ -1,14 +1,35 @@
-"""Parameters, arithmetic and memory of a model that is not there: it is built on the `meta` device, of shapes alone."""
+"""Parameters, arithmetic and memory of a model that is not there: it is built on the `meta` device, of shapes alone.
 
+And of a training that has not begun: its memory, time and cost, here or on other hardware.
+"""
+
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
+from fromzero.console import human_count, human_seconds
+from fromzero.device import DTYPES, pick_device, pick_dtype
 from fromzero.errors import UserError, nearest
 from fromzero.interop.download import find_model
 from fromzero.interop.huggingface import open_stored
 from fromzero.model import PRESETS, ModelConfig
 from fromzero.model.counts import flops_per_token, parameter_count
-from fromzero.training.cost import activation_bytes, meta_model
+from fromzero.parallel.config import DIMENSIONS
+from fromzero.training import PretrainConfig
+from fromzero.training.cost import (
+    Hardware,
+    ThisMachine,
+    activation_bytes,
+    estimate_run,
+    meta_model,
+    named_hardware,
+    used_memory,
+)
+from fromzero.training.depth import dial
+from fromzero.training.objectives import objective_kind, row_length
+from fromzero.training.schedule import in_steps, sequences
 
 BITS = {"fp32": 32, "bf16": 16, "q8_0": 8.5, "q4_0": 4.5}
 """Of a weight in a file; llama.cpp's formats share a scale of 16 bits among 32 weights."""
@@ -28,6 +49,14 @@ class EstimateConfig:
     """Sequences of full context that a device computes at once."""
     devices: int = 1
     """Devices that share weights, gradients and optimizer states (FSDP)."""
+    recipe: Path | None = None
+    """A recipe, or the settings of pretrain in a YAML file: what this training takes in memory, time and money."""
+    stage: str = ""
+    """Stage of the recipe; empty takes the first that pretrains."""
+    hardware: str = ""
+    """What it would train on, as in h100 or h100x8; empty measures this machine."""
+    price: float | None = None
+    """Of a device and hour, in any currency; null takes the training's own."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.devices < 1:
@@ -60,6 +89,39 @@ def estimate(config: EstimateConfig) -> dict[str, float]:
         token = 2 * shape.layers * sum(heads * width for heads, width in shape.cache_shapes)
         figures |= {"cache bytes per token, bf16": token, "cache bytes at full context": token * shape.context}
     return figures
+
+
+def estimate_training(plan: PretrainConfig, vocab_size: int, hardware: str, price: float | None) -> dict[str, str]:
+    """What a training takes of each device, in time and in money, by name; hardware, price: see EstimateConfig.
+
+    Raises UserError for hardware that isn't known and for sizes of `parallel` that don't fit it.
+    """
+    model, train = dial(plan.model, plan.train, vocab_size)
+    shape = model.with_vocab(vocab_size)
+    length = row_length(objective_kind(train, shape), shape)
+    train = in_steps(train, length)
+    devices, dtype, program = _devices(plan, hardware)
+    price = train.price if price is None else price
+    found = estimate_run(shape, train, plan.parallel, devices, dtype, price, program)
+    tokens = sequences(train.steps, train) * length
+    figures = {f"memory of a device, {name}": f"{human_count(size)}B" for name, size in found.memory.items() if size}
+    figures["memory of a device, at most"] = f"{human_count(found.peak)}B"
+    figures["of what it has"] = f"{found.peak / devices.memory:.0%}"
+    figures["tokens"] = human_count(tokens)
+    figures["FLOPs"] = f"{tokens * flops_per_token(meta_model(shape), shape):.3g}"
+    figures["time of a step"] = f"{found.step_seconds:.3g} s"
+    figures["tokens a second"] = human_count(tokens / train.steps / found.step_seconds)
+    figures["time of all"] = human_seconds(found.seconds)
+    return figures | ({} if found.cost is None else {"cost": f"{found.cost:,.2f}"})
+
+
+def _devices(plan: PretrainConfig, hardware: str) -> tuple[Hardware, torch.dtype, float]:
+    """Devices, compute dtype, and bytes of the program."""
+    if hardware:
+        return named_hardware(hardware), DTYPES.get(plan.train.dtype, torch.bfloat16), 0.0
+    device = pick_device(plan.train.device)
+    ranks = math.prod(max(1, getattr(plan.parallel, name)) for name in DIMENSIONS)
+    return ThisMachine(device, ranks), pick_dtype(plan.train.dtype, device), used_memory(device)
 
 
 def _shape(config: EstimateConfig) -> ModelConfig:

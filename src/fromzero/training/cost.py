@@ -46,9 +46,13 @@ class Speed(NamedTuple):
 class Hardware(Protocol):
     """Devices that a run may have."""
 
-    devices: int
-    memory: float
-    """Bytes of one device."""
+    @property
+    def devices(self) -> int:
+        """How many."""
+
+    @property
+    def memory(self) -> float:
+        """Bytes of one."""
 
     def speed(self, shape: ModelConfig, train: TrainConfig, rows: int, dtype: torch.dtype) -> Speed:
         """What one of them takes, when it computes so many windows at once."""
