@@ -16,9 +16,11 @@ import torch
 from fromzero.errors import UserError
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-DtypeName = Literal["auto", "float32", "bfloat16"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+TrainDtype = Literal["auto", "float32", "bfloat16", "float16", "float8"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float8": torch.bfloat16}
+FLOAT8_CAPABILITY = (8, 9)  # of NVIDIA's GPUs: Ada, Hopper and later
 # bf16 has 8 bits of precision less than fp32 has; it must be clearly faster to be worth that.
 WORTHWHILE_SPEEDUP = 1.3
 
@@ -35,14 +37,32 @@ def pick_device(name: DeviceName = "auto") -> torch.device:
     return torch.device("cuda" if present["cuda"] else "mps" if present["mps"] else "cpu")
 
 
-def pick_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """The named compute dtype, or for 'auto' bfloat16 where a short measurement shows that it is worth it."""
+def pick_dtype(name: TrainDtype, device: torch.device) -> torch.dtype:
+    """The named compute dtype, or for 'auto' bfloat16 where a short measurement shows that it is worth it.
+
+    For float8, in which only some products are, it is bfloat16. Raises UserError where the device has no float8.
+    """
+    if name == "float8" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < FLOAT8_CAPABILITY):
+        have = "a GPU before Ada" if device.type == "cuda" else f"the device '{device.type}'"
+        raise UserError(f"dtype float8 needs an NVIDIA GPU of Ada, Hopper or later, not {have}; use --train.dtype auto")
     if name != "auto":
         return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     faster = matmul_flops(torch.bfloat16, device.type) > WORTHWHILE_SPEEDUP * matmul_flops(torch.float32, device.type)
     return torch.bfloat16 if faster else torch.float32
+
+
+@cache
+def narrow_products_pay(dtype: torch.dtype, device: str) -> bool:
+    """Whether products of matrices in bfloat16 or float16 are faster than in fp32; a CPU is asked by trying both."""
+    if device != "cpu":
+        return True
+    best = dict.fromkeys((dtype, torch.float32), 0.0)
+    for _ in range(4):  # in turn, so that whatever else the machine does slows both
+        for kind in best:
+            best[kind] = max(best[kind], matmul_flops.__wrapped__(kind, device, 512, 4))
+    return best[dtype] > best[torch.float32]
 
 
 @cache

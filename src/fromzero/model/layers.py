@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from fromzero.model import functions
 from fromzero.model.config import ModelConfig
 from fromzero.model.fast_norm import fast_rms_norm
+from fromzero.model.float8 import float8_linear
 from fromzero.model.linear_loss import linear_cross_entropy, linear_nats
+from fromzero.model.wide_linear import wide_linear, widened
 
 # Torch's own kernels where it has them; each is tested equal to its plain form in `functions`.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -32,6 +34,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Linear(nn.Linear):
     """y = x W^T + b, with W (out, in) in fp32, computed in the dtype of x."""
 
+    float8 = False
+    """Whether products are in 8 bits while it is trained."""
+
     def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
         super().__init__(inputs, outputs, bias)
 
@@ -39,8 +44,12 @@ class Linear(nn.Linear):
         """Nothing: `initialize` fills all weights of a model, and torch should not draw them first."""
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        weight, bias = self.weight, self.bias
+        if self.float8 and self.training:
+            return float8_linear(x, weight, bias)
+        if x.dtype != weight.dtype and widened(x.dtype, weight.dtype, x.device.type):
+            return wide_linear(x, weight, bias)
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 class Embedding(nn.Embedding):

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fromzero.model.wide_linear import widened
+
 IGNORE = -100
 BLOCK_BYTES = 16 << 20  # of one block of logits: stays in cache, large enough for full matrix speed
 GPU_BLOCK_BYTES = 1 << 30  # a GPU has no such cache, and needs more rows to be busy
@@ -54,7 +56,7 @@ def linear_nats(
 ) -> Tensor:
     """The same of each row, (N,) in fp32, 0 where the target is -100; for evaluation."""
     x_ND, bias_V = _scaled(x_ND, bias_V, scale / (softcap or 1.0))
-    weight_VD, nats_N = _matrix(x_ND, weight_VD), x_ND.new_empty(len(x_ND), dtype=torch.float32)
+    (x_ND, weight_VD), nats_N = _factors(x_ND, weight_VD), x_ND.new_empty(len(x_ND), dtype=torch.float32)
     for rows in _blocks(x_ND, weight_VD):
         logits_NV = _logits(x_ND[rows], weight_VD, bias_V, softcap)
         nats_N[rows] = F.cross_entropy(logits_NV, targets_N[rows], reduction="none", ignore_index=IGNORE)
@@ -74,8 +76,10 @@ def _blocks(x_ND: Tensor, weight_VD: Tensor) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, x_ND.shape[0], rows)]
 
 
-def _matrix(x_ND: Tensor, weight_VD: Tensor) -> Tensor:
-    return weight_VD.to(x_ND.dtype)
+def _factors(x_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the dtype in which they are multiplied."""
+    wide = widened(x_ND.dtype, weight_VD.dtype, x_ND.device.type)
+    return (x_ND.float(), weight_VD) if wide else (x_ND, weight_VD.to(x_ND.dtype))
 
 
 def _logits(x_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, softcap: float | None) -> Tensor:
@@ -95,7 +99,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias_V: Tensor | None,
         softcap: float | None,
     ) -> Tensor:
-        weight = _matrix(x_ND, weight_VD)
+        ctx.dtype = x_ND.dtype
+        x_ND, weight = _factors(x_ND, weight_VD)
         total = x_ND.new_zeros((), dtype=torch.float32)
         needs = any(ctx.needs_input_grad)
         grad_x = torch.empty_like(x_ND) if needs else None
@@ -121,7 +126,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
         # In place: nobody else has them, and torch refuses a second pass over what was changed.
         grad_x, grad_w, grad_b = (None if grad is None else grad.mul_(grad_total) for grad in ctx.saved_tensors)
-        return grad_x, grad_w, None, None, grad_b, None
+        return None if grad_x is None else grad_x.to(ctx.dtype), grad_w, None, None, grad_b, None
 
 
 def _loss_and_logit_gradient(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ Recompute = Literal["none", "selective", "full"]
 
 _aten = torch.ops.aten
 # Where the two factors are among the arguments.
-_PRODUCTS = {_aten.mm.default: 0, _aten.addmm.default: 1, _aten._scaled_mm.default: 0, _aten._grouped_mm.default: 0}
+_PRODUCTS = {_aten.mm.default: 0, _aten.addmm.default: 1, _aten._scaled_mm_v2.default: 0, _aten._grouped_mm.default: 0}
 _ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_flash_attention.default,

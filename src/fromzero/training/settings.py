@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fromzero.device import DeviceName, DtypeName
+from fromzero.device import DeviceName, TrainDtype
 from fromzero.errors import UserError
 
 # Settings that say how a run is watched and kept, and change nothing about the weights that come out.
@@ -101,8 +101,9 @@ class TrainConfig:
     """Whether tokens see only their own document, with positions that begin anew, where a row has several."""
     device: DeviceName = "auto"
     """Where to train."""
-    dtype: DtypeName = "auto"
-    """Compute dtype; auto measures whether bfloat16 is worth it. Weights and optimizer state are always float32."""
+    dtype: TrainDtype = "auto"
+    """Compute dtype; auto measures whether bfloat16 is worth it, float16 scales losses, float8 is bfloat16 with the
+    linear layers of blocks in 8 bits. Weights and optimizer state are always float32."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "validate_every", "checkpoint_every", "keep_checkpoints", "log_every"):
@@ -112,12 +113,10 @@ class TrainConfig:
             raise UserError(
                 f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})"
             )
-        start = self.batch_size_start
-        if start is not None and (start < 1 or self.batch_size % start):
-            raise UserError(f"batch_size_start ({start}) does not divide batch_size ({self.batch_size})")
         limits = {
             "tokens": (self.tokens is None or self.tokens >= 1, "at least 1, or null"),
             "warmup_tokens": (self.warmup_tokens is None or self.warmup_tokens >= 0, "at least 0, or null"),
+            "batch_size_start": (self.batch_size_start is None or self.batch_size_start >= 1, "at least 1, or null"),
             "batch_warmup_steps": (self.batch_warmup_steps >= 0, "at least 0"),
             "base_width": (self.base_width >= 1, "at least 1"),
             "matrix_learning_rate": (0 < self.matrix_learning_rate < math.inf, "above 0"),

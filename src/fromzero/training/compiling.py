@@ -1,0 +1,73 @@
+"""Whether blocks are compiled: found out by doing it to one."""
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fromzero.console import say
+from fromzero.model.block import Block, Stack
+from fromzero.model.scene import Tokens
+from fromzero.parallel import World
+
+STEPS = 3
+"""Forward and backward passes that are timed each way, after one that is not."""
+
+
+def choose_compiled(model: nn.Module, mode: Literal["auto", "on", "off"], rows: int, length: int, world: World) -> bool:
+    """Whether to compile the blocks of a model that computes `rows` sequences of `length` tokens at once.
+
+    auto: if the first block, a copy of it, is faster so; the first rank tries. A block that later fails to compile
+    runs as it is then.
+    """
+    if mode != "auto":
+        return mode == "on"
+    answer = world.share(_faster(model, rows, length, world.device) if world.first else None)
+    if answer:
+        torch._dynamo.config.suppress_errors = True
+    return bool(answer)
+
+
+def _faster(model: nn.Module, rows: int, length: int, device: torch.device) -> bool:
+    stack = next(module for module in model.modules() if isinstance(module, Stack))
+    block: Block = copy.deepcopy(stack.blocks[0]).train()  # type: ignore[arg-type]
+    scene = stack._scene(Tokens(0, length, device), stack._windowed[0])
+    dtype = getattr(model, "compute_dtype", torch.float32)
+    x_BTD = torch.randn(rows, length, stack.config.width, generator=torch.Generator().manual_seed(0))
+    x_BTD = x_BTD.to(device, dtype).requires_grad_()
+
+    def step() -> None:
+        block(x_BTD, scene).sum().backward()
+
+    plain = _seconds(step, device)
+    try:
+        block.compile()
+        compiled = _seconds(step, device)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        say(f"torch.compile does not work here ({type(error).__name__}: {reason}): blocks run as they are")
+        return False
+    verdict = "blocks are compiled" if compiled < plain else "blocks run as they are"
+    say(f"torch.compile: {compiled * 1e3:.1f} ms a block, {plain * 1e3:.1f} ms without: {verdict}")
+    return compiled < plain
+
+
+def _seconds(step: Callable[[], Any], device: torch.device) -> float:
+    """The best of some."""
+    best = float("inf")
+    for attempt in range(STEPS + 1):
+        _finish(device)
+        started = time.perf_counter()
+        step()
+        _finish(device)
+        if attempt:
+            best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
