@@ -60,8 +60,11 @@ def masked(
 def _choose(words_N: Ids, budget: int, random: np.random.Generator) -> Ids:
     """Places of the tokens of random words, at most `budget`; a word that is too long for what is left is passed by."""
     words, sizes = np.unique(words_N[words_N >= 0], return_counts=True)
+    order = random.permutation(len(words))
+    if len(words) and sizes.max() == 1:  # the same without a loop
+        return np.flatnonzero(np.isin(words_N, words[order[:budget]]))
     kept = []
-    for at in random.permutation(len(words)).tolist():
+    for at in order.tolist():
         if sizes[at] <= budget:
             budget -= int(sizes[at])
             kept.append(words[at])
