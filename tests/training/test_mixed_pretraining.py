@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from fromzero.artifact import open_artifact
 from fromzero.dataset.mixture import open_data
 from fromzero.errors import UserError
 from fromzero.explain import ReportConfig, write_report
 from fromzero.model import ModelConfig, Transformer
 from fromzero.recipe import RunConfig, run_recipe
 from fromzero.training import PretrainConfig, TrainConfig, Trainer, pretrain
+from fromzero.training.metrics import read_metrics
 from tests.conftest import sentences
 
 CHINESE = "从前有一座山，山里有一座庙，庙里有一个老和尚，正在给小和尚讲故事。他讲的是河边的石头和早晨的云。"
@@ -44,6 +46,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainer(run: Path, folder: Path) -> Trainer:
     model = Transformer(ModelConfig(vocab_size=320, **SHAPE), seed=0)  # type: ignore[arg-type]
     return Trainer(model, open_data(run / "tokens").loader(16, 4, 0), TRAIN, folder, lambda model, step: {})
+
+
+def test_each_source_is_looked_at_beside_the_whole(run: Path) -> None:
+    looks = [line for line in read_metrics(run / "base" / "run" / "metrics.jsonl") if line["kind"] == "look"]
+    assert looks
+    for look in looks:
+        low, high = sorted([look["validation_loss/en"], look["validation_loss/zh"]])
+        assert low < look["validation_loss"] < high
+    error = open_artifact(run / "base", "model").summary["estimate_error"]
+    assert error.keys() == {"memory", "step", "total"}
 
 
 def test_a_run_that_was_cut_off_in_the_first_phase_ends_with_the_same_bits(run: Path, tmp_path: Path) -> None:

@@ -175,14 +175,20 @@ def _speed(training: Training, words: Words) -> dict[str, str]:
         values = [line[key] for line in training.steps if line.get(key) is not None]
         return statistics.median(values) if values else None
 
+    summary = training.artifact.summary
     used, peak = median("mfu"), max((line.get("peak_memory_bytes", 0) for line in training.steps), default=0)
+    speed, waited = median("tokens_per_second") or 0.0, median("data_seconds")
+    error = (summary.get("estimate_error") or {}).get("step")
     return {
-        words("seconds"): duration(training.artifact.summary.get("seconds"), words.language),
-        words("tokens"): short(training.artifact.summary.get("tokens")),
-        words("tokens_per_second"): short(median("tokens_per_second")),
+        words("seconds"): duration(summary.get("seconds"), words.language),
+        words("tokens"): short(summary.get("tokens")),
+        words("tokens_per_second"): short(speed or None),
         words("flops"): short(median("flops_per_second")),
         words("mfu"): NONE if used is None else share(used, 1),
         words("memory"): size(peak or None),
+        words("skipped_steps"): count(training.steps[-1].get("skipped")),
+        words("data_wait"): NONE if waited is None else share(waited * speed * summary["steps"], summary["tokens"]),
+        words("step_estimate"): NONE if error is None else f"{error:+.0%}",
     }
 
 

@@ -186,6 +186,9 @@ TABLE: dict[str, tuple[str, str]] = {
     "flops": ("FLOP/s, median", "每秒浮点运算（中位数）"),
     "mfu": ("share of the machine's matrix-product speed (MFU)", "占机器矩阵乘法速度的比例（MFU）"),
     "memory": ("peak memory", "峰值内存"),
+    "skipped_steps": ("steps left out as spikes", "因突变而跳过的步数"),
+    "data_wait": ("waiting for data, share of a step", "等待数据占每步时间的比例"),
+    "step_estimate": ("error of the estimated time of a step", "每步用时的预估误差"),
     # samples and questions
     "samples": ("What it wrote along the way", "训练途中的文字"),
     "samples_lead": (

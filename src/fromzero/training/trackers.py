@@ -35,8 +35,8 @@ class Tracker:
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Numbers of a step; `values` holds 'step'."""
-        if self.run is not None:
-            numbers = {n: v for n, v in values.items() if isinstance(v, int | float) and n != "step"}
+        numbers = {n: v for n, v in values.items() if isinstance(v, int | float) and n != "step"}
+        if self.run is not None and numbers:
             with _Warned(self):
                 self.run.log(numbers, step=values["step"])
 
