@@ -28,6 +28,7 @@ CASES = [
     Case(
         "EP x FSDP, Muon, recomputed", 4, {"shard": 4, "expert": 2}, BIASED, {"optimizer": "muon", "recompute": "full"}
     ),
+    Case("EP x CP", 4, {"shard": 2, "expert": 2, "context": 2}, BIASED),
     Case("EP x DDP", 4, {"replicate": 2, "shard": 2, "expert": 2}, WITH_LOSSES),
 ]
 

@@ -78,8 +78,8 @@ def _shard_block(block: Block, mesh: Mesh, cast: MixedPrecisionPolicy, exact: Mi
     """Matrices travel in the compute dtype, in which they are used anyway; what is used in fp32 travels so."""
     for bank in _all(block, Bank):
         if mesh["expert"].size() > 1:
-            shared = _mesh(mesh, "spread")
-            fully_shard(bank, mesh=shared, mp_policy=cast, shard_placement_fn=_along_experts(mesh["spread"].size()))
+            shared, cut = _mesh(mesh, "experts"), _along_experts(mesh["experts"].size())
+            fully_shard(bank, mesh=shared, mp_policy=cast, shard_placement_fn=cut)
     if cast is not exact and (precise := [*_all(block, Norm), *_all(block, Router)]):
         fully_shard(precise, mesh=_mesh(mesh, "weights"), mp_policy=exact)
     fully_shard(block, mesh=_mesh(mesh, "weights"), mp_policy=cast)
@@ -94,8 +94,8 @@ def _along_experts(ranks: int) -> Callable[[nn.Parameter], Shard]:
                 return Shard(dimension)
         sizes = " x ".join(map(str, parameter.shape[1:]))
         raise UserError(
-            f"parallel: experts of {sizes} can't be shared by {ranks} ranks; make parallel.expert equal to "
-            "parallel.shard"
+            f"parallel: experts of {sizes} can't be cut for {ranks} ranks; make parallel.expert larger, or "
+            "parallel.shard or parallel.context smaller"
         )
 
     return place
