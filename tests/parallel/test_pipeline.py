@@ -20,6 +20,7 @@ from tests.parallel.parity import Case, compare
 from tests.parallel.ranks import run_ranks
 
 MIXTURE = Experts(count=4, active=2, width=32, balance="loss", balance_weight=0.1, z_weight=0.01)
+FOUR: dict[str, Any] = {"layers": 4}
 GPT2 = {"tied": False, "norm": "layer", "positions": "learned", "activation": "gelu", "bias": True}
 
 
