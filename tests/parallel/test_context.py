@@ -73,11 +73,10 @@ def _documents(dtype: torch.dtype) -> tuple[list[float], float]:
 
 def _refused() -> list[str]:
     messages = []
-    for shape, tokens in (({"predict_ahead": 1}, 16), ({}, 14)):
+    for ahead, tokens in ((1, 16), (0, 14)):
+        objective = NextToken(Transformer(ModelConfig(**SHAPE, predict_ahead=ahead)))
         with pytest.raises(UserError) as error:
-            _first_loss(
-                NextToken(Transformer(ModelConfig(**SHAPE, **shape))), torch.zeros(2, tokens, dtype=torch.int64)
-            )
+            _first_loss(objective, torch.zeros(2, tokens, dtype=torch.int64))
         messages.append(str(error.value))
     return messages
 
