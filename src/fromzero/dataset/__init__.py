@@ -3,8 +3,9 @@
 In: a corpus and a tokenizer, or conversations and a tokenizer. Out: token shards on disk, and batches of them.
 
 Read in this order: writing (the files), recovery (what ids don't hold), packing and conversations (the stages that
-write them), shards (reading them), permutation and position, windows (batches for pretraining), mixing and mixture
-(of several tokens), chats (for tuning), objectives and pairs (what is to be predicted, for every kind of model).
+write them), shards (reading them), permutation and position, windows and bestfit (batches for pretraining), mixing and
+mixture (of several tokens), prefetch, stream (batches straight from a corpus), chats (for tuning), objectives and pairs
+(what is to be predicted, for every kind of model).
 """
 
 from fromzero.dataset.chats import ConversationLoader

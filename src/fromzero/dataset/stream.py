@@ -53,6 +53,13 @@ class Block:
     windows: NDArray[np.int64]
     """Their numbers, in the order in which they are dealt."""
 
+    def over(self, context: int) -> dict[str, list[Any]]:
+        """What goes over to the next block."""
+        rest = len(self.windows) * context
+        begun = max(0, sum(place <= rest for place, _ in self.names) - 1)
+        names = [[max(0, place - rest), name] for place, name in self.names[begun:]]
+        return {"ids": self.ids[rest:].tolist(), "names": names}
+
 
 class StreamLoader:
     """Deals windows of `context` ids and, as targets, the same one id further on; see WindowLoader for the rest."""
@@ -85,11 +92,10 @@ class StreamLoader:
         """This process's rows of the next batch: ids and targets, (batch_size / world_size, context) int64 each."""
         import torch
 
-        rows = [self._next_row(row % self.world_size == self.rank) for row in range(self.batch_size)]
-        mine = rows[self.rank :: self.world_size]
-        self.dealt = [names for _, names in mine]
+        rows = [self._next_row() for _ in range(self.batch_size)][self.rank :: self.world_size]
+        self.dealt = [names for _, names in rows]
         self.position += self.batch_size
-        ids = torch.from_numpy(np.stack([ids for ids, _ in mine]))
+        ids = torch.from_numpy(np.stack([ids for ids, _ in rows]))
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def documents(self, dealt: Any = None) -> list[list[str]]:
@@ -118,15 +124,13 @@ class StreamLoader:
             self._blocks.close()
             self._blocks = None
 
-    def _next_row(self, wanted: bool) -> tuple[NDArray[np.int64], list[str]]:
-        """The next window and its documents, or nothing where it is another process's."""
+    def _next_row(self) -> tuple[NDArray[np.int64], list[str]]:
+        """The next window and its documents."""
         self._blocks = self._blocks or Ahead(self._read(0, 0, self._block.before), 1)
         while self._row == len(self._block.windows):
             self._block, self._row = self._blocks.next(), 0
         block, start = self._block, int(self._block.windows[self._row]) * self.context
         self._row += 1
-        if not wanted:
-            return block.ids[:0], []
         places = [place for place, _ in block.names]
         first, last = np.searchsorted(places, [start, start + self.context - 1], "right")
         names = [name for _, name in block.names[max(0, int(first) - 1) : int(last)]]
@@ -139,11 +143,7 @@ class StreamLoader:
             for group in batches(documents, BLOCK_CHARACTERS, lambda document: len(document.text)):
                 block = self._encode(epoch, first, before, group)
                 yield block
-                rest = len(block.windows) * self.context
-                names = [[max(0, place - rest), name] for place, name in block.names]
-                begun = max(0, sum(place <= rest for place, _ in block.names) - 1)
-                before = {"ids": block.ids[rest:].tolist(), "names": names[begun:]}
-                first += len(group)
+                before, first = block.over(self.context), first + len(group)
             if not first:
                 raise UserError(f"{self.corpus} has no train documents; add some and build it again")
             if epoch == block.first == 0 and len(block.ids) <= self.batch_size * self.context:

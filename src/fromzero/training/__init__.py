@@ -1,8 +1,8 @@
 """Logits -> weights: the training loop and everything it needs.
 
 In: batches of ids and targets, a model, TrainConfig. Out: trained weights, metrics, checkpoints that resume exactly.
-Reading order: `settings`, `objective`, `optimizer`, `schedule` (pure functions of the step), `checkpoint`, `metrics`,
-`signals`, `trainer` (the loop), `pretrain` (the stage).
+Reading order: `settings`, `objective`, `objectives` (of every family), `optimizer`, `schedule` (pure functions of the
+step), `checkpoint`, `metrics`, `signals`, `trainer` (the loop), `pretrain` (the stage).
 """
 
 from fromzero.training.optimizers.adam import AdamW
