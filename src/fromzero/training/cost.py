@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
@@ -35,27 +35,10 @@ PROBE_LAYERS, PROBE_SECONDS = 4, 0.05
 
 
 class Speed(NamedTuple):
-    """Seconds of one device for the whole model."""
+    """Seconds of one device for the whole model: forward and backward of one window, and the optimizer's step."""
 
     row: float
-    """Forward and backward of one window."""
     update: float
-    """The optimizer's step."""
-
-
-class Hardware(Protocol):
-    """Devices that a run may have."""
-
-    @property
-    def devices(self) -> int:
-        """How many."""
-
-    @property
-    def memory(self) -> float:
-        """Bytes of one."""
-
-    def speed(self, shape: ModelConfig, train: TrainConfig, rows: int, dtype: torch.dtype) -> Speed:
-        """What one of them takes, when it computes so many windows at once."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +129,9 @@ class ThisMachine:
         return time.perf_counter()
 
 
+Hardware = DataSheet | ThisMachine
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a run takes."""
@@ -169,7 +155,8 @@ class Estimate:
         """Two lines for the person."""
         parts = ", ".join(f"{name} {human_count(size)}B" for name, size in self.memory.items() if size)
         say(f"estimate: {human_count(self.peak)}B of memory on a device ({parts})")
-        say(f"estimate: {_duration(self.step_seconds)} a step, {human_seconds(self.seconds)} in all{_money(self.cost)}")
+        money = "" if self.cost is None else f", at a cost of {self.cost:,.2f}"
+        say(f"estimate: {_duration(self.step_seconds)} a step, {human_seconds(self.seconds)} in all{money}")
 
     def compare(self, peak: float, step_seconds: float, seconds: float, began: int = 0) -> dict[str, float]:
         """Print it beside what was measured, of a run that began at some step; the errors as shares of the latter."""
@@ -207,8 +194,7 @@ def estimate_run(
     mean = sequences(train.steps, train) / train.steps / ranks  # batches may grow
     step = mean * speed.row / (split * sizes["context"]) + speed.update / (split * sizes["shard"])
     looks = 1 + -(-train.steps // train.validate_every)
-    forward = speed.row / 3 / shape.context
-    looking = looks * train.validation_tokens * forward
+    looking = looks * train.validation_tokens * speed.row / 3 / shape.context
     cost = None if price is None else price * hardware.devices * (train.steps * step + looking) / 3600
     return Estimate(memory, sum(memory.values()) - spared, train.steps, step, looking, cost)
 
@@ -223,21 +209,19 @@ def memory_bytes(
     model = meta_model(shape)
     optimizer = make_optimizer(model.named_parameters(), train)
     optimizer.allocate()
-    states = (tensor for state in optimizer.state.values() for tensor in state.values())
-    held = sum(tensor.nbytes for tensor in states if isinstance(tensor, torch.Tensor))
-    parameters = parameter_count(model, shape)
-    tables = parameter_count(model, shape) - parameter_count(model, shape, embeddings=False)
+    states = (value for state in optimizer.state.values() for value in state.values())
+    held = sum(value.nbytes for value in states if isinstance(value, torch.Tensor))
+    parameters, inner = parameter_count(model, shape), parameter_count(model, shape, embeddings=False)
     parts = sizes["shard"] * sizes["tensor"] * sizes["pipeline"]
     tokens = rows * shape.context / sizes["context"]
-    layer = (parameters - tables) / shape.layers
+    layer = inner / shape.layers
     copied = 0.0 if dtype == torch.float32 else dtype.itemsize * layer / parts
     activations = activation_bytes(shape, dtype, train.recompute)
     if train.recompute == "none":
         copied *= shape.layers
     else:  # one layer at a time is worked out again
         activations += activation_bytes(replace(shape, layers=1, encoder_layers=1), dtype)
-    gathered = dtype.itemsize * (2 * layer + tables) / sizes["tensor"] if sizes["shard"] > 1 else 0.0
-    head = (4 * shape.vocab_size * shape.width) / sizes["tensor"]
+    gathered = dtype.itemsize * (2 * layer + parameters - inner) / sizes["tensor"] if sizes["shard"] > 1 else 0.0
     return {
         "weights": 4 * parameters / parts,
         "gradients": 4 * parameters / parts,
@@ -245,7 +229,9 @@ def memory_bytes(
         f"copies in {str(dtype).removeprefix('torch.')}": copied,
         "gathered": gathered,
         "activations": tokens * activations / sizes["tensor"],  # a pipeline has as many micro-batches under way
-        "loss": head + 3 * BLOCK_BYTES + tokens * shape.width * dtype.itemsize,
+        "loss": 4 * shape.vocab_size * shape.width / sizes["tensor"]
+        + 3 * BLOCK_BYTES
+        + tokens * shape.width * dtype.itemsize,
     }
 
 
@@ -290,7 +276,3 @@ def used_memory(device: torch.device) -> float:
 
 def _duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s" if seconds < 60 else human_seconds(seconds)
-
-
-def _money(cost: float | None) -> str:
-    return "" if cost is None else f", at a cost of {cost:,.2f}"

@@ -6,11 +6,12 @@ there are HISTORY of them (the rule of OLMo-core's optimizers that skip steps).
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from fromzero.errors import UserError
 from fromzero.model.linear_loss import IGNORE
@@ -75,9 +76,9 @@ def whereabouts(fleet: Fleet, loader: Any, batch: Batch, rows: int | None, count
     For the batch and its count as in Fleet.gradients, whose gradients it throws away. All ranks must call it.
     """
     world = fleet.world
-    sick = [not all(_finite(p) for _, p in fleet.named_parameters())]
-    if any(found := [flag for (flag,) in world.gather(sick)]):
-        return f": the weights of {_ranks(found)} are no numbers any more"
+    parts = (p.to_local() if isinstance(p, DTensor) else p for _, p in fleet.named_parameters())
+    if any(sick := world.gather(not all(bool(part.isfinite().all()) for part in parts))):
+        return f": the weights of {_ranks(sick)} are no numbers any more"
     height = len(batch["targets_BT"])
     if _fails(fleet, batch, rows, count, range(0)):
         return ", also without the batch: its device or a layer of the model is at fault, not the data"
@@ -86,8 +87,9 @@ def whereabouts(fleet: Fleet, loader: Any, batch: Batch, rows: int | None, count
     if not _fails(fleet, batch, rows, count, range(place, place + 1)):
         return "; no row of the batch alone makes it so"
     owns = fleet.data_rank == owner
-    answers = world.gather((owns, _documents(loader, row) if owns else ""))
-    return f"; row {row} of {_ranks([own for own, _ in answers])} makes it so{max(text for _, text in answers)}"
+    known = f" (documents {', '.join(loader.documents()[row])})" if owns and hasattr(loader, "documents") else ""
+    ranks, documents = zip(*world.gather((owns, known)), strict=True)
+    return f"; row {row} of {_ranks(ranks)} makes it so{max(documents)}"
 
 
 def _narrowed(places: range, fails: Callable[[range], bool]) -> int:
@@ -118,18 +120,6 @@ def _blanked(name: str, tensor: torch.Tensor, keep_B: torch.Tensor) -> torch.Ten
     return torch.where(keep, tensor, torch.full_like(tensor, blank))
 
 
-def _finite(parameter: torch.Tensor) -> bool:
-    local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-    return bool(local.isfinite().all())
-
-
-def _ranks(flags: list[bool]) -> str:
+def _ranks(flags: Sequence[bool]) -> str:
     numbers = [str(rank) for rank, flag in enumerate(flags) if flag]
     return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
-
-
-def _documents(loader: Any, row: int) -> str:
-    """The documents of a row of the last batch, where the loader can tell."""
-    if not hasattr(loader, "documents"):
-        return ""
-    return f" (documents {', '.join(map(str, loader.documents()[row]))})"

@@ -1,7 +1,7 @@
 """Looking inside a step on demand: what each layer does to its input and to its weights, and where the time goes."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,22 +72,17 @@ class Inspector:
         """What was seen, by name and layer; no ratios when there was no step. All ranks must call it."""
         self.close()
         now = {name: p.detach() for name, p in self.fleet.named_parameters()}
-        steps = _squares({name: now[name] - old for name, old in self.before.items()})
-        sizes = _squares(self.before)
-        found = {f"gradient_norm/{layer}": norm for layer, norm in self.norms.items()}
-        found |= {f"update_ratio/{layer}": (step / max(sizes[layer], 1e-30)) ** 0.5 for layer, step in steps.items()}
+        steps, sizes = _squares({name: now[name] - old for name, old in self.before.items()}), _squares(self.before)
+        own = {f"gradient_norm/{layer}": norm for layer, norm in self.norms.items()}
+        own |= {f"update_ratio/{layer}": (step / max(sizes[layer], 1e-30)) ** 0.5 for layer, step in steps.items()}
         seen = {name: total.tolist() for name, total in self.sums.items()}
         dead = {name: [float((most < DEAD).sum()), float(most.numel())] for name, most in self.units.items()}
-        everyone = self.fleet.world.gather((found, seen, dead))
-        figures = {name: value for found, _, _ in everyone for name, value in found.items()}
-        for name in dict.fromkeys(name for _, seen, _ in everyone for name in seen):
-            squares, counts, largest = zip(*(seen[name] for _, seen, _ in everyone if name in seen), strict=True)
+        owns, seens, deads = zip(*self.fleet.world.gather((own, seen, dead)), strict=True)
+        figures = {name: value for own in owns for name, value in own.items()}
+        for name, (squares, counts, largest) in _together(seens).items():
             figures[f"activation_rms/{name}"] = (sum(squares) / sum(counts)) ** 0.5
             figures[f"activation_max/{name}"] = max(largest)
-        for name in dict.fromkeys(name for _, _, dead in everyone for name in dead):
-            few, all_of_them = zip(*(dead[name] for _, _, dead in everyone if name in dead), strict=True)
-            figures[f"dead_units/{name}"] = sum(few) / sum(all_of_them)
-        return figures
+        return figures | {f"dead_units/{name}": sum(few) / sum(all_) for name, (few, all_) in _together(deads).items()}
 
     def close(self) -> None:
         """Take the hooks away."""
@@ -96,6 +91,12 @@ class Inspector:
         for block, compiled in self._compiled:
             block._compiled = compiled
         self._hooks, self._compiled = [], []
+
+
+def _together(ranks: Sequence[dict[str, list[float]]]) -> dict[str, list[tuple[float, ...]]]:
+    """Name -> each of its figures, of all ranks that have some."""
+    names = dict.fromkeys(name for rank in ranks for name in rank)
+    return {name: list(zip(*(rank[name] for rank in ranks if name in rank), strict=True)) for name in names}
 
 
 def _squares(tensors: dict[str, Tensor]) -> dict[str, float]:
@@ -147,10 +148,9 @@ def profiled(steps: int, folder: Path, device: torch.device) -> Iterator[Callabl
 def _say_dearest(averages: Any, key: str, steps: int) -> None:
     """The ten operations that take the most time of their own; times are in microseconds."""
     events = sorted(averages, key=lambda event: -getattr(event, key))
-    whole = max(1.0, sum(getattr(event, key) for event in events))
+    times = [getattr(event, key) for event in events]
     rows = [
-        (event.key[:60], human_count(event.count / steps), f"{getattr(event, key) / steps / 1000:.1f} ms", share)
-        for event in events[:10]
-        if (share := f"{getattr(event, key) / whole:.0%}")
+        (event.key[:60], human_count(event.count / steps), f"{time / steps / 1000:.1f} ms", f"{time / sum(times):.0%}")
+        for event, time in list(zip(events, times, strict=True))[:10]
     ]
     table("dearest operations of a step", ("operation", "calls", "time", "share"), rows, " rrr")
