@@ -52,6 +52,5 @@ def _product(
     a_MK: tuple[Tensor, Tensor], b_NK: tuple[Tensor, Tensor], dtype: torch.dtype, fast: bool = False
 ) -> Tensor:
     """a b^T of two tensors with their factors; the kernels want both in rows along K. fast: shorter sums, on Hopper."""
-    one = ScalingType.TensorWise
-    factors = {"scale_a": a_MK[1], "scale_recipe_a": one, "scale_b": b_NK[1], "scale_recipe_b": one}
-    return F.scaled_mm(a_MK[0], b_NK[0].t(), **factors, output_dtype=dtype, use_fast_accum=fast)
+    (a, factor_a), (b, factor_b), one = a_MK, b_NK, ScalingType.TensorWise
+    return F.scaled_mm(a, b.t(), factor_a, one, factor_b, one, output_dtype=dtype, use_fast_accum=fast)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fromzero.console import say
-from fromzero.model.block import Block, Stack
+from fromzero.model.block import Stack
 from fromzero.model.scene import Tokens
 from fromzero.parallel import World
 
@@ -33,7 +33,7 @@ def choose_compiled(model: nn.Module, mode: Literal["auto", "on", "off"], rows: 
 
 def _faster(model: nn.Module, rows: int, length: int, device: torch.device) -> bool:
     stack = next(module for module in model.modules() if isinstance(module, Stack))
-    block: Block = copy.deepcopy(stack.blocks[0]).train()  # type: ignore[arg-type]
+    block = copy.deepcopy(stack.blocks[0]).train()
     scene = stack._scene(Tokens(0, length, device), stack._windowed[0])
     dtype = getattr(model, "compute_dtype", torch.float32)
     x_BTD = torch.randn(rows, length, stack.config.width, generator=torch.Generator().manual_seed(0))

@@ -25,6 +25,7 @@ from fromzero.model.encoder_decoder import EncoderDecoder
 from fromzero.parallel import ParallelConfig, World, join_world, parallelize
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.checkpoint import Resume
+from fromzero.training.compiling import choose_compiled
 from fromzero.training.cost import Estimate, ThisMachine, estimate_run, used_memory
 from fromzero.training.depth import dial
 from fromzero.training.finish import finish_model
@@ -154,9 +155,11 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
     parameters = model.parameter_count()
     objective = make_objective(kind, model, tokenizer, config.train)
     expected = _estimate(config, model, world) if world.first else None
-    fleet = parallelize(objective, config.parallel, world, config.train.recompute)
     train = config.train
     length = row_length(kind, config.model)
+    rows = train.micro_batch_size or max(1, train.batch_size // world.size)
+    compiled = choose_compiled(model, train.compile, rows, config.model.context, world)
+    fleet = parallelize(objective, config.parallel, world, train.recompute, compiled)
     objective.rank, objective.ranks = fleet.data_rank, fleet.data_size
     loader = data.loader(length, train.batch_size, train.seed, fleet.data_rank, fleet.data_size)
     loader = Growing(loader, train) if train.batch_size_start else loader
