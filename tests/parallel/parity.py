@@ -1,10 +1,11 @@
 """The same training on a mesh of processes and on one: losses, gradient norms and weights must be the same.
 
 `compare` runs cases and returns a row for each; the modules in MODULES list theirs as CASES. As a table of all:
-`python -m tests.parallel.parity`.
+`python -m tests.parallel.parity [test_data ...]`.
 """
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,8 +154,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    """Print the matrix of all cases there are."""
-    modules = [importlib.import_module(f"tests.parallel.{name}") for name in MODULES]
+    """Print the matrix of all cases there are, or of some modules."""
+    modules = [importlib.import_module(f"tests.parallel.{name}") for name in sys.argv[1:] or MODULES]
     print(table(compare([case for module in modules for case in module.CASES])))
 
 

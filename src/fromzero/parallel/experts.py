@@ -4,6 +4,9 @@ The router stays as it is, on every rank. What it sends to an expert goes to the
 with all (GShard, Lepikhin et al. 2020), as many rows as it happens to be; the answers come back the same way. So an
 expert sees the tokens of all ranks that share experts, and its gradient is their sum already.
 
+A router's own losses and an expert's capacity are those of a rank's micro-batch, as they are of a micro-batch in one
+process: unlike the loss of the targets, they depend on how rows are dealt.
+
 Dimensions: R ranks, L experts of each, M rows of tokens, D width.
 """
 

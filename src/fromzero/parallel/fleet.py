@@ -94,9 +94,13 @@ class Fleet:
 
     def balance_experts(self) -> None:
         """Move the routers' biases, by the load over all ranks."""
-        if self.mesh is not None:
-            for mixture in [m for part in self.parts for m in mixtures(part) if m.load_E is not None]:
-                dist.all_reduce(mixture.load_E, group=self.mesh["loss"].get_group())
+        biased = [m for part in self.parts for m in mixtures(part) if m.router.bias is not None]
+        loads = [mixture.load_E for mixture in biased if mixture.load_E is not None]
+        if self.mesh is not None and loads:
+            total = torch.stack(loads)
+            dist.all_reduce(total, group=self.mesh["loss"].get_group())
+            for mixture, load_E in zip(biased, total, strict=True):
+                mixture.load_E = load_E
         for part in self.parts:
             part.balance_experts()  # type: ignore[operator]
 

@@ -21,13 +21,14 @@ class TrainConfig:
     tokens: int | None = None
     """In place of steps, for pretraining: tokens to train on."""
     batch_size: int = 16
-    """Sequences in one step."""
+    """Sequences in one step, on all devices together."""
     batch_size_start: int | None = None
     """For pretraining: sequences in the first steps, from which batches grow to batch_size; null: they are alike."""
     batch_warmup_steps: int = 0
     """Steps over which batches grow."""
     micro_batch_size: int | None = None
-    """Sequences computed at once, to fit memory; gradients add up to the whole batch. null computes all at once."""
+    """Sequences that a device computes at once, to fit memory; gradients add up to the whole batch. null computes all
+    at once."""
     optimizer: Literal["adamw", "adam", "sgd", "adafactor", "lion", "muon"] = "adamw"
     """What turns gradients into steps; muon steps matrices inside blocks, and adamw everything else."""
     learning_rate: float = 1e-3
