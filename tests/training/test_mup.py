@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from bench.coordinates import coordinates
 
 from fromzero.errors import UserError
 from fromzero.interop import load_model
 from fromzero.model import ModelConfig, Transformer
 from fromzero.model.config import Experts, Latent
 from fromzero.training import PretrainConfig, TrainConfig, pretrain
-from fromzero.training.mup import coordinates, fold, parametrized, scale_weights
+from fromzero.training.mup import fold, parametrized, scale_weights
 from fromzero.training.optimizers import make_optimizer
 from tests.conftest import Chain
 

@@ -131,7 +131,7 @@ def test_batches_that_ranks_cannot_share_are_refused(chain: Chain) -> None:
     with pytest.raises(UserError, match="3 is not a multiple of the 2 processes"):
         Growing(WindowLoader(TokenShards(chain.tokens, "train"), 16, 6, 0, 0, 2), config)
     with pytest.raises(UserError, match="batch_size_start"):
-        replace(config, batch_size_start=4)
+        in_steps(replace(config, batch_size_start=4), 16)
 
 
 def test_the_plot_has_a_column_for_each_value() -> None:

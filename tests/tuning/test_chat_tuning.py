@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,3 +100,9 @@ def test_a_single_file_of_conversations_is_split(tiny_model: Path, conversations
     assert splits["train"]["documents"] + splits["validation"]["documents"] == 60
     answers = json.loads((tmp_path / "chat" / "run" / "answers.json").read_text())
     assert len(answers["examples"]) == splits["validation"]["documents"]  # what was learned from is not asked
+
+
+@pytest.mark.parametrize("setting", [{"tokens": 10}, {"batch_size_start": 4}, {"parametrization": "mup"}])
+def test_settings_of_pretraining_are_refused(setting: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=next(iter(setting))):
+        ChatConfig(tmp_path, tmp_path, tmp_path, TrainConfig(**setting))

@@ -14,20 +14,16 @@ Decoupled decay is divided by the factor of the rate, so that it stays what it w
 with the width.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fromzero.errors import UserError
-from fromzero.model import ModelConfig, Transformer, functions
+from fromzero.model import ModelConfig, Transformer
 from fromzero.model.attention import Attention
 from fromzero.model.latent_attention import LatentAttention
-from fromzero.training.optimizers import make_optimizer
 from fromzero.training.optimizers.groups import is_hidden, is_score, ratio
 from fromzero.training.settings import TrainConfig
 
@@ -81,51 +77,3 @@ def _multiply(parameters: Iterable[nn.Parameter], factor: float) -> None:
 def _attention_factor(config: ModelConfig) -> float:
     """8 / width of a head, over 1 / its root."""
     return 8 * config.head_size**-0.5
-
-
-Coordinates = dict[str, dict[int, list[float]]]
-"""Kind of layer -> width -> mean |activation| before the first step and after each."""
-
-
-def coordinates(shape: ModelConfig, train: TrainConfig, widths: Iterable[int], steps: int = 4) -> Coordinates:
-    """The coordinate check (Yang et al. 2022, appendix D.1): models of a shape, but for its width, learn one batch.
-
-    Under muP no curve should depend on the width; without it, some grow with it. Ids are random, by train.seed.
-    """
-    found: Coordinates = defaultdict(dict)
-    for width in widths:
-        config = parametrized(replace(shape, width=width), train)
-        model = Transformer(config, train.seed)
-        scale_weights(model, width, train)
-        optimizer = make_optimizer(model.named_parameters(), train, width)
-        draw = torch.Generator().manual_seed(train.seed)
-        ids_BT = torch.randint(config.vocab_size, (train.batch_size, config.context), generator=draw)
-        with _watched(model) as sizes:
-            for _ in range(steps + 1):
-                functions.cross_entropy(model(ids_BT)[:, :-1], ids_BT[:, 1:]).mean().backward()
-                optimizer.step()
-                optimizer.zero_grad()
-        for kind, values in sizes.items():
-            each = len(values) // (steps + 1)  # layers of a kind
-            found[kind][width] = [sum(values[i : i + each]) / each for i in range(0, len(values), each)]
-    return dict(found)
-
-
-@contextmanager
-def _watched(model: Transformer) -> Iterator[dict[str, list[float]]]:
-    """The mean |output| of each layer in each forward pass, by its kind."""
-    sizes: dict[str, list[float]] = defaultdict(list)
-    kinds = {"attention": "attention", "feed_forward": "feed-forward", "token_embedding": "embedding", "head": "logits"}
-    hooks = []
-    for name, module in model.named_modules():
-        if kind := kinds.get(name.rpartition(".")[2]):
-
-            def hook(module: nn.Module, inputs: Any, output: Tensor, kind: str = kind) -> None:
-                sizes[kind].append(float(output.detach().abs().mean()))
-
-            hooks.append(module.register_forward_hook(hook))
-    try:
-        yield sizes
-    finally:
-        for handle in hooks:
-            handle.remove()

@@ -25,21 +25,15 @@ def show_schedule(config: PretrainConfig) -> None:
         f"{train.optimizer}, weight decay {train.weight_decay:g}, at most {train.micro_batch_size or train.batch_size} "
         "sequences at once"
     )
-    steps = sorted({round(i * (train.steps - 1) / (ROWS - 1)) for i in range(ROWS)})
     wide = [i * (train.steps - 1) / 59 for i in range(60)]
     rates = [learning_rate(round(step), train) for step in wide]
     say("\n".join((f"\nlearning rate, up to {train.learning_rate:g}", *plot(rates))))
     sizes = [float(batch_size(round(step), train)) for step in wide]
     say("\n".join((f"\nsequences in a step, up to {train.batch_size}", *plot(sizes))))
-    rows = [
-        (
-            f"{step + 1:,}",
-            f"{learning_rate(step, train):.3g}",
-            f"{batch_size(step, train):,}",
-            human_count(sequences(step + 1, train) * length),
-        )
-        for step in steps
-    ]
+    rows = []
+    for step in sorted({round(i * (train.steps - 1) / (ROWS - 1)) for i in range(ROWS)}):
+        done = human_count(sequences(step + 1, train) * length)
+        rows.append((f"{step + 1:,}", f"{learning_rate(step, train):.3g}", f"{batch_size(step, train):,}", done))
     table("schedule", ("step", "learning rate", "sequences", "tokens so far"), rows, "rrrr")
 
 

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from fromzero.dataset.position import check_share
+from fromzero.errors import UserError
 from fromzero.training.settings import TrainConfig
 
 
@@ -77,7 +78,14 @@ def sequences(steps: int, config: TrainConfig) -> int:
 
 
 def in_steps(config: TrainConfig, length: int) -> TrainConfig:
-    """The same with `tokens` and `warmup_tokens` as the steps that they suffice for, of sequences of that length."""
+    """The same with `tokens` and `warmup_tokens` as the steps that they suffice for, of sequences of that length.
+
+    Raises UserError when batch_size_start does not divide batch_size.
+    """
+    if config.batch_size_start and config.batch_size % config.batch_size_start:
+        raise UserError(
+            f"batch_size_start ({config.batch_size_start}) does not divide batch_size ({config.batch_size}); change one"
+        )
 
     def steps(tokens: int) -> int:
         growing = Growing(None, config)

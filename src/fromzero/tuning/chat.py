@@ -19,6 +19,7 @@ from fromzero.console import say
 from fromzero.dataset import ConversationLoader, TokenShards
 from fromzero.dataset.conversations import ConversationsConfig, is_held_out, pack_conversations
 from fromzero.device import keep_freed_memory, pick_device, pick_dtype
+from fromzero.errors import UserError
 from fromzero.interop import load_model
 from fromzero.model import Transformer
 from fromzero.tokenizer import Tokenizer, load_tokenizer
@@ -54,6 +55,11 @@ class ChatConfig:
     """How it is trained; gentler than pretraining, so that less is forgotten."""
     graded: int = 16
     """Held-out questions of each gradable kind that are put to the model before and after."""
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "warmup_tokens", "batch_size_start", "parametrization"):
+            if getattr(self.train, name) != getattr(TrainConfig, name):
+                raise UserError(f"train.{name} is for pretraining; leave it out")
 
 
 def finetune_chat(config: ChatConfig) -> Artifact:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromzero.training.optimizers.base import Optimizer, gradients, local
+from fromzero.training.optimizers.base import Betas, Optimizer, gradients, local
 
 
 class Adam(Optimizer):
@@ -23,7 +23,7 @@ class Adam(Optimizer):
         self,
         params: Iterable[Any],
         lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: Betas = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         fused: bool = True,
@@ -78,7 +78,7 @@ class AdamW(Adam):
         self,
         params: Iterable[Any],
         lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.95),
+        betas: Betas = (0.9, 0.95),
         eps: float = 1e-8,
         weight_decay: float = 0.1,
         fused: bool = True,

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
+Betas = tuple[float, float]
+
 
 class Optimizer(torch.optim.Optimizer):
     """A torch optimizer whose subclasses say how a state begins and how a group is updated."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Placement, Shard
 
 from fromzero.training.optimizers.adam import AdamW
-from fromzero.training.optimizers.base import gradients, local
+from fromzero.training.optimizers.base import Betas, gradients, local
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the odd polynomial that is applied to singular values: steepest at 0, so that small ones grow fast (Jordan)."""
@@ -30,7 +30,7 @@ class Muon(AdamW):
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.1,
-        betas: tuple[float, float] = (0.9, 0.95),
+        betas: Betas = (0.9, 0.95),
         eps: float = 1e-8,
         iterations: int = 5,
     ) -> None:

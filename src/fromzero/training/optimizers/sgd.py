@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromzero.training.optimizers.base import Optimizer, gradients, local
+from fromzero.training.optimizers.base import Betas, Optimizer, gradients, local
 
 
 class SGD(Optimizer):
@@ -51,11 +51,7 @@ class Lion(Optimizer):
     """
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
+        self, params: Iterable[Any], lr: float = 1e-4, betas: Betas = (0.9, 0.99), weight_decay: float = 0.0
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
