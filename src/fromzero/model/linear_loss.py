@@ -124,8 +124,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
-        # In place: nobody else has them, and torch refuses a second pass over what was changed.
-        grad_x, grad_w, grad_b = (None if grad is None else grad.mul_(grad_total) for grad in ctx.saved_tensors)
+        # In place, as nobody else has them, unless there is a second pass (that of a zero-bubble pipeline for weights).
+        scale = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
+        grad_x, grad_w, grad_b = (None if grad is None else scale(grad, grad_total) for grad in ctx.saved_tensors)
         return None if grad_x is None else grad_x.to(ctx.dtype), grad_w, None, None, grad_b, None
 
 

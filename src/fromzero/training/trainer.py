@@ -139,13 +139,14 @@ class Trainer:
             while self.step < config.steps:
                 self._train_step(bar)
                 tick()
-                request.signal = self.world.largest(request.signal or 0) or None  # of any rank
+                stop = self.world.largest(request.signal or 0)  # a signal to any rank is one to all, at the same step
                 last = self.step == config.steps
                 if last or self.step % config.validate_every == 0:
                     self._look()
-                if last or request or self.step % config.checkpoint_every == 0:
+                if last or stop or self.step % config.checkpoint_every == 0:
                     self._save()
-                if request:
+                if stop:
+                    request.signal = stop
                     what = f"stopped after step {self.step} of {config.steps}"
                     if failure := self.checkpoints.wait():
                         what += f" without a checkpoint of it ({failure})"
