@@ -227,8 +227,8 @@ class Checkpoints:
         for name, tensor in model.items():
             if (stored := saved.tensors.get(name)) is None:
                 return f"it has no tensor '{name.partition('/')[2]}'"
-            if (stored.size, stored.dtype) != (tuple(tensor.shape), tensor.dtype):
-                there, here = _shape(stored.size, stored.dtype), _shape(tuple(tensor.shape), tensor.dtype)
+            there, here = _shape(stored.size, stored.properties.dtype), _shape(tensor.shape, tensor.dtype)
+            if there != here:
                 return f"its tensor '{name.partition('/')[2]}' is {there}, here it is {here}"
         extra = [name for name in saved.tensors if name.startswith("model/") and name not in everywhere]
         return f"it has a tensor '{extra[0].partition('/')[2]}', which the model here has not" if extra else ""
@@ -257,5 +257,5 @@ def _step(name: str) -> int:
     return int(name.rpartition("-")[2])
 
 
-def _shape(size: tuple[int, ...], dtype: torch.dtype) -> str:
+def _shape(size: torch.Size, dtype: torch.dtype) -> str:
     return f"{' x '.join(map(str, size)) or 'a number'} of {str(dtype).removeprefix('torch.')}"

@@ -19,21 +19,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.distributed.checkpoint import (
-    LoadPlan,
-    LoadPlanner,
-    Metadata,
-    SavePlan,
-    SavePlanner,
-    StorageReader,
-    StorageWriter,
-)
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata as SavedTensor
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
@@ -46,24 +34,6 @@ MAX_STATE_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a tensor."""
-
-    file: str
-    offsets: tuple[int, ...]
-    sizes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class SavedTensor:
-    """A tensor in its parts."""
-
-    dtype: torch.dtype
-    size: tuple[int, ...]
-    parts: tuple[Part, ...]
-
-
-@dataclass(frozen=True)
 class Saved:
     """What `state.json` says."""
 
@@ -73,6 +43,8 @@ class Saved:
     files: Mapping[str, Mapping[str, Any]]
     tensors: Mapping[str, SavedTensor]
     """By 'model/NAME' and 'optimizer/KEY.NAME', where NAME is the parameter's."""
+    places: Mapping[tuple[str, tuple[int, ...]], str]
+    """File of each part of a tensor, by the tensor's name and the offsets of the part."""
     numbers: Mapping[str, Mapping[str, Any]]
     """What the optimizer keeps beside tensors, by the parameter's name."""
     state: Mapping[str, Any]
@@ -89,15 +61,23 @@ def read_state(folder: Path) -> Saved:
         raise ValueError(f"it has format {found['format']}, this version reads {FORMAT}")
     if strangers := [name for name in found["files"] if Path(name).name != name]:
         raise ValueError(f"{STATE} names a file outside of the folder: {strangers[0]}")
-    tensors = {name: _saved_tensor(*entry) for name, entry in found["tensors"].items()}
-    return Saved(int(found["step"]), found["identity"], found["files"], tensors, found["numbers"], found["state"])
+    entries = found["tensors"].items()
+    return Saved(
+        step=int(found["step"]),
+        identity=found["identity"],
+        files=found["files"],
+        tensors={name: _tensor(*entry) for name, entry in entries},
+        places={(name, tuple(offsets)): file for name, entry in entries for file, offsets, _ in entry[2]},
+        numbers=found["numbers"],
+        state=found["state"],
+    )
 
 
-def _saved_tensor(dtype: str, size: list[int], parts: list[tuple[str, list[int], list[int]]]) -> SavedTensor:
-    found = getattr(torch, dtype)
-    if not isinstance(found, torch.dtype):
+def _tensor(dtype: str, size: list[int], parts: list[tuple[str, list[int], list[int]]]) -> SavedTensor:
+    if not isinstance(found := getattr(torch, dtype), torch.dtype):
         raise ValueError(f"{dtype} is no dtype")
-    return SavedTensor(found, tuple(size), tuple(Part(file, tuple(o), tuple(s)) for file, o, s in parts))
+    chunks = [ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)) for _, offsets, sizes in parts]
+    return SavedTensor(TensorProperties(found), torch.Size(size), chunks)
 
 
 def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -118,7 +98,23 @@ def discard(path: Path) -> None:
     shutil.rmtree(aside)
 
 
-class Writer(StorageWriter):
+class _Storage:
+    """What a storage of one checkpoint need not do: plans stay as they are."""
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None: ...
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        return True
+
+    def prepare_local_plan(self, plan: Any) -> Any:
+        return plan
+
+    def prepare_global_plan(self, plans: Any) -> Any:
+        return plans
+
+
+class Writer(_Storage, dcp.StorageWriter):
     """Writes what a rank holds; the first one also the state, and gives the folder its name."""
 
     def __init__(
@@ -134,14 +130,6 @@ class Writer(StorageWriter):
         self.tensors, self.numbers, self.random, self.state = tensors, numbers, random, state
         self.rank = 0
 
-    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """Nothing: a writer writes one checkpoint."""
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        """Any path will do."""
-        return True
-
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Make the folder, before any rank is told its part of the plan."""
         self.rank = kwargs["rank"]
@@ -149,15 +137,7 @@ class Writer(StorageWriter):
             shutil.rmtree(self.temporary, ignore_errors=True)
             self.temporary.mkdir(parents=True)
 
-    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """As it is."""
-        return plan
-
-    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """As they are."""
-        return plans
-
-    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+    def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> Future[list[WriteResult]]:
         """This rank's files; the result tells the first rank what is in them."""
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
         parts = {}
@@ -175,11 +155,11 @@ class Writer(StorageWriter):
         done.set_result([WriteResult(MetadataIndex(name), 0, told)])
         return done
 
-    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+    def finish(self, metadata: dcp.Metadata, results: list[list[WriteResult]]) -> None:
         """On the first rank, when all have written: the state, then the name."""
         tensors: dict[str, Any] = {}
         for name, tensor in metadata.state_dict_metadata.items():
-            assert isinstance(tensor, TensorStorageMetadata)
+            assert isinstance(tensor, SavedTensor)
             tensors[name] = [str(tensor.properties.dtype).removeprefix("torch."), list(tensor.size), []]
         told: dict[str, Any] = {"files": {}, "numbers": {}}
         for result in (result.storage_data for rank in results for result in rank):
@@ -218,48 +198,26 @@ def write_hashed(path: Path, pieces: Iterable[bytes | memoryview]) -> dict[str, 
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
-class Reader(StorageReader):
+class Reader(_Storage, dcp.StorageReader):
     """Reads the parts of tensors that a rank needs, whoever wrote them."""
 
     def __init__(self, folder: Path, saved: Saved) -> None:
         """folder: one whose files were checked."""
         self.folder, self.saved = folder, saved
 
-    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """Nothing: a reader reads one checkpoint."""
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        """Any path will do."""
-        return True
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def read_metadata(self, *args: Any, **kwargs: Any) -> dcp.Metadata:
         """The table of tensors and their parts."""
+        return dcp.Metadata(dict(self.saved.tensors))
 
-        def entry(tensor: SavedTensor) -> TensorStorageMetadata:
-            parts = [ChunkStorageMetadata(torch.Size(p.offsets), torch.Size(p.sizes)) for p in tensor.parts]
-            return TensorStorageMetadata(TensorProperties(tensor.dtype), torch.Size(tensor.size), parts)
-
-        return Metadata({name: entry(tensor) for name, tensor in self.saved.tensors.items()})
-
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+    def set_up_storage_reader(self, metadata: dcp.Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Nothing: all is known."""
 
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """As it is."""
-        return plan
-
-    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """As they are."""
-        return plans
-
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+    def read_data(self, plan: dcp.LoadPlan, planner: dcp.LoadPlanner) -> Future[None]:
         """Copy what is asked for into the tensors that are there."""
         wanted: dict[str, list[Any]] = {}
         for item in plan.items:
-            parts = {part.offsets: part for part in self.saved.tensors[item.storage_index.fqn].parts}
-            part = parts[tuple(item.storage_index.offset or ())]
-            wanted.setdefault(part.file, []).append(item)
+            index = item.storage_index
+            wanted.setdefault(self.saved.places[index.fqn, tuple(index.offset or ())], []).append(item)
         for file, items in wanted.items():
             with safe_open(self.folder / file, "pt") as opened:
                 for item in items:
