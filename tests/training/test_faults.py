@@ -101,6 +101,13 @@ def test_weights_that_are_no_numbers_are_said_to_be_so(tmp_path: Path) -> None:
         trainer.fit()
 
 
+def test_weights_that_have_run_away_are_not_put_on_one_row(tmp_path: Path) -> None:
+    config = replace(CONFIG, learning_rate=1e30)
+    trainer = Trainer(Transformer(SHAPE, seed=0), Rows(), config, tmp_path, lambda model, step: {})
+    with pytest.raises(UserError, match=r"as others do too; lower|weights grown too far"):
+        trainer.fit()
+
+
 def test_a_layer_that_is_at_fault_is_not_put_on_the_data(tmp_path: Path) -> None:
     trainer = sick_trainer(tmp_path, "nan", Rows(), World(torch.device("cpu")), ParallelConfig())
     trainer.model.final_norm.register_forward_hook(lambda module, args, x: x * math.nan)

@@ -100,7 +100,11 @@ class ThisMachine:
         single, few = replace(decoder, layers=1), replace(decoder, layers=min(PROBE_LAYERS, shape.layers))
         arithmetic = shape.context * flops_per_token(meta_model(single), single)
         rows = max(1, min(rows, int(PROBE_SECONDS * matmul_flops(dtype, self.device.type) / arithmetic)))
-        one, more = (self._measured(part, train, rows, dtype) for part in (single, few))
+        try:
+            one, more = (self._measured(part, train, rows, dtype) for part in (single, few))
+        except torch.OutOfMemoryError:  # where the run shares what one device can't hold
+            flops = EXPECTED_MFU * matmul_flops(dtype, self.device.type)
+            return Speed(shape.context * flops_per_token(meta_model(shape), shape) / flops, 0.0)
         further = (shape.layers - few.layers) / max(1, few.layers - 1)
         aside = flops_per_token(meta_model(shape), shape) / flops_per_token(meta_model(decoder), decoder)
         return Speed(*(aside * (b + further * max(0.0, b - a)) for a, b in zip(one, more, strict=True)))
@@ -156,7 +160,7 @@ class Estimate:
         parts = ", ".join(f"{name} {human_count(size)}B" for name, size in self.memory.items() if size)
         say(f"estimate: {human_count(self.peak)}B of memory on a device ({parts})")
         money = "" if self.cost is None else f", at a cost of {self.cost:,.2f}"
-        say(f"estimate: {_duration(self.step_seconds)} a step, {human_seconds(self.seconds)} in all{money}")
+        say(f"estimate: {_duration(self.step_seconds)} a step, {_duration(self.seconds)} in all{money}")
 
     def compare(self, peak: float, step_seconds: float, seconds: float, began: int = 0) -> dict[str, float]:
         """Print it beside what was measured, of a run that began at some step; the errors as shares of the latter."""

@@ -6,7 +6,7 @@ there are HISTORY of them (the rule of OLMo-core's optimizers that skip steps).
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,15 +81,17 @@ def whereabouts(fleet: Fleet, loader: Any, batch: Batch, rows: int | None, count
         return f": the weights of {_ranks(sick)} are no numbers any more"
     height = len(batch["targets_BT"])
     if _fails(fleet, batch, rows, count, range(0)):
-        return ", also without the batch: its device or a layer of the model is at fault, not the data"
+        return ", also without the batch: weights grown too far, a layer or the device are at fault, not the data"
     place = _narrowed(range(height * fleet.data_size), lambda part: _fails(fleet, batch, rows, count, part))
     owner, row = divmod(place, height)
-    if not _fails(fleet, batch, rows, count, range(place, place + 1)):
+    if not _fails(fleet, batch, rows, count, {place}):
         return "; no row of the batch alone makes it so"
+    others = set(range(height * fleet.data_size)) - {place}
+    also = " as others do too" if _fails(fleet, batch, rows, count, others) else ""
     owns = fleet.data_rank == owner
     known = f" (documents {', '.join(loader.documents()[row])})" if owns and hasattr(loader, "documents") else ""
     ranks, documents = zip(*world.gather((owns, known)), strict=True)
-    return f"; row {row} of {_ranks(ranks)} makes it so{max(documents)}"
+    return f"; row {row} of {_ranks(ranks)} makes it so{max(documents)}{also}"
 
 
 def _narrowed(places: range, fails: Callable[[range], bool]) -> int:
@@ -100,7 +102,7 @@ def _narrowed(places: range, fails: Callable[[range], bool]) -> int:
     return places[0]
 
 
-def _fails(fleet: Fleet, batch: Batch, rows: int | None, count: int, places: range) -> bool:
+def _fails(fleet: Fleet, batch: Batch, rows: int | None, count: int, places: Collection[int]) -> bool:
     """Whether some rows of the whole batch, with all others blank, give a loss or gradients that are no numbers."""
     height = len(batch["targets_BT"])
     first = fleet.data_rank * height

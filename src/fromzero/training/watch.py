@@ -150,7 +150,12 @@ def _say_dearest(averages: Any, key: str, steps: int) -> None:
     events = sorted(averages, key=lambda event: -getattr(event, key))
     times = [getattr(event, key) for event in events]
     rows = [
-        (event.key[:60], human_count(event.count / steps), f"{time / steps / 1000:.1f} ms", f"{time / sum(times):.0%}")
+        (
+            event.key[:48],
+            human_count(event.count / steps),
+            f"{time / steps / 1000:.1f}\u00a0ms",
+            f"{time / sum(times):.0%}",
+        )
         for event, time in list(zip(events, times, strict=True))[:10]
     ]
     table("dearest operations of a step", ("operation", "calls", "time", "share"), rows, " rrr")
