@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fromzero.artifact import Artifact, build
@@ -99,6 +99,7 @@ def test_what_is_dealt_is_what_the_table_says(mixture: Artifact, sources: dict[s
         loader.next_batch()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=5), st.integers(0, 5))
 def test_every_window_has_one_place_and_shares_hold_all_along(counts: list[int], seed: int) -> None:
     order = Interleaving(counts, seed)
