@@ -81,24 +81,35 @@ def split(model: nn.Module, mesh: Mesh, sequence: bool) -> None:
     ranks = mesh["tensor"]
     _check(config, ranks.size(), sequence, mesh["expert"].size())
     styles, heads = plan(config, ranks, sequence), config.heads // ranks.size()
+    made: dict[Any, type[nn.Module]] = {}
     for path, module in model.named_modules():
-        views: dict[str, Any] = {}
+        views: list[tuple[str, Style]] = []
         for name, parameter in list(module.named_parameters(recurse=False)):
             style = next(style for pattern, style in styles if re.search(pattern, f"{path}.{name}"))
             held = distribute_tensor(parameter.detach(), ranks, [style.placement], src_data_rank=None)
             module.register_parameter(name, nn.Parameter(held, parameter.requires_grad))
-            views[name] = _view(name, style.local)
-        kind, mixin = type(module), _mixin(path, module, config)
+            views.append((name, style))
+        mixin = _mixin(path, module, config)
+        kind = (type(module), mixin, tuple(views))
+        if kind not in made:  # few classes: torch.compile looks at each
+            made[kind] = _made(type(module), mixin, views)
+        module.__class__ = made[kind]
         if mixin:
             module.ranks = ranks
             parts = sequence and (isinstance(module, Stack) or "blocks." in path)
             module.outside = Shard(1) if parts else Replicate()
-        if mixin or views:
-            module.__class__ = type(kind.__name__, (mixin, kind) if mixin else (kind,), views)
         if isinstance(module, Stack):
             module.heads = slice(ranks.get_local_rank() * heads, (ranks.get_local_rank() + 1) * heads)
         if isinstance(module, LatentAttention):
             module.heads = heads
+
+
+def _made(kind: type[nn.Module], mixin: type[nn.Module] | None, views: list[tuple[str, Style]]) -> type[nn.Module]:
+    """The class of a module whose parameters are seen as their styles say."""
+    if not mixin and not views:
+        return kind
+    bases = (mixin, kind) if mixin else (kind,)
+    return type(kind.__name__, bases, {name: _view(name, style.local) for name, style in views})
 
 
 def _view(name: str, local: Callable[[DTensor], Tensor]) -> property:
