@@ -11,7 +11,7 @@ from fromzero.errors import UserError
 from fromzero.model import ModelConfig, Transformer
 from fromzero.model.config import Latent
 from fromzero.parallel import ParallelConfig, World, context, parallelize
-from fromzero.parallel.context import places
+from fromzero.parallel.context import Circle, Part, places
 from fromzero.parallel.fleet import full
 from fromzero.parallel.textbook.ring_attention import ring_attention
 from fromzero.training.objective import NextToken
@@ -51,6 +51,27 @@ def test_equal_to_one_process(name: str, rows: dict[str, Row]) -> None:
 def test_ranks_have_chunks_from_both_ends() -> None:
     assert places(12, 0, 3).tolist() == [0, 1, 10, 11]
     assert places(12, 2, 3).tolist() == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype"), [("cpu", torch.float32), pytest.param("cuda", torch.bfloat16, marks=pytest.mark.gpu)]
+)
+@pytest.mark.parametrize("triangle", [False, True])
+def test_kernels_of_torch_give_logarithms_and_gradients(device: str, dtype: torch.dtype, triangle: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, grad = (torch.randn(2, heads, 16, 32, generator=generator).to(device, dtype) for heads in (4, 2, 2, 4))
+    circle, part = Circle.__new__(Circle), Part(slice(0, 16), slice(0, 16), triangle)
+    out, lse = circle.attention(part, q, k, v)
+    given = [x.detach().requires_grad_() for x in (q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))]
+    expected = F.scaled_dot_product_attention(given[0], given[1], given[2], is_causal=triangle, scale=1.0)
+    expected.backward(grad)
+    scores = (given[0] @ given[1].transpose(-2, -1)).float()
+    seen = torch.ones(16, 16, dtype=torch.bool, device=device).tril(0 if triangle else 16)
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    torch.testing.assert_close(out, expected, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(lse, scores.where(seen, float("-inf")).logsumexp(-1), atol=tolerance, rtol=tolerance)
+    for found, x in zip(circle.gradients(part, q, grad, out, lse, k, v), given, strict=True):
+        torch.testing.assert_close(found, x.grad, atol=tolerance, rtol=tolerance)
 
 
 def _documents(dtype: torch.dtype) -> tuple[list[float], float]:
