@@ -15,6 +15,7 @@ from torch import Tensor
 from fromzero.errors import UserError
 from fromzero.model import ModelConfig, Transformer
 from fromzero.parallel import ParallelConfig, World, parallelize
+from fromzero.parallel.config import DIMENSIONS
 from fromzero.training import TrainConfig, Trainer
 from fromzero.training.metrics import read_metrics
 from fromzero.training.objective import NextToken
@@ -126,9 +127,9 @@ def test_compiled_blocks_are_watched_and_stay_compiled(tmp_path: Path) -> None:
 
 def _inspected_on_a_rank(folder: Path) -> list[dict[str, float]]:
     world = World(torch.device("cpu"), dist.get_rank(), dist.get_world_size())
-    ways = [ParallelConfig(replicate=2), ParallelConfig(replicate=1, shard=2)]
+    ways = [ParallelConfig(**{"replicate": 1, dimension: 2}) for dimension in DIMENSIONS if dimension != "context"]
     for i, parallel in enumerate(ways):
-        make_trainer(folder / str(i), CONFIG, world, parallel).fit()
+        make_trainer(folder / str(i), replace(CONFIG, micro_batch_size=2), world, parallel).fit()
     if not world.first:
         return []
     return [{n: v for n, v in lines(folder / str(i), "inspect")[0].items() if "/" in n} for i in range(len(ways))]
