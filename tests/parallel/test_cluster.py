@@ -121,24 +121,39 @@ def test_templates_are_what_they_seem() -> None:
         assert (CLUSTER / name).exists()
 
 
-def test_a_signal_to_one_rank_stops_all_at_one_step(arguments: list[str], alone: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "base"
-    arguments = [*arguments, "--output", str(folder)]
+def stop(arguments: list[str], folder: Path, number: signal.Signals, launcher: bool) -> int:
+    """Start two ranks, send a signal to torchrun or to the second rank; the step at which all have stopped."""
     with started("one-node.sh", arguments, PROCESSES=2, RESTARTS=0) as run:
         until_step(folder, 15, run)
         ranks = workers(run.pid)
         assert len(ranks) == 2
-        kill(ranks[1], signal.SIGTERM)
+        kill(run.pid if launcher else ranks[1], number)
         said = run.communicate(timeout=120)[0]
     assert run.returncode != 0
-    assert said.count("fromzero: stopped after step") == 1
-    assert "exitcode  : 143" in said
+    assert said.count("fromzero: stopped after step") == 1, said
+    assert launcher or f"exitcode  : {128 + number}" in said
     stopped = int(re.findall(r"stopped after step (\d+)", said)[0])
     assert max(losses(folder)) == stopped < 120
+    return stopped
+
+
+def test_a_signal_to_one_rank_stops_all_at_one_step(arguments: list[str], alone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    arguments = [*arguments, "--output", str(folder)]
+    stopped = stop(arguments, folder, signal.SIGTERM, launcher=False)
     with started("one-node.sh", arguments, PROCESSES=1) as again:
         said = again.communicate(timeout=240)[0]
     assert f"going on from step {stopped}" in said
     assert_same_run(folder, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "launcher"), [(signal.SIGINT, False), (signal.SIGTERM, True), (signal.SIGINT, True)]
+)
+def test_any_signal_stops_all(arguments: list[str], tmp_path: Path, number: signal.Signals, launcher: bool) -> None:
+    folder = tmp_path / "base"
+    stop([*arguments, "--output", str(folder)], folder, number, launcher)
 
 
 @pytest.mark.slow
