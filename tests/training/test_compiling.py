@@ -1,0 +1,83 @@
+"""Compiled blocks compute what they did, and the probe takes them only where they work and are faster."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+import torch._dynamo
+from torch import Tensor
+
+from fromzero.model import ModelConfig, Transformer
+from fromzero.parallel import ParallelConfig, World, parallelize
+from fromzero.training import compiling
+from fromzero.training.compiling import choose_compiled
+from fromzero.training.objective import NextToken
+
+CPU = World(torch.device("cpu"))
+SHAPE = ModelConfig(vocab_size=50, context=32, layers=10, width=32, heads=2)
+ids = torch.randint(0, 50, (2, 33), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def errors() -> Iterator[None]:
+    """Whether the compiler's errors are passed over is put back."""
+    with torch._dynamo.config.patch(suppress_errors=False):
+        yield
+
+
+def test_asked_for_is_asked_for() -> None:
+    model = Transformer(replace(SHAPE, layers=1))
+    assert choose_compiled(model, "on", 2, 32, CPU)
+    assert not choose_compiled(model, "off", 2, 32, CPU)
+
+
+@pytest.mark.parametrize(("compiled", "chosen"), [(0.5, True), (1.5, False)])
+def test_the_faster_is_taken_and_said(
+    compiled: float, chosen: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = iter((1.0, compiled))
+    monkeypatch.setattr(compiling, "_seconds", lambda *_: next(seconds))
+    assert choose_compiled(Transformer(replace(SHAPE, layers=1)), "auto", 2, 32, CPU) == chosen
+    assert ("blocks are compiled" in capsys.readouterr().err) == chosen
+
+
+def test_what_does_not_compile_runs_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler\nhere")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model = Transformer(replace(SHAPE, layers=1))
+    assert not choose_compiled(model, "auto", 2, 32, CPU)
+    assert "does not work here (RuntimeError: no compiler)" in capsys.readouterr().err
+    assert model.blocks[0]._compiled is None
+
+
+def gradients(compiled: bool, recompute: str) -> dict[str, Tensor]:
+    objective = NextToken(Transformer(SHAPE)).train()
+    fleet = parallelize(objective, ParallelConfig(), CPU, recompute, compiled)  # type: ignore[arg-type]
+    loss = fleet.gradients(objective.prepare(ids[:, :-1], ids[:, 1:], 0), None, 64)
+    found = {name: p.grad for name, p in fleet.named_parameters() if p.grad is not None}
+    return {"loss": torch.tensor(loss), **found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_compiled_blocks_give_the_same_gradients_and_one_program(recompute: str) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    wanted, found = gradients(False, "none"), gradients(True, recompute)
+    assert found.keys() == wanted.keys(), "names stay"
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-4)
+    counted = torch._dynamo.utils.counters
+    assert counted["stats"]["unique_graphs"] <= 2, "layers share what was compiled"
+    assert not counted["graph_break"]
+
+
+@pytest.mark.slow
+def test_the_probe_compiles_for_real(capsys: pytest.CaptureFixture[str]) -> None:
+    choose_compiled(Transformer(SHAPE), "auto", 2, 32, CPU)
+    assert "ms a block" in capsys.readouterr().err
