@@ -42,6 +42,8 @@ class ParallelConfig:
         for name in ("replicate", "shard"):
             if getattr(self, name) < 0:
                 raise UserError(f"parallel.{name} is {getattr(self, name)}; it must be at least 0")
+        if not self.timeout > 0:
+            raise UserError(f"parallel.timeout is {self.timeout}; it must be above 0 seconds")
         if self.replicate == 0 and self.shard == 0:
             raise UserError("parallel.replicate and parallel.shard are both 0; name one of them")
 
