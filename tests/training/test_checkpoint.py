@@ -246,7 +246,7 @@ def test_a_save_in_the_background_writes_the_bytes_of_one_that_is_waited_for(cha
         save(*arguments)
         runs[1].checkpoints.wait()
 
-    runs[1].checkpoints.save = save_and_wait  # type: ignore[method-assign]
+    runs[1].checkpoints.save = save_and_wait  # type: ignore[method-assign,assignment]
     for run in runs:
         run.fit()
     for name in FILES[:3]:
