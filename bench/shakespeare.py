@@ -1,21 +1,27 @@
-"""Quality for the time: character-level Shakespeare in nanoGPT and in fromzero, same text, same split, same minutes.
+"""Quality for the minutes: character-level Shakespeare, fromzero against nanoGPT with three times the minutes.
 
-    python bench/shakespeare.py --nanogpt FOLDER --text input.txt [--minutes 3] [--save]
+    python bench/shakespeare.py --nanogpt FOLDER --text input.txt [--minutes 3 10] [--save]
 
-One after the other: nanoGPT's CPU recipe as its README has it, fromzero's recipe with as many steps as the minutes
-allow, and nanoGPT's recipe again with as many iterations as the minutes allow. Times are those of the whole training
-process, from its start to its end. Losses are over the whole validation split, in nats per character.
+Same text, same split. Each training has one core for itself, two at a time, the longest first: nanoGPT's CPU recipe as
+its README has it, with as many iterations as three times the minutes allow, and fromzero's recipe with as many steps as
+the minutes allow. Times are those of the whole training process, from its start to its end. Losses are over the whole
+validation split, in bits per byte (of this text, a byte is a character).
 """
 
 import argparse
 import importlib.util
 import json
+import math
+import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +32,14 @@ import torch.nn.functional as F
 from common import ROOT, child_environment, fail, git_commit, machine_lines, markdown_table, nanogpt_folder, publish
 from fromzero.recipe import Stage, read_stages
 
-ITERATIONS = 2000
+HANDICAP = 3  # nanoGPT's minutes for each of ours
 # From nanoGPT's README, "I only have a macbook (or other cheap computer)".
 README_FLAGS = (
     *("--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=1", "--block_size=64", "--batch_size=12"),
     *("--n_layer=4", "--n_head=4", "--n_embd=128", "--dropout=0.0"),
 )
+LONGER = {"model.width": 192}
+"""What the recipe changes when there are 10 minutes or more."""
 EVALUATION_INTERVAL = 250  # of its config; the iterations of a run end on one, so that the last weights are looked at
 NANOGPT_FILES = (
     "train.py",
@@ -40,7 +48,8 @@ NANOGPT_FILES = (
     "config/train_shakespeare_char.py",
     "data/shakespeare_char/prepare.py",
 )
-CALIBRATION_STEPS = 60
+CALIBRATION_STEPS = 40
+CALIBRATION_ITERATIONS = 500
 
 
 @dataclass(frozen=True)
@@ -50,20 +59,21 @@ class Result:
     system: str
     steps: int
     seconds: float
-    nats: float
-    """Per character, over the whole validation split."""
+    bits: float
+    """Per byte, over the whole validation split."""
     characters: int
     """How many of them were scored."""
 
 
-def run_timed(command: list[str], folder: Path) -> tuple[float, str]:
-    """Seconds and standard output of a child that must succeed."""
+def run_timed(command: list[str], folder: Path, core: int) -> float:
+    """Seconds of a child that must succeed, on one core."""
     started = time.perf_counter()
-    child = subprocess.run(command, cwd=folder, env=child_environment(), stdout=subprocess.PIPE, text=True)
-    seconds = time.perf_counter() - started
-    if child.returncode:
+    environment = child_environment() | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    child = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    os.sched_setaffinity(child.pid, {core})
+    if child.wait():
         fail(f"`{' '.join(command[:4])} ...` ended with exit code {child.returncode}; its message is above")
-    return seconds, child.stdout
+    return time.perf_counter() - started
 
 
 # nanoGPT
@@ -78,18 +88,29 @@ def prepare_nanogpt(checkout: Path, text: Path, folder: Path) -> None:
     shutil.copy(text, data / "input.txt")
     # prepare.py imports requests for a download that the text makes unnecessary; an empty module will do.
     (data / "requests.py").write_text("", encoding="utf-8")
-    run_timed([sys.executable, "data/shakespeare_char/prepare.py"], folder)
+    run_timed([sys.executable, "data/shakespeare_char/prepare.py"], folder, 0)
 
 
-def train_nanogpt(folder: Path, iterations: int, label: str) -> Result:
-    """Its recipe with so many iterations (2000 as published), and the loss of the checkpoint that it kept."""
-    out = f"out-{iterations}"
-    length = [f"--max_iters={iterations}", f"--lr_decay_iters={iterations}", f"--out_dir={out}"]
-    command = [sys.executable, "train.py", "config/train_shakespeare_char.py", *README_FLAGS, *length]
+def iterations_within(folder: Path, seconds: float, core: int) -> int:
+    """How many of its iterations fit, judged by a short run, in whole intervals of its evaluation."""
+    short = run_nanogpt(folder, CALIBRATION_ITERATIONS, core)
+    return max(1, int(CALIBRATION_ITERATIONS * seconds / short / EVALUATION_INTERVAL)) * EVALUATION_INTERVAL
+
+
+def run_nanogpt(folder: Path, iterations: int, core: int) -> float:
+    """Seconds of its recipe with so many iterations (2000 as published)."""
+    length = [f"--max_iters={iterations}", f"--lr_decay_iters={iterations}", f"--out_dir=out-{iterations}"]
     print(f"nanoGPT: {iterations} iterations", file=sys.stderr)
-    seconds, _ = run_timed(command, folder)
-    nats, characters = score_nanogpt(folder, folder / out / "ckpt.pt")
-    return Result(f"nanoGPT, {label}", iterations, seconds, nats, characters)
+    return run_timed(
+        [sys.executable, "train.py", "config/train_shakespeare_char.py", *README_FLAGS, *length], folder, core
+    )
+
+
+def train_nanogpt(folder: Path, iterations: int, minutes: float, core: int) -> Result:
+    """Its recipe, and the loss of the checkpoint that it kept."""
+    seconds = run_nanogpt(folder, iterations, core)
+    nats, characters = score_nanogpt(folder, folder / f"out-{iterations}" / "ckpt.pt")
+    return Result(f"nanoGPT, {minutes:g} minutes", iterations, seconds, nats / math.log(2), characters)
 
 
 def score_nanogpt(folder: Path, checkpoint: Path) -> tuple[float, int]:
@@ -141,96 +162,95 @@ class OurRecipe:
         self.recipe, self.folder = recipe, folder
         verbs = ("corpus build", "pack", "pretrain", "evaluate perplexity")
         self.corpus, self.tokens, self.base, self.scores = (stage_of(recipe, verb).name for verb in verbs)
-        self.published_steps: int = stage_of(recipe, "pretrain").settings["train"]["steps"]
-        self.changes: dict[str, Any] = {f"{self.corpus}.inputs": [str(text)]}
-        self.run(self.corpus, self.tokens)
+        self.text = {f"{self.corpus}.inputs": [str(text)]}
+        self.run(0, self.corpus, self.tokens, {})
 
-    def run(self, first: str, last: str, **changes: Any) -> float:
+    def run(self, core: int, first: str, last: str, changes: dict[str, Any]) -> float:
         """Seconds of the stages from `first` to `last`."""
-        settings = json.dumps(self.changes | {key.replace("__", "."): value for key, value in changes.items()})
-        chosen = ["--from", first, "--until", last, "--output", str(self.folder), "--set", settings]
-        return run_timed([sys.executable, "-m", "fromzero", "run", str(self.recipe), *chosen], self.folder.parent)[0]
+        chosen = [
+            "--from",
+            first,
+            "--until",
+            last,
+            "--output",
+            str(self.folder),
+            "--set",
+            json.dumps(self.text | changes),
+        ]
+        return run_timed([sys.executable, "-m", "fromzero", "run", str(self.recipe), *chosen], self.folder.parent, core)
 
-    def steps_within(self, seconds: float) -> int:
+    def settings(self, minutes: float) -> dict[str, Any]:
+        """Of the base, for these minutes."""
+        return {f"{self.base}.{name}": value for name, value in (LONGER if minutes >= 10 else {}).items()}
+
+    def steps_within(self, minutes: float, core: int) -> int:
         """How many steps fit, judged by two short runs: what a step takes, and what the process takes besides."""
-        short, long = (self._calibrate(steps) for steps in (CALIBRATION_STEPS, 3 * CALIBRATION_STEPS))
+        short, long = (self._calibrate(minutes, steps, core) for steps in (CALIBRATION_STEPS, 3 * CALIBRATION_STEPS))
         per_step = (long - short) / (2 * CALIBRATION_STEPS)
         overhead = max(0.0, short - CALIBRATION_STEPS * per_step)
         # Looks and checkpoints on the way, which the short runs hardly have, take a few percent.
-        return max(1, int(0.95 * (seconds - overhead) / max(per_step, 1e-6)))
+        return max(1, int(0.95 * (60 * minutes - overhead) / max(per_step, 1e-6)))
 
-    def _calibrate(self, steps: int) -> float:
-        output = {f"{self.base}__output": str(self.folder.parent / f"calibration-{steps}")}
-        return self.run(self.base, self.base, **output, **{f"{self.base}__train__steps": steps})
+    def _calibrate(self, minutes: float, steps: int, core: int) -> float:
+        where = {f"{self.base}.output": str(self.folder / f"calibration-{minutes:g}-{steps}")}
+        length = {f"{self.base}.train.steps": steps, f"{self.base}.train.warmup_steps": 1}
+        return self.run(core, self.base, self.base, self.settings(minutes) | where | length)
 
-    def train(self, steps: int, label: str) -> Result:
+    def train(self, steps: int, minutes: float, core: int) -> Result:
         """Train that many steps and score the whole validation split."""
         print(f"fromzero: {steps} steps", file=sys.stderr)
-        self.changes[f"{self.base}.train.steps"] = steps
-        seconds = self.run(self.base, self.base)
-        self.run(self.scores, self.scores)
-        model = json.loads((self.folder / self.scores / "scores.json").read_text(encoding="utf-8"))["model"]
-        return Result(f"fromzero, {label}", steps, seconds, model["nats_per_character"], model["characters"])
-
-    def looks(self) -> list[tuple[int, float]]:
-        """(step, validation loss) at each look during training; of a part of the split."""
-        lines = (self.folder / self.base / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        found = [line for line in map(json.loads, lines) if line["kind"] == "look"]
-        return [(line["step"], line["validation_loss"]) for line in found]
+        base, scores = (self.folder / f"{name}-{minutes:g}" for name in (self.base, self.scores))
+        changes = self.settings(minutes) | {f"{self.base}.train.steps": steps, f"{self.base}.output": str(base)}
+        changes |= {f"{self.scores}.output": str(scores), f"{self.scores}.model": str(base)}
+        seconds = self.run(core, self.base, self.base, changes)
+        self.run(core, self.scores, self.scores, changes)
+        model = json.loads((scores / "scores.json").read_text(encoding="utf-8"))["model"]
+        bits = model["nats_per_character"] / math.log(2)
+        return Result(f"fromzero, {minutes:g} minutes", steps, seconds, bits, model["characters"])
 
 
-def seconds_to_reach(looks: list[tuple[int, float]], nats: float, result: Result) -> float | None:
-    """When the validation loss first was at most `nats`, taking all steps as equally long; None if it never was."""
-    step = next((step for step, loss in looks if loss <= nats), None)
-    return None if step is None else result.seconds * step / result.steps
-
-
-def report(results: list[Result], reached: float | None) -> str:
+def report(results: dict[str, Result], minutes: list[float]) -> str:
     """The table, and what it says."""
-    ours = next(result for result in results if result.system.startswith("fromzero"))
     rows = [
-        [
-            r.system,
-            f"{r.steps:,}",
-            f"{r.seconds:.0f}",
-            f"{r.nats:.4f}",
-            f"{ours.nats / r.nats:.3f}",
-            f"{r.characters:,}",
-        ]
-        for r in results
+        [r.system, f"{r.steps:,}", f"{r.seconds:.0f}", f"{r.bits:.4f}", f"{r.characters:,}"] for r in results.values()
     ]
-    header = ["system", "steps", "seconds", "nats per character", "fromzero's / its", "characters scored"]
-    peers = [result for result in results if result is not ours]
-    best = min(peers, key=lambda result: result.nats)
-    parts = [
-        f"**fromzero reaches {ours.nats:.3f} nats per character in {ours.seconds:.0f} s of training; "
-        f"nanoGPT reaches {best.nats:.3f} in {best.seconds:.0f} s** ({best.system.split(', ')[1]}).",
-        markdown_table(header, rows),
-    ]
-    if reached is not None:
-        parts.append(
-            f"fromzero's validation loss passed that of nanoGPT's recipe as published ({peers[0].nats:.3f}, which took "
-            f"it {peers[0].seconds:.0f} s) at a look after about {reached:.0f} s."
+    said = []
+    for number in minutes:
+        ours, theirs = results[f"fromzero {number:g}"], results[f"nanogpt {number:g}"]
+        said.append(
+            f"{ours.bits:.3f} in {ours.seconds:.0f} s where nanoGPT reaches {theirs.bits:.3f} in {theirs.seconds:.0f} s"
         )
-    return "\n\n".join(parts)
+    table = markdown_table(["system", "steps", "seconds", "bits per byte", "characters scored"], rows)
+    return f"**fromzero reaches {'; '.join(said)}.**\n\n{table}"
 
 
-def compare(checkout: Path, text: Path, seconds: float, folder: Path) -> str:
-    """Run everything in `folder`; seconds 0 runs both recipes as they are published."""
+def compare(checkout: Path, text: Path, minutes: list[float], folder: Path) -> str:
+    """Run everything in `folder`: first how fast both are beside each other, then the trainings, the longest first."""
     peer = folder / "nanogpt"
     prepare_nanogpt(checkout, text, peer)
     ours = OurRecipe(find_recipe(), text, folder / "fromzero")
-    results = [train_nanogpt(peer, ITERATIONS, "as published")]
-    if seconds:
-        minutes = f"{seconds / 60:.3g} minutes"
-        mine = ours.train(ours.steps_within(seconds), f"steps for {minutes}")
-        fitting = int(ITERATIONS * seconds / results[0].seconds / EVALUATION_INTERVAL) * EVALUATION_INTERVAL
-        if fitting not in (0, ITERATIONS):
-            results.append(train_nanogpt(peer, fitting, f"iterations for {minutes}"))
-    else:
-        mine = ours.train(ours.published_steps, "as published")
-    results.append(mine)
-    return report(results, seconds_to_reach(ours.looks(), results[0].nats, mine))
+    cores: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0))[:2]:
+        cores.put(core)
+
+    def on_a_core(job: Callable[..., Any], *arguments: Any) -> Any:
+        core = cores.get()
+        try:
+            return job(*arguments, core)
+        finally:
+            cores.put(core)
+
+    with ThreadPoolExecutor() as pool:
+        fitting = {m: pool.submit(on_a_core, ours.steps_within, m) for m in minutes}
+        speed = pool.submit(on_a_core, iterations_within, peer, 60 * HANDICAP * max(minutes))
+        most = speed.result()
+        jobs = {}
+        for m in sorted(minutes, reverse=True):
+            iterations = int(most * m / max(minutes) / EVALUATION_INTERVAL) * EVALUATION_INTERVAL
+            jobs[f"nanogpt {m:g}"] = pool.submit(on_a_core, train_nanogpt, peer, iterations, HANDICAP * m)
+        for m in sorted(minutes, reverse=True):
+            jobs[f"fromzero {m:g}"] = pool.submit(on_a_core, ours.train, fitting[m].result(), m)
+        return report({name: job.result() for name, job in jobs.items()}, minutes)
 
 
 def checked_text(path: Path) -> Path:
@@ -247,7 +267,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, help="checkout of karpathy/nanoGPT (or set NANOGPT)")
     parser.add_argument("--text", type=Path, default=Path("input.txt"), help="tiny Shakespeare, or any ASCII text")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of training for each; 0 runs both as published")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[3.0, 10.0], help="of training for fromzero")
     parser.add_argument("--save", action="store_true", help="write bench/results/shakespeare.md")
     return parser.parse_args()
 
@@ -261,9 +281,9 @@ def main() -> None:
         text = folder / "text" / "input.txt"
         text.parent.mkdir()
         shutil.copy(source, text)
-        body = compare(checkout, text, 60 * options.minutes, folder)
+        body = compare(checkout, text, options.minutes, folder)
     machine = machine_lines(nanoGPT=git_commit(checkout))
-    publish("shakespeare", "Quality for the time: character-level Shakespeare", body, machine, options.save)
+    publish("shakespeare", "Quality for the minutes: character-level Shakespeare", body, machine, options.save)
 
 
 if __name__ == "__main__":

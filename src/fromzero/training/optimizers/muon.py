@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Placement, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
 
 from fromzero.training.optimizers.adam import AdamW
 from fromzero.training.optimizers.base import Betas, gradients, local
@@ -101,4 +102,6 @@ def _orthogonalize_parts(stack: Tensor, like: Tensor, iterations: int) -> Tensor
 
 
 def _moved(placement: Placement, dimensions: int) -> Placement:
+    if isinstance(placement, _StridedShard):  # what fully_shard cuts of a part that tensor parallelism has cut
+        return _StridedShard(placement.dim + dimensions, split_factor=placement.split_factor)
     return Shard(placement.dim + dimensions) if isinstance(placement, Shard) else placement
