@@ -108,7 +108,7 @@ def _window_nats(model: Transformer, windows: Sequence[Sequence[int]]) -> list[f
 
 
 @torch.inference_mode()
-def token_nats(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, **marks: Tensor) -> Tensor:
+def token_nats(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, **marks: Any) -> Tensor:
     """-log p of each target in nats, (B, T) fp32; 0 where the target is -100. marks: see Transformer.forward."""
     model.eval()
     x_ND = model.hidden(ids_BT, **marks).flatten(0, 1)

@@ -116,7 +116,7 @@ class Stack(nn.Module):
         self.embedding_norm = Norm(config) if config.embedding_norm else None
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(layers))
         self.final_norm = None if config.norm_placement == "post" else Norm(config)
-        self.heads = slice(None)
+        self.own_heads = slice(None)
         """Of all heads, those whose scores' biases are made here; the others' are on other devices."""
         self._windowed = [config.windowed(layer) for layer in range(layers)]
         self._angles = Angles(config.rope_width, config.rope_base, config.context, config.rope_scaling)
@@ -181,4 +181,4 @@ class Stack(nn.Module):
             cos, sin = (self._local_angles if windowed else self._angles).at(tokens.positions, tokens.device)
             angles = cos.unsqueeze(-2), sin.unsqueeze(-2)
         table = None if self.relative_bias is None else self.relative_bias.weight
-        return make_scene(self.config, tokens, self.causal, windowed, angles, table, self.heads)
+        return make_scene(self.config, tokens, self.causal, windowed, angles, table, self.own_heads)

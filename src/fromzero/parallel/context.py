@@ -99,7 +99,7 @@ class Circle:
         """tokens: this rank's. windowed: whether it is for the layers with a window."""
         mesh, total = stack.context, tokens.count * stack.context.size()
         self.group, self.rank, self.size = mesh.get_group(), mesh.get_local_rank(), mesh.size()
-        self.config, self.causal, self.heads = stack.config, stack.causal, stack.heads
+        self.config, self.causal, self.own_heads = stack.config, stack.causal, stack.own_heads
         self.table = None if stack.relative_bias is None else stack.relative_bias.weight
         self.biased = self.table is not None or self.config.positions == "alibi"
         self.window = self.config.window if windowed and (self.config.window or total) < total else None
@@ -204,7 +204,9 @@ class Circle:
             scores_BHTS = functions.soft_cap(scores_BHTS, self.config.attention_softcap)
         if self.biased and part.distance_TS is not None:
             table = None if self.table is None else table
-            scores_BHTS = scores_BHTS + score_bias(self.config, table, part.distance_TS, not self.causal, self.heads)
+            scores_BHTS = scores_BHTS + score_bias(
+                self.config, table, part.distance_TS, not self.causal, self.own_heads
+            )
         return scores_BHTS if part.mask is None else scores_BHTS.masked_fill(~part.mask, float("-inf"))
 
 

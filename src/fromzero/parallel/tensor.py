@@ -99,7 +99,7 @@ def split(model: nn.Module, mesh: Mesh, sequence: bool) -> None:
             parts = sequence and (isinstance(module, Stack) or "blocks." in path)
             module.outside = Shard(1) if parts else Replicate()
         if isinstance(module, Stack):
-            module.heads = slice(ranks.get_local_rank() * heads, (ranks.get_local_rank() + 1) * heads)
+            module.own_heads = slice(ranks.get_local_rank() * heads, (ranks.get_local_rank() + 1) * heads)
         if isinstance(module, LatentAttention):
             module.heads = heads
 
