@@ -14,7 +14,7 @@ poet-zh: $(VENV)/.installed-main
 	$(BIN)/fromzero run recipes/poet-zh.yaml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

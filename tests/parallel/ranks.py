@@ -1,6 +1,7 @@
 """Several processes for a test: a function that runs on every rank of a gloo group, on this machine."""
 
 import multiprocessing
+import pickle
 import queue
 import time
 import traceback
@@ -49,7 +50,7 @@ def _collect(results: Any, size: int, deadline: float) -> list[Any]:
             raise TimeoutError(f"ranks {sorted(set(range(size)) - set(found))} did not answer") from None
         if error:
             raise AssertionError(f"rank {rank} failed:\n{error}")
-        found[rank] = value
+        found[rank] = pickle.loads(value)
     return [found[rank] for rank in range(size)]
 
 
@@ -63,9 +64,10 @@ def _rank(
         )
         value = function(*arguments)
         dist.barrier()
-        results.put((rank, value, ""))
+        # As bytes: tensors would be handed over through this process, which ends.
+        results.put((rank, pickle.dumps(value), ""))
     except BaseException:
-        results.put((rank, None, traceback.format_exc()))
+        results.put((rank, b"", traceback.format_exc()))
     finally:
         results.close()
         results.join_thread()

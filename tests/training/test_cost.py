@@ -94,7 +94,9 @@ def test_less_is_kept_and_more_computed_when_it_is_done_again() -> None:
 
 
 def test_names_of_hardware() -> None:
-    assert named_hardware("h100").devices == 1
+    for name, sheet in HARDWARE.items():
+        assert named_hardware(name) == sheet
+        assert named_hardware(f"{name}x8") == replace(sheet, devices=8)
     assert named_hardware("A100-40GBx16") == replace(HARDWARE["a100-40gb"], devices=16)
     with pytest.raises(UserError, match="did you mean 'h100'"):
         named_hardware("h10x8")

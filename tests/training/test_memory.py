@@ -86,10 +86,15 @@ def test_other_errors_are_not_taken_for_it(tmp_path: Path) -> None:
 
 
 def test_one_of_several_ranks_leaves_word_and_all_begin_with_less(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"  # which is not there before the first of them
+    for rank in (1, 0):  # both run out at the same step
+        with pytest.raises(Interrupted, match="going on with 4") as stopped:
+            run(MicroBatches(8 - rank, fleet_of(2, World(torch.device("cpu"), rank, 3)), folder))
+        assert stopped.value.code == OUT_OF_MEMORY
+        for note in folder.iterdir():
+            note.rename(tmp_path / note.name)
+    assert len(list(tmp_path.glob("micro-batch-*"))) == 2, "each rank has a note of its own"
     world = World(torch.device("cpu"), 1, 2)
-    with pytest.raises(Interrupted, match="going on with 4") as stopped:
-        run(MicroBatches(None, fleet_of(2, world), tmp_path))
-    assert stopped.value.code == OUT_OF_MEMORY
     assert MicroBatches(None, fleet_of(2, world), tmp_path).rows == 4
     assert MicroBatches(2, fleet_of(2, world), tmp_path).rows == 2
 

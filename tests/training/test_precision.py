@@ -39,22 +39,24 @@ def linear(inputs: int, outputs: int, bias: bool = True) -> Linear:
 
 def test_the_scale_grows_after_an_interval_and_halves_after_an_overflow() -> None:
     scaler = LossScaler(torch.float16, scale=8.0, interval=2)
-    assert scaler.allows(1.0)
-    assert scaler.allows(1.0)
+    assert scaler.allows(2.0, 1.0)
+    assert scaler.allows(2.0, 1.0)
     assert scaler.scale == 16.0
-    assert not scaler.allows(float("inf"))
+    assert not scaler.allows(2.0, float("inf"))
     assert scaler.scale == 8.0
-    assert not scaler.allows(float("nan"))
+    assert not scaler.allows(2.0, float("nan"))
     again = LossScaler(torch.float16)
     again.load_state_dict(json.loads(json.dumps(scaler.state_dict())))
     assert (again.scale, again.good) == (4.0, 0)
-    assert LossScaler(torch.float16, scale=1.0).allows(float("nan")), "left to the guard"
+    assert LossScaler(torch.float16, scale=1.0).allows(2.0, float("nan")), "left to the guard"
+    assert scaler.allows(float("nan"), float("nan")), "no scale makes such a loss a number"
+    assert scaler.scale == 4.0
 
 
 def test_other_dtypes_are_not_scaled() -> None:
     scaler = LossScaler(torch.bfloat16)
     assert scaler.scale == 1.0
-    assert scaler.allows(float("nan")), "left to the guard"
+    assert scaler.allows(2.0, float("nan")), "left to the guard"
 
 
 def test_gradients_in_float16_are_those_of_fp32_after_unscaling() -> None:

@@ -160,6 +160,15 @@ def test_cost_so_far(tmp_path: Path) -> None:
     assert line["cost"] == pytest.approx(line["seconds"])
 
 
+def test_mfu_is_of_all_devices(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, CONFIG)
+    alone = trainer._speed_figures(1000.0)
+    trainer.world = World(torch.device("cpu"), 0, 4)
+    together = trainer._speed_figures(1000.0)
+    assert together["flops_per_second"] == alone["flops_per_second"]
+    assert together["mfu"] == alone["mfu"] / 4
+
+
 TRACKER = """
 import json
 class Run:

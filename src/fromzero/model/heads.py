@@ -85,7 +85,8 @@ class HeadedTransformer(Transformer):
     def hidden(self, ids_BT: Tensor, cache: Cache | None = None, **given: Any) -> Tensor:
         """What the output layer is applied to, so that losses and logits are as those of every Transformer."""
         x_BTD = super().hidden(ids_BT, cache, **given)
-        return x_BTD if self.masked is None else self.masked(x_BTD)
+        last = self.section is None or self.section.last
+        return self.masked(x_BTD) if self.masked is not None and last else x_BTD
 
     def outputs(self, ids_BT: Tensor, **given: Any) -> Outputs:
         """Everything at once; see Transformer.forward for what may be given."""

@@ -104,6 +104,13 @@ class Fleet:
         for part in self.parts:
             part.balance_experts()  # type: ignore[operator]
 
+    def clear(self) -> None:
+        """As before the first micro-batch of a step: no gradients, and no loads of experts."""
+        for _, parameter in self.named_parameters():
+            parameter.grad = None
+        for mixture in [m for part in self.parts for m in mixtures(part)]:
+            mixture.load_E = None
+
     def whole_model(self) -> Any | None:
         """The model with all its weights, on the first rank; None on the others. All ranks must call it."""
         held = {name: tensor for part in self.parts for name, tensor in part.state_dict().items()}

@@ -33,7 +33,6 @@ from fromzero.parallel.mesh import Mesh
 from fromzero.parallel.world import World
 
 _FIRST = ("token_embedding", "position_embedding", "type_embedding", "embedding_norm")
-_LAST = ("final_norm", "head", "ahead")
 _SINGLE: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 _LOOPED: dict[str, Any] = {"interleaved": ScheduleInterleaved1F1B, "zero_bubble": ScheduleInterleavedZeroBubble}
 
@@ -50,7 +49,7 @@ class Stage(nn.Module):
         self.layers = range(layers * index // count, layers * (index + 1) // count)
         self.calls = (objective,)  # in a tuple, or its model would count as this module's
         self.names = [f"blocks.{layer}" for layer in self.layers]
-        self.names += [*_FIRST] * self.first + [*_LAST] * self.last
+        self.names += [*_FIRST] * self.first + last_parts(model) * self.last
         if self.last and not self.first and embeds_twice(model):
             self.names.append("token_embedding")
         held = [part for name in self.names if (part := _submodule(model, name)) is not None]
@@ -211,6 +210,11 @@ def embeds_twice(model: Any) -> bool:
     return model.config.tied or model.config.predict_ahead > 0
 
 
+def last_parts(model: nn.Module) -> list[str]:
+    """What is on the last stage: all that is neither a block nor before them."""
+    return [name for name, _ in model.named_children() if name not in (*_FIRST, "blocks")]
+
+
 def _check(model: Any, count: int) -> None:
     if not isinstance(model, Transformer) or model.relative_bias is not None:
         what = "relative positions" if isinstance(model, Transformer) else "an encoder and a decoder"
@@ -228,7 +232,7 @@ def _submodule(model: nn.Module, name: str) -> nn.Module | None:
 
 def _drop(model: Any, kept: set[str]) -> None:
     """Take out of a model what is on other ranks; names of what is left stay."""
-    for name in (*_FIRST, *_LAST):
+    for name in (*_FIRST, *last_parts(model)):
         if name not in kept:
             setattr(model, name, None)
     for layer in range(len(model.blocks)):

@@ -79,10 +79,12 @@ HARDWARE = {
 
 def named_hardware(name: str) -> DataSheet:
     """'h100' or, eight of them, 'h100x8'. Raises UserError for one that isn't in the table."""
-    kind, count = re.fullmatch(r"(.*?)(?:x(\d+))?", name.lower()).groups()  # type: ignore[union-attr]
-    if kind not in HARDWARE or count == "0":
+    kind, _, count = name.lower().rpartition("x")
+    if name.lower() in HARDWARE or not re.fullmatch("[0-9]{1,6}", count):
+        kind, count = name.lower(), "1"
+    if kind not in HARDWARE or not int(count):
         raise UserError(f"hardware '{name}' is not known; write h100 or h100x8{nearest(kind, HARDWARE)}")
-    return replace(HARDWARE[kind], devices=int(count or 1))
+    return replace(HARDWARE[kind], devices=int(count))
 
 
 class ThisMachine:

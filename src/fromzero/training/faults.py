@@ -108,8 +108,7 @@ def _fails(fleet: Fleet, batch: Batch, rows: int | None, count: int, places: Col
     first = fleet.data_rank * height
     keep_B = torch.tensor([first + row in places for row in range(height)])
     parts = {name: _blanked(name, tensor, keep_B) for name, tensor in batch.items()}
-    for _, parameter in fleet.named_parameters():
-        parameter.grad = None
+    fleet.clear()
     loss = fleet.gradients(parts, rows, count)
     norm = fleet.clip(0.0)
     return not (math.isfinite(loss) and math.isfinite(norm))

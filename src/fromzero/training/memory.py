@@ -11,7 +11,6 @@ import torch
 from fromzero.artifact import write_json
 from fromzero.console import say
 from fromzero.errors import Interrupted, UserError
-from fromzero.model.experts import mixtures
 from fromzero.parallel import Fleet
 from fromzero.parallel.fleet import Batch
 from fromzero.training.random_state import random_state, set_random_state
@@ -30,11 +29,11 @@ class MicroBatches:
         Alone, the step is done again: weights have not moved, gradients and random states are put back. With several
         ranks, who runs out ends, and the others with it; what the folder says then holds from the start.
         """
-        self.rows, self.fleet, self._note = rows, fleet, folder / "micro-batch.json"
+        self.rows, self.fleet, self._folder = rows, fleet, folder
         self.fitted: int | None = None
         """Rows that were found to fit after more had not."""
-        if fleet.world.size > 1 and self._note.exists():
-            self.load_state_dict(json.loads(self._note.read_bytes()))
+        for note in folder.glob("micro-batch-*.json") if fleet.world.size > 1 else ():
+            self.load_state_dict(json.loads(note.read_bytes()))
 
     def gradients(self, batch: Batch, count: int, scale: float = 1.0) -> float:
         """As Fleet.gradients. Raises UserError when not even one row fits, and Interrupted on one of several ranks."""
@@ -47,7 +46,10 @@ class MicroBatches:
                     raise
             # Only here, where the error and the tensors that its frames hold are gone, is there room again.
             self._take_fewer(len(batch["targets_BT"]))
-            self._clear()
+            self.fleet.clear()
+            gc.collect()
+            if self.fleet.world.device.type == "cuda":
+                torch.cuda.empty_cache()
             set_random_state(drawn)
 
     def _take_fewer(self, rows: int) -> None:
@@ -60,19 +62,10 @@ class MicroBatches:
         self.rows = self.fitted = next(fewer for fewer in range(had // 2, 0, -1) if rows % fewer == 0)
         what = f"memory does not suffice for {had} sequences at once: going on with {self.rows}, the batch is the same"
         if self.fleet.world.size > 1:
-            write_json(self._note, self.state_dict())
+            self._folder.mkdir(parents=True, exist_ok=True)  # before the first checkpoint there is none
+            write_json(self._folder / f"micro-batch-{self.fleet.world.rank:05d}.json", self.state_dict())
             raise Interrupted(f"{what}; start the run again if torchrun does not", OUT_OF_MEMORY)
         say(what)
-
-    def _clear(self) -> None:
-        """As before the first micro-batch."""
-        for _, parameter in self.fleet.named_parameters():
-            parameter.grad = None
-        for mixture in [m for part in self.fleet.parts for m in mixtures(part)]:
-            mixture.load_E = None
-        gc.collect()
-        if self.fleet.world.device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs, as JSON can hold it."""

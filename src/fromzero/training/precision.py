@@ -37,12 +37,12 @@ class LossScaler:
         if self.active and gradients:
             torch._foreach_mul_(gradients, 1 / self.scale)
 
-    def allows(self, norm: float) -> bool:
+    def allows(self, loss: float, norm: float) -> bool:
         """Whether the step may be taken, by the norm of its gradients; sets the next scale.
 
-        An overflow at a scale of 1 is none of float16's: it is let through, for the guard to find.
+        An overflow at a scale of 1, or of the loss, which is not scaled, is let through, for the guard to find.
         """
-        if not self.active:
+        if not self.active or not math.isfinite(loss):
             return True
         if not math.isfinite(norm) and self.scale > 1:
             self.scale, self.good, self.overflows = max(1.0, self.scale / 2), 0, self.overflows + 1

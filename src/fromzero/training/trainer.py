@@ -171,14 +171,14 @@ class Trainer:
         self.scaler.unscale(self.fleet)
         norm = self.fleet.clip(self.config.max_gradient_norm)
         self.watch.note(self.step + 1, "update")
-        if self.scaler.allows(norm) and self.guard.allows(
+        if self.scaler.allows(loss, norm) and self.guard.allows(
             self.step + 1, loss, norm, lambda: self._whereabouts(batch, count)
         ):
             if inspector:
                 inspector.before_step(norm, self.config.max_gradient_norm)
             self.optimizer.step()
             self.fleet.balance_experts()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.fleet.clear()
         self.step += 1
         tokens = ids_BT.numel() * self.fleet.data_size
         self.tokens += tokens
@@ -202,14 +202,14 @@ class Trainer:
         return whereabouts(self.fleet, self.loader, batch, self.micro_batches.rows, count)
 
     def _speed_figures(self, tokens_per_second: float) -> dict[str, float]:
-        """FLOP/s, and their share of what this machine reaches in plain matrix products (its practical peak)."""
+        """FLOP/s, and their share of what the devices reach in plain matrix products (their practical peak)."""
         flops = tokens_per_second * self.fleet.blueprint.flops_per_token()
         size = 1024 if self.device.type == "cpu" else 8192
         return {
             "tokens": self.tokens,
             "tokens_per_second": tokens_per_second,
             "flops_per_second": flops,
-            "mfu": flops / matmul_flops(self.model.compute_dtype, self.device.type, size),
+            "mfu": flops / self.world.size / matmul_flops(self.model.compute_dtype, self.device.type, size),
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "seconds": self.seconds,
             **({} if self.config.price is None else {"cost": self._cost()}),
