@@ -15,10 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fromzero.model import ModelConfig, Transformer
+from fromzero.model import ModelConfig
 from fromzero.parallel import Fleet, ParallelConfig, World, parallelize
 from fromzero.training import TrainConfig
 from fromzero.training.objective import NextToken, counted
+from fromzero.training.objectives import build_model
 from fromzero.training.optimizers import make_optimizer
 from tests.parallel.ranks import run_ranks
 
@@ -91,7 +92,7 @@ def train(case: Case) -> Trained:
     shape = {"vocab_size": VOCABULARY, "context": LENGTH, "layers": 2, "width": 32, "heads": 4, "ffn_width": 64}
     settings: dict[str, Any] = {"batch_size": BATCH, "learning_rate": 1e-3, "max_gradient_norm": 0.5}
     config = TrainConfig(**{**settings, **case.train})
-    objective = NextToken(Transformer(ModelConfig(**{**shape, **case.model}), seed=1))
+    objective = NextToken(build_model(ModelConfig(**{**shape, **case.model}), 1, torch.float32))
     parallel = ParallelConfig(**case.parallel) if many else ParallelConfig()
     fleet = parallelize(objective, parallel, World(torch.device("cpu"), rank, size), config.recompute)
     optimizer = make_optimizer(fleet.named_parameters(), config)

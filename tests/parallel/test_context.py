@@ -30,6 +30,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 CASES = [
     Case("CP", 2, {"context": 2}, train={"recompute": "selective"}),
     Case("CP of 4", 4, {"context": 4}, steps=3),
+    Case("CP x DDP", 4, {"context": 2}, steps=3),
     Case("CP x FSDP", 4, {"context": 2, "shard": 2}, {"tied": False, "kv_heads": 2}),
     Case("TP x CP", 4, {"tensor": 2, "context": 2}),
     Case("TP x CP, ALiBi", 4, {"tensor": 2, "context": 2}, {"positions": "alibi", "sinks": True}, steps=3),

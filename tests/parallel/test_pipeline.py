@@ -21,6 +21,7 @@ from tests.parallel.ranks import run_ranks
 
 MIXTURE = Experts(count=4, active=2, width=32, balance="loss", balance_weight=0.1, z_weight=0.01)
 FOUR: dict[str, Any] = {"layers": 4}
+BERT = {"kind": "encoder", "norm": "layer", "norm_placement": "post", "positions": "learned", "head_bias": True}
 GPT2 = {"tied": False, "norm": "layer", "positions": "learned", "activation": "gelu", "bias": True}
 
 
@@ -33,11 +34,13 @@ def case(
 QUICK = [
     case("pipeline, GPipe", schedule="gpipe"),
     case("pipeline, 1F1B, 3 layers", model={"layers": 3}),
-    case("pipeline, interleaved", schedule="interleaved"),
+    case("pipeline, interleaved, BERT", schedule="interleaved", model=BERT),
     case("pipeline, zero bubble, experts", schedule="zero_bubble", model={"experts": MIXTURE}),
     case("pipeline, zero bubble x FSDP", ranks=4, shard=2, schedule="zero_bubble"),
+    Case("pipeline x EP", 4, {"pipeline": 2, "shard": 2, "expert": 2}, {"experts": MIXTURE}, steps=3, micro_batches=4),
 ]
 LONG = [
+    case("pipeline, interleaved", schedule="interleaved"),
     case("pipeline, zero bubble", schedule="zero_bubble"),
     case("pipeline, 1F1B, GPT-2, untied", model=GPT2),
     case("pipeline, 1F1B, experts, further tokens", model={"experts": MIXTURE, "predict_ahead": 1, "tied": False}),

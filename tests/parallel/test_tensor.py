@@ -58,6 +58,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 CASES = [
     Case("TP", 2, {"tensor": 2, "sequence": False}),
     Case("TP and SP", 2, {"tensor": 2}, train={"recompute": "selective"}),
+    Case("TP x DDP", 4, {"tensor": 2}, steps=3),
     Case("TP x FSDP", 4, {"tensor": 2, "shard": 2}, UNTIED),
     Case("TP x FSDP, Muon", 4, {"tensor": 2, "shard": 2}, train={"optimizer": "muon"}, steps=6),
     *(Case(f"TP and SP, {name}", 2, {"tensor": 2}, shape, steps=3) for name, shape in FAMILIES.items()),
