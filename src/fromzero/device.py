@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from fromzero.errors import UserError
 
@@ -59,9 +60,10 @@ def narrow_products_pay(dtype: torch.dtype, device: str) -> bool:
     if device != "cpu":
         return True
     best = dict.fromkeys((dtype, torch.float32), 0.0)
-    for _ in range(4):  # in turn, so that whatever else the machine does slows both
-        for kind in best:
-            best[kind] = max(best[kind], matmul_flops.__wrapped__(kind, device, 512, 4))
+    with _disable_current_modes():  # recomputation would take these products for those of the pass that it is in
+        for _ in range(4):  # in turn, so that whatever else the machine does slows both
+            for kind in best:
+                best[kind] = max(best[kind], matmul_flops.__wrapped__(kind, device, 512, 4))
     return best[dtype] > best[torch.float32]
 
 

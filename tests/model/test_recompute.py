@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from fromzero.device import narrow_products_pay
 from fromzero.model import EncoderDecoder, ModelConfig, Transformer
 from fromzero.model.block import Block
 from fromzero.model.recompute import Recompute
@@ -78,3 +79,10 @@ def test_memory_falls() -> None:
     assert kept["full"] < 4 * one * 2.5
     assert kept["full"] < 0.5 * kept["selective"]
     assert kept["selective"] < 0.75 * kept["none"]
+
+
+def test_what_is_measured_in_a_first_pass_is_not_taken_for_its_own_products() -> None:
+    model = Transformer(DECODERS["llama"], compute_dtype=torch.bfloat16).train()
+    set_recompute(model, "selective")
+    narrow_products_pay.cache_clear()
+    assert gradients(model, next_token_loss(model, ids, ids.roll(-1, 1)))
