@@ -25,3 +25,9 @@ def rows() -> dict[str, Row]:
 @pytest.mark.parametrize("name", [case.name for case in CASES])
 def test_equal_to_one_process(name: str, rows: dict[str, Row]) -> None:
     rows[name].check()
+
+
+def test_processes_that_no_dimension_names_share_the_weights_or_copy_them() -> None:
+    found = [ParallelConfig(tensor=2, shard=shard).sizes(8) for shard in (0, 1, 2)]
+    assert [(sizes["replicate"], sizes["shard"]) for sizes in found] == [(1, 4), (4, 1), (2, 2)]
+    assert ParallelConfig(replicate=2, shard=0).sizes(8)["shard"] == 4

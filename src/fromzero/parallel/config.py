@@ -1,5 +1,6 @@
 """How many devices share what."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ class ParallelConfig:
     """Copies of the weights that see different data; 0 takes the processes that the others leave over."""
     shard: int = 1
     """Devices that share weights, gradients and optimizer states, and see different data (FSDP; with replicate, HSDP).
-    0 takes the processes that the others leave over."""
+    0 takes the processes that the others leave over, before replicate does."""
     tensor: int = 1
     """Devices that share each matrix (tensor parallelism)."""
     sequence: bool = True
@@ -44,18 +45,15 @@ class ParallelConfig:
                 raise UserError(f"parallel.{name} is {getattr(self, name)}; it must be at least 0")
         if not self.timeout > 0:
             raise UserError(f"parallel.timeout is {self.timeout}; it must be above 0 seconds")
-        if self.replicate == 0 and self.shard == 0:
-            raise UserError("parallel.replicate and parallel.shard are both 0; name one of them")
 
     def sizes(self, world_size: int) -> dict[str, int]:
         """Size of each dimension of the mesh. Raises UserError when their product is not the number of processes."""
-        sizes = {name: getattr(self, name) for name in DIMENSIONS}
-        known = 1
-        for size in sizes.values():
-            known *= size or 1
-        if free := [name for name, size in sizes.items() if size == 0]:
-            sizes[free[0]] = max(1, world_size // known)
-            known *= sizes[free[0]]
+        sizes = {name: getattr(self, name) or 1 for name in DIMENSIONS}
+        known = math.prod(sizes.values())
+        if 0 in (self.replicate, self.shard):
+            free = "replicate" if self.shard else "shard"
+            sizes[free] = max(1, world_size // known)
+            known *= sizes[free]
         if known != world_size:
             named = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "1 process"
             raise UserError(
