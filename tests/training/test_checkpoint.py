@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import torch
 
 from fromzero.artifact import digest_file, digest_of
 from fromzero.dataset.mixture import open_data
-from fromzero.errors import UserError
+from fromzero.errors import Interrupted, UserError
 from fromzero.model import Transformer
 from fromzero.model.config import Experts
 from fromzero.training import Trainer
@@ -187,6 +188,26 @@ def test_a_named_step_that_is_damaged_is_an_error(chain: Chain, folder: Path) ->
     with pytest.raises(UserError, match=r"step-00000010 is damaged .*; name another step"):
         trainer(chain, folder, resume=10).fit()
     assert steps(folder) == [5, 10]
+
+
+@pytest.mark.parametrize("choice", ["never", 5])
+@pytest.mark.parametrize("name", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_restart_loses_nothing_of_a_run_that_began_anew(
+    chain: Chain, folder: Path, choice: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    run = trainer(chain, folder, resume=choice)
+    run._resume()
+    assert run.step == 10
+
+
+def test_a_stop_of_a_run_that_began_anew_says_how_it_goes_on(chain: Chain, tmp_path: Path) -> None:
+    run = trainer(chain, tmp_path, resume="never")
+    run.look = lambda model, step: os.kill(os.getpid(), signal.SIGTERM) or {}  # type: ignore[func-returns-value]
+    with pytest.raises(Interrupted, match="after step 1 of 12; run the same command again with resume: auto") as stop:
+        run.fit()
+    assert stop.value.code == 143
+    assert steps(tmp_path) == [1]
 
 
 def test_a_run_that_begins_anew_deletes_nothing(chain: Chain, folder: Path) -> None:

@@ -7,6 +7,7 @@ way, goes on from the same folder. Exact to the bit on a CPU with the same ranks
 
 import itertools
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,6 +41,8 @@ from fromzero.training.random_state import random_state, seed_random_state, set_
 Resume = Literal["auto", "never"] | int
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
 _SET_ASIDE = "set-aside"
+_RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+"""Where torchrun and Slurm say how often they have started the same command again by themselves."""
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -102,6 +105,8 @@ class Checkpoints:
         Checkpoints that are passed over are set aside. Raises UserError when that of the step is missing or damaged,
         or the one found is of another model, optimizer or identity; nothing is changed then.
         """
+        if self.world.largest(max(int(os.environ.get(name, "0")) for name in _RESTARTS)):
+            choice = "auto"  # it was obeyed when the run began, and what came after that must not be lost
         found = self.world.share([path.name for path in list_checkpoints(self.folder)])
         if self.world.first:
             clear_leftovers(self.folder)

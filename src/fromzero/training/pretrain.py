@@ -72,7 +72,7 @@ class PretrainConfig:
     """Tokenizer to encode the corpus with: a folder made by `tokenizer train`, or any with a tokenizer.json."""
     resume: Resume = "auto"
     """From which checkpoint a run that was cut off goes on: auto takes the newest that is whole, a number the one of
-    that step, never none."""
+    that step, never none. What torchrun or Slurm start again by themselves goes on as with auto."""
 
     print_schedule: bool = False
     """Show the learning rate and the size of batches over the run, and do nothing else."""

@@ -151,7 +151,10 @@ class Trainer:
                     if failure := self.checkpoints.wait():
                         what += f" without a checkpoint of it ({failure})"
                     there = "the last one" if failure else "there"
-                    raise Interrupted(f"{what}; run the same command again to go on from {there}", request.exit_code)
+                    again = "" if self.resume == "auto" else " with resume: auto"
+                    raise Interrupted(
+                        f"{what}; run the same command again{again} to go on from {there}", request.exit_code
+                    )
 
     def _train_step(self, bar: Reporter) -> None:
         started = time.perf_counter()
