@@ -193,7 +193,7 @@ class OurRecipe:
 
     def _calibrate(self, minutes: float, steps: int, core: int) -> float:
         where = {f"{self.base}.output": str(self.folder / f"calibration-{minutes:g}-{steps}")}
-        length = {f"{self.base}.train.steps": steps, f"{self.base}.train.warmup_steps": 1}
+        length = {f"{self.base}.train.steps": steps}
         return self.run(core, self.base, self.base, self.settings(minutes) | where | length)
 
     def train(self, steps: int, minutes: float, core: int) -> Result:
