@@ -2,6 +2,7 @@
 
 import pytest
 
+from fromzero.parallel import ParallelConfig
 from tests.parallel.parity import Case, Row, compare
 
 UNTIED = {"tied": False, "kv_heads": 2, "norm": "layer", "positions": "learned", "activation": "gelu"}
