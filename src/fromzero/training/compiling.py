@@ -1,14 +1,22 @@
-"""Whether blocks are compiled: found out by doing it to one."""
+"""What is found out by trying when a run begins: its compute dtype, and whether blocks are compiled.
+
+Measured again, either could come out otherwise, and a run that goes on would not be the one that was cut off. So what
+was chosen is kept beside the checkpoints.
+"""
 
 import copy
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from fromzero.artifact import write_json
 from fromzero.console import say
+from fromzero.device import TrainDtype, pick_dtype
 from fromzero.model.block import Stack
 from fromzero.model.scene import Tokens
 from fromzero.parallel import World
@@ -17,18 +25,36 @@ STEPS = 3
 """Forward and backward passes that are timed each way, after one that is not."""
 
 
-def choose_compiled(model: nn.Module, mode: Literal["auto", "on", "off"], rows: int, length: int, world: World) -> bool:
+def choose_dtype(name: TrainDtype, world: World, folder: Path) -> torch.dtype:
+    """As device.pick_dtype, on the first rank; folder: of the checkpoints."""
+    found = _chosen(folder / "dtype.json", lambda: str(pick_dtype(name, world.device)).removeprefix("torch."), world)
+    dtype = getattr(torch, found)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def choose_compiled(
+    model: nn.Module, mode: Literal["auto", "on", "off"], rows: int, length: int, world: World, folder: Path
+) -> bool:
     """Whether to compile the blocks of a model that computes `rows` sequences of `length` tokens at once.
 
     auto: if the first block, a copy of it, is faster so; the first rank tries. A block that later fails to compile
-    runs as it is then.
+    runs as it is then. folder: of the checkpoints.
     """
     if mode != "auto":
         return mode == "on"
-    answer = world.share(_faster(model, rows, length, world.device) if world.first else None)
+    answer = _chosen(folder / "compiled.json", lambda: _faster(model, rows, length, world.device), world)
     if answer:
         torch._dynamo.config.suppress_errors = True
     return bool(answer)
+
+
+def _chosen(file: Path, choose: Callable[[], Any], world: World) -> Any:
+    """What the first rank chooses, or chose when the run began."""
+    if world.first and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, choose())
+    return world.share(json.loads(file.read_bytes()) if world.first else None)
 
 
 def _faster(model: nn.Module, rows: int, length: int, device: torch.device) -> bool:

@@ -232,8 +232,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.watch.note(self.step, "save")
-        run = {"tokens": self.tokens, "seconds": self.seconds, "dtype": str(self.model.compute_dtype)}
-        state = {"run": run | {"last": dict(self.last)}}
+        state: dict[str, Any] = {"run": {"tokens": self.tokens, "seconds": self.seconds, "last": dict(self.last)}}
         state |= {name: part.state_dict() for name, part in self.parts.items()}
         loss = self.looked[1] if self.looked[0] == self.step else None
         self.checkpoints.save(self.step, state, loss)
@@ -247,6 +246,4 @@ class Trainer:
         self.tokens, self.seconds, self.last = run["tokens"], run["seconds"], dict(run["last"])
         for name in self.parts.keys() & state.keys():
             self.parts[name].load_state_dict(state[name])
-        # A measured 'auto' could choose another dtype this time, and the run would not be the one that was cut off.
-        self.model.compute_dtype = getattr(torch, run["dtype"].removeprefix("torch."))
         say(f"going on from step {self.step} of {self.config.steps}")

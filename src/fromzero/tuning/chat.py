@@ -18,11 +18,13 @@ from fromzero.artifact import Artifact
 from fromzero.console import say
 from fromzero.dataset import ConversationLoader, TokenShards
 from fromzero.dataset.conversations import ConversationsConfig, is_held_out, pack_conversations
-from fromzero.device import keep_freed_memory, pick_device, pick_dtype
+from fromzero.device import keep_freed_memory, pick_device
 from fromzero.errors import UserError
 from fromzero.interop import load_model
 from fromzero.model import Transformer
+from fromzero.parallel import World
 from fromzero.tokenizer import Tokenizer, load_tokenizer
+from fromzero.training.compiling import choose_dtype
 from fromzero.training.finish import finish_model
 from fromzero.training.metrics import read_metrics
 from fromzero.training.objective import counted, next_token_loss
@@ -90,7 +92,8 @@ def _digest(path: Path) -> str:
 def _tune(config: ChatConfig, folder: Path) -> Mapping[str, Any]:
     keep_freed_memory()
     device = pick_device(config.train.device)
-    model = load_model(config.model, pick_dtype(config.train.dtype, device)).to(device)
+    dtype = choose_dtype(config.train.dtype, World(device), folder / CHECKPOINTS)
+    model = load_model(config.model, dtype).to(device)
     tokenizer = load_tokenizer(config.model)
     packed = folder / "run" / "tokens"
     packing = ConversationsConfig(config.conversations, config.model, packed, context=model.config.context)
