@@ -94,7 +94,9 @@ def train(case: Case) -> Trained:
     config = TrainConfig(**{**settings, **case.train})
     objective = NextToken(build_model(ModelConfig(**{**shape, **case.model}), 1, torch.float32))
     parallel = ParallelConfig(**case.parallel) if many else ParallelConfig()
-    fleet = parallelize(objective, parallel, World(torch.device("cpu"), rank, size), config.recompute)
+    fleet = parallelize(
+        objective, parallel, World(torch.device("cpu"), rank, size), config.recompute, config.compile == "on"
+    )
     optimizer = make_optimizer(fleet.named_parameters(), config)
     losses, norms = [], []
     for step in range(case.steps):

@@ -1,4 +1,5 @@
-"""Blocks that recompute gather, split and exchange a second time in the backward pass: the same training."""
+"""Blocks that recompute gather, split and exchange a second time in the backward pass: the same training. So do those
+that are compiled."""
 
 import pytest
 
@@ -11,6 +12,10 @@ CASES = [
     Case("TP, selective recomputation", 2, {"tensor": 2}, train={"recompute": "selective"}, steps=3),
     Case("CP, full recomputation", 2, {"context": 2}, train={"recompute": "full"}, steps=3),
 ]
+COMPILED = [
+    Case(f"compiled, {name}", 2, parallel, train={"compile": "on"}, steps=3)
+    for name, parallel in {"DDP": {}, "FSDP": {"shard": 2}, "TP": {"tensor": 2}, "CP": {"context": 2}}.items()
+]
 
 
 @pytest.fixture(scope="module")
@@ -21,3 +26,9 @@ def rows() -> dict[str, Row]:
 @pytest.mark.parametrize("name", [case.name for case in CASES])
 def test_equal_to_one_process(name: str, rows: dict[str, Row]) -> None:
     rows[name].check()
+
+
+@pytest.mark.slow
+def test_compiled_blocks_are_equal_to_one_process() -> None:
+    for row in compare(COMPILED):
+        row.check()

@@ -18,6 +18,7 @@ from fromzero.parallel.mesh import Mesh
 from fromzero.parallel.tensor import split
 from fromzero.parallel.textbook.tensor_parallel import ColumnParallel, RowParallel
 from fromzero.training.objective import NextToken
+from fromzero.training.precision import use_float8
 from tests.parallel.parity import Case, Row, compare
 from tests.parallel.ranks import run_ranks
 
@@ -136,6 +137,19 @@ def _refused() -> list[str]:
     return messages
 
 
+def _float8() -> tuple[list[int], list[float]]:
+    """How many layers compute in 8 bits on one device and where two share them, and the loss of each."""
+    counts, losses = [], []
+    for parallel, size in ((ParallelConfig(), 1), (ParallelConfig(tensor=2), 2)):
+        shape = ModelConfig(**{**SHAPE, "width": 32, "ffn_width": 48})
+        objective = NextToken(Transformer(shape, 1, torch.bfloat16))
+        fleet = parallelize(objective, parallel, World(torch.device("cpu"), torch.distributed.get_rank(), size))
+        counts.append(use_float8(objective.model, "float8"))
+        ids = torch.randint(96, (2, 9), generator=torch.Generator().manual_seed(0))
+        losses.append(fleet.gradients(objective.prepare(ids[:, :-1], ids[:, 1:], 0), None, 16))
+    return counts, losses
+
+
 def _textbook() -> list[float]:
     """Differences of outputs and gradients to the whole layers, and to torch's."""
     torch.manual_seed(0)
@@ -156,7 +170,7 @@ def _textbook() -> list[float]:
 
 
 def _pieces() -> tuple[Any, ...]:
-    return _encoder_decoder(), _logits(), _refused(), _textbook()
+    return _encoder_decoder(), _logits(), _refused(), _textbook(), _float8()
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +207,9 @@ def test_what_cannot_be_split_is_refused(pieces: tuple[Any, ...]) -> None:
 
 def test_textbook_equals_torch_and_whole_layers(pieces: tuple[Any, ...]) -> None:
     assert max(pieces[3]) < 1e-6
+
+
+def test_the_parts_of_matrices_have_to_fit_the_kernels_of_float8(pieces: tuple[Any, ...]) -> None:
+    counts, (one, many) = pieces[4]
+    assert counts == [7, 4], "24 of 48 hidden channels are no multiple of 16"
+    assert many == pytest.approx(one, rel=0.01)

@@ -107,7 +107,8 @@ def test_the_end_is_a_checkpoint_too(chain: Chain, tmp_path: Path) -> None:
     "changes",
     [
         {"validation_tokens": 0}, {"beta1": 1.0}, {"seed": -1}, {"learning_rate": float("nan")}, {"warmup_steps": -1},
-        {"final_learning_rate": -0.1}, {"weight_decay": -1.0}, {"steps": 0}, {"micro_batch_size": 3},
+        {"final_learning_rate": -0.1}, {"ahead_weight": 0.0}, {"weight_decay": -1.0}, {"steps": 0},
+        {"micro_batch_size": 3},
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any]) -> None:

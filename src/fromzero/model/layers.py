@@ -47,7 +47,9 @@ class Linear(nn.Linear):
         weight, bias = self.weight, self.bias
         if self.float8 and self.training:
             return float8_linear(x, weight, bias)
-        if x.dtype != weight.dtype and widened(x.dtype, weight.dtype, x.device.type):
+        if x.dtype == weight.dtype:
+            return F.linear(x, weight, bias)
+        if widened(x.dtype, weight.dtype, x.device.type):
             return wide_linear(x, weight, bias)
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
@@ -103,11 +105,6 @@ class Head(nn.Module):
         self.scale, self.softcap = config.logit_scale, config.logit_softcap
         self.weight = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.width))
         self.bias = nn.Parameter(torch.empty(config.vocab_size)) if config.head_bias else None
-
-    @property
-    def plain(self) -> bool:
-        """Whether logits are the product with the matrix and nothing more."""
-        return self.scale == 1 and self.softcap is None and self.bias is None
 
     def forward(self, x: Tensor, weight_VD: Tensor) -> Tensor:
         """`weight_VD` is the matrix to use: the model knows which."""

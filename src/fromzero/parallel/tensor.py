@@ -94,6 +94,8 @@ def split(model: nn.Module, mesh: Mesh, sequence: bool) -> None:
         if kind not in made:  # few classes: torch.compile looks at each
             made[kind] = _made(type(module), mixin, views)
         module.__class__ = made[kind]
+        if isinstance(module, nn.Linear):  # as others ask: what this rank computes with
+            module.out_features, module.in_features = module.weight.shape
         if mixin:
             module.ranks = ranks
             parts = sequence and (isinstance(module, Stack) or "blocks." in path)

@@ -57,7 +57,7 @@ class NextToken(Objective):
 
     def loss(self, x_BTD: Tensor, **batch: Tensor) -> Tensor:
         loss = super().loss(x_BTD, **batch)
-        if not (self.training and self.model.config.predict_ahead and self.ahead_weight):
+        if not (self.training and self.model.config.predict_ahead):
             return loss
         return loss + self.ahead_weight * ahead_loss(self.model, x_BTD, **batch)
 

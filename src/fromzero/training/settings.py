@@ -130,7 +130,7 @@ class TrainConfig:
             "inspect_every": (self.inspect_every >= 0, "at least 0"),
             "profile_steps": (self.profile_steps >= 0, "at least 0"),
             "price": (self.price is None or 0 <= self.price < math.inf, "at least 0"),
-            "ahead_weight": (0 <= self.ahead_weight < math.inf, "at least 0"),
+            "ahead_weight": (0 < self.ahead_weight < math.inf, "above 0; for none set model.predict_ahead to 0"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
             "beta1": (0 <= self.beta1 < 1, "at least 0 and below 1"),
             "beta2": (0 <= self.beta2 < 1, "at least 0 and below 1"),
