@@ -178,6 +178,9 @@ def litgpt_system(job: Job) -> System:
     )  # fmt: skip
     model = GPT(config).train()
     model.lm_head.weight = model.transformer.wte.weight
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.02)
     called = torch.compile(model) if job.compiled else model
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True

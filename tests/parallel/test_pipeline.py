@@ -16,6 +16,7 @@ from fromzero.model.config import Experts
 from fromzero.parallel import ParallelConfig, World, parallelize
 from fromzero.parallel.textbook.one_f_one_b import OneForwardOneBackward
 from fromzero.training.objective import NextToken
+from fromzero.training.precision import LossScaler
 from tests.parallel.parity import Case, compare
 from tests.parallel.ranks import run_ranks
 
@@ -159,3 +160,24 @@ def test_ranks_hold_their_layers_only_and_drop_out_other_channels() -> None:
     assert "final_norm.weight" not in first
     assert losses[0] != losses[1], "dropout"
     assert draws != others
+
+
+def in_float16(far: float) -> list[bool]:
+    """Whether steps are taken, where the scale makes gradients overflow on the last stage only; then less."""
+    model = Transformer(ModelConfig(**SHAPE), 0, torch.float16)
+    world = World(torch.device("cpu"), dist.get_rank(), dist.get_world_size())
+    fleet, scaler = parallelize(NextToken(model), ParallelConfig(pipeline=2), world), LossScaler(torch.float16)
+    ids, taken = torch.arange(64).view(4, 16), []
+    for factor in (far, 1.0):
+        fleet.gradients({"ids_BT": ids, "targets_BT": ids}, 1, 64, scaler.scale)
+        if world.first is False:
+            next(p for _, p in fleet.named_parameters() if p.grad is not None).grad.mul_(factor)  # type: ignore[union-attr]
+        scaler.unscale(fleet)
+        taken.append(scaler.allows(fleet.clip(1.0)))
+        for _, parameter in fleet.named_parameters():
+            parameter.grad = None
+    return [*taken, scaler.scale == 2.0**15]
+
+
+def test_all_stages_leave_a_step_out_when_one_overflows() -> None:
+    assert run_ranks(2, in_float16, float("inf")) == [[False, True, True]] * 2

@@ -128,7 +128,7 @@ def test_growing_batches_deal_the_same_windows_and_resume(chain: Chain, ahead: b
 
 def test_batches_that_ranks_cannot_share_are_refused(chain: Chain) -> None:
     config = TrainConfig(batch_size=6, batch_size_start=3, batch_warmup_steps=5)
-    with pytest.raises(UserError, match="3 is not a multiple of the 2 processes"):
+    with pytest.raises(UserError, match="batch_size_start 3 is not a multiple of the 2 processes"):
         Growing(WindowLoader(TokenShards(chain.tokens, "train"), 16, 6, 0, 0, 2), config)
     with pytest.raises(UserError, match="batch_size_start"):
         in_steps(replace(config, batch_size_start=4), 16)

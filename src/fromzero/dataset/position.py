@@ -6,15 +6,15 @@ from typing import Any
 from fromzero.errors import UserError
 
 
-def check_share(batch_size: int, context: int, rank: int, world_size: int) -> None:
-    """Raise UserError when a batch can't be dealt evenly to the processes."""
+def check_share(batch_size: int, context: int, rank: int, world_size: int, name: str = "batch_size") -> None:
+    """Raise UserError when a batch can't be dealt evenly to the processes. name: of the setting with its size."""
     if context < 1 or batch_size < 1:
         raise UserError(f"context is {context} and batch_size {batch_size}; both should be 1 or more")
     if not 0 <= rank < world_size:
         raise UserError(f"rank {rank} of {world_size} processes; it should be 0 to {world_size - 1}")
     if batch_size % world_size:
         raise UserError(
-            f"batch_size {batch_size} is not a multiple of the {world_size} processes; set it to "
+            f"{name} {batch_size} is not a multiple of the {world_size} processes; set it to "
             f"{-(-batch_size // world_size) * world_size}"
         )
 

@@ -8,6 +8,7 @@ Each process reads and encodes the whole stream and takes its rows of it: that i
 number of processes. With many of them on one machine, `fromzero pack` costs less.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ class Block:
     """[place, id in the corpus] of each document in ids."""
     windows: NDArray[np.int64]
     """Their numbers, in the order in which they are dealt."""
+
+    @functools.cached_property
+    def places(self) -> NDArray[np.int64]:
+        """Where in ids each document of names begins."""
+        return np.array([place for place, _ in self.names], np.int64)
 
     def over(self, context: int) -> dict[str, list[Any]]:
         """What goes over to the next block."""
@@ -131,8 +137,7 @@ class StreamLoader:
             self._block, self._row = self._blocks.next(), 0
         block, start = self._block, int(self._block.windows[self._row]) * self.context
         self._row += 1
-        places = [place for place, _ in block.names]
-        first, last = np.searchsorted(places, [start, start + self.context - 1], "right")
+        first, last = np.searchsorted(block.places, [start, start + self.context - 1], "right")
         names = [name for _, name in block.names[max(0, int(first) - 1) : int(last)]]
         return block.ids[start : start + self.context + 1], names
 

@@ -1,7 +1,7 @@
 """Logits -> weights: the training loop and everything it needs.
 
 In: batches of ids and targets, a model, TrainConfig. Out: trained weights, metrics, checkpoints that resume exactly.
-Reading order: `settings`, `objective`, `objectives` (of every family), `optimizer`, `schedule` (pure functions of the
+Reading order: `settings`, `objective`, `objectives` (of every family), `optimizers`, `schedule` (pure functions of the
 step), `checkpoint`, `metrics`, `signals`, `trainer` (the loop), `pretrain` (the stage).
 """
 

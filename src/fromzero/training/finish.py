@@ -19,7 +19,7 @@ tags: [fromzero]
 |---|---|
 | architecture | {family}: {layers} layers, width {width}, {heads} heads, context {context} tokens |
 | parameters | {parameters:,} |
-| vocabulary | {vocab_size:,} tokens, byte-level BPE |
+| vocabulary | {vocab_size:,} tokens |
 | trained on | {tokens:,} tokens in {steps:,} steps |
 {figures}
 Made with fromzero. `manifest.json` holds the settings, versions and hashes that it was made from; `run/metrics.jsonl`

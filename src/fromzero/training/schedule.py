@@ -107,7 +107,8 @@ class Growing:
         self.loader, self.config = loader, config
         growing = config.batch_warmup_steps if config.batch_size_start else 0
         if config.batch_size_start and loader is not None:
-            check_share(config.batch_size_start, loader.context, loader.rank, loader.world_size)
+            share = loader.context, loader.rank, loader.world_size
+            check_share(config.batch_size_start, *share, name="batch_size_start")
         self.ends = list(accumulate(batch_size(step, config) for step in range(growing)))
         """Sequences dealt after each of the steps whose batches still grow."""
 

@@ -219,7 +219,7 @@ class Trainer:
         }
 
     def _cost(self) -> float:
-        """Of all devices so far."""
+        """Of all devices, for the steps so far; looks and checkpoints are not in it."""
         return (self.config.price or 0.0) * self.world.size * self.seconds / 3600
 
     def _look(self) -> None:
