@@ -29,9 +29,10 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format src tests bench
 	$(BIN)/ruff check --fix src tests bench
 
-# bench/README.md says what each one measures, and where to get the peers that they run beside.
+# bench/README.md says what each one measures, and where to get the peers that they run beside. transformers is there;
+# further ones are named: make bench PEERS='--nanogpt FOLDER --nanochat FOLDER --litgpt PYTHON'
 bench: $(VENV)/.installed-bench
-	$(BIN)/python bench/pretraining.py
+	$(BIN)/python bench/training.py $(PEERS)
 	$(BIN)/python bench/quickstart_memory.py
 
 docs: $(VENV)/.installed-docs
