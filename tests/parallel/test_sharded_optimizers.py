@@ -1,7 +1,7 @@
 """Optimizers on parameters that ranks share: every placement takes the steps of one process."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -100,7 +100,7 @@ def fully_sharded(name: str, mesh: Any) -> float:
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
 
-    plain, split = model(), model()
+    plain, split = model(), cast(Any, model())
     fully_shard(split, mesh=mesh)
     split.set_gradient_divide_factor(1.0)
     split.set_force_sum_reduction_for_comms(True)

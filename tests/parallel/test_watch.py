@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def start(folder: Path, *arguments: object) -> list[subprocess.Popen[str]]:
     script = folder / "loop.py"
     script.write_text(LOOP)
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "3", "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     line = [sys.executable, str(script), *map(str, arguments)]
     return [subprocess.Popen(line, env={**os.environ, **where, "RANK": str(rank)}, **pipes) for rank in range(3)]
 
