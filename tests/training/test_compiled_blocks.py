@@ -12,7 +12,7 @@ from torch import Tensor
 from fromzero.model import ModelConfig, Transformer
 from fromzero.parallel import ParallelConfig, World, parallelize
 from fromzero.training import compiling
-from fromzero.training.compiling import choose_compiled, choose_dtype
+from fromzero.training.compiling import Choices, choose_compiled
 from fromzero.training.objective import NextToken
 
 CPU = World(torch.device("cpu"))
@@ -29,8 +29,8 @@ def errors() -> Iterator[None]:
 
 def test_asked_for_is_asked_for(tmp_path: Path) -> None:
     model = Transformer(replace(SHAPE, layers=1))
-    assert choose_compiled(model, "on", 2, 32, CPU, tmp_path)
-    assert not choose_compiled(model, "off", 2, 32, CPU, tmp_path)
+    assert choose_compiled(model, "on", 2, 32, Choices(tmp_path, CPU))
+    assert not choose_compiled(model, "off", 2, 32, Choices(tmp_path, CPU))
 
 
 @pytest.mark.parametrize(("compiled", "chosen"), [(0.5, True), (1.5, False)])
@@ -40,15 +40,20 @@ def test_the_faster_is_taken_and_said(
     seconds = iter((1.0, compiled, compiled, 1.0))
     monkeypatch.setattr(compiling, "_seconds", lambda *_: next(seconds))
     for _ in range(2):  # the second time it would be measured the other way round
-        assert choose_compiled(Transformer(replace(SHAPE, layers=1)), "auto", 2, 32, CPU, tmp_path / "run") == chosen
+        choices = Choices(tmp_path / "run", CPU)
+        assert choose_compiled(Transformer(replace(SHAPE, layers=1)), "auto", 2, 32, choices) == chosen
+        choices.keep()
     assert ("blocks are compiled" in capsys.readouterr().err) == chosen
 
 
 def test_a_run_that_goes_on_has_the_dtype_that_it_began_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     measured = iter((torch.bfloat16, torch.float32))
     monkeypatch.setattr(compiling, "pick_dtype", lambda *_: next(measured))
-    for _ in range(2):
-        assert choose_dtype("auto", CPU, tmp_path / "run") == torch.bfloat16
+    begun = Choices(tmp_path / "run", CPU)
+    assert begun.dtype("auto") == torch.bfloat16
+    assert not list(tmp_path.iterdir()), "a run that is refused leaves nothing behind"
+    begun.keep()
+    assert Choices(tmp_path / "run", CPU).dtype("auto") == torch.bfloat16
 
 
 def test_what_does_not_compile_runs_as_it_is(
@@ -59,7 +64,7 @@ def test_what_does_not_compile_runs_as_it_is(
 
     monkeypatch.setattr(torch, "compile", broken)
     model = Transformer(replace(SHAPE, layers=1))
-    assert not choose_compiled(model, "auto", 2, 32, CPU, tmp_path)
+    assert not choose_compiled(model, "auto", 2, 32, Choices(tmp_path, CPU))
     assert "does not work here (RuntimeError: no compiler)" in capsys.readouterr().err
     assert model.blocks[0]._compiled is None
 
@@ -88,5 +93,5 @@ def test_compiled_blocks_give_the_same_gradients_and_one_program(recompute: str)
 
 @pytest.mark.slow
 def test_the_probe_compiles_for_real(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    choose_compiled(Transformer(SHAPE), "auto", 2, 32, CPU, tmp_path)
+    choose_compiled(Transformer(SHAPE), "auto", 2, 32, Choices(tmp_path, CPU))
     assert "ms a block" in capsys.readouterr().err

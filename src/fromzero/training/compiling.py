@@ -25,36 +25,48 @@ STEPS = 3
 """Forward and backward passes that are timed each way, after one that is not."""
 
 
-def choose_dtype(name: TrainDtype, world: World, folder: Path) -> torch.dtype:
-    """As device.pick_dtype, on the first rank; folder: of the checkpoints."""
-    found = _chosen(folder / "dtype.json", lambda: str(pick_dtype(name, world.device)).removeprefix("torch."), world)
-    dtype = getattr(torch, found)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
+class Choices:
+    """What the first rank has chosen in this run, or in the one that it goes on from."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        """folder: of the checkpoints."""
+        self.file, self.world = folder / "chosen.json", world
+        self.made: dict[str, Any] = json.loads(self.file.read_bytes()) if world.first and self.file.exists() else {}
+
+    def make(self, name: str, choose: Callable[[], Any]) -> Any:
+        """What is chosen now, unless it was before; on all ranks."""
+        if self.world.first and name not in self.made:
+            self.made[name] = choose()
+        return self.world.share(self.made.get(name))
+
+    def keep(self) -> None:
+        """To be called when training begins: a run that is refused before should leave nothing behind."""
+        if self.world.first:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.file, self.made)
+
+    def dtype(self, name: TrainDtype) -> torch.dtype:
+        """As device.pick_dtype."""
+        found = self.make("dtype", lambda: str(pick_dtype(name, self.world.device)).removeprefix("torch."))
+        dtype = getattr(torch, found)
+        assert isinstance(dtype, torch.dtype)
+        return dtype
 
 
 def choose_compiled(
-    model: nn.Module, mode: Literal["auto", "on", "off"], rows: int, length: int, world: World, folder: Path
+    model: nn.Module, mode: Literal["auto", "on", "off"], rows: int, length: int, choices: Choices
 ) -> bool:
     """Whether to compile the blocks of a model that computes `rows` sequences of `length` tokens at once.
 
     auto: if the first block, a copy of it, is faster so; the first rank tries. A block that later fails to compile
-    runs as it is then. folder: of the checkpoints.
+    runs as it is then.
     """
     if mode != "auto":
         return mode == "on"
-    answer = _chosen(folder / "compiled.json", lambda: _faster(model, rows, length, world.device), world)
+    answer = choices.make("compiled", lambda: _faster(model, rows, length, choices.world.device))
     if answer:
         torch._dynamo.config.suppress_errors = True
     return bool(answer)
-
-
-def _chosen(file: Path, choose: Callable[[], Any], world: World) -> Any:
-    """What the first rank chooses, or chose when the run began."""
-    if world.first and not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, choose())
-    return world.share(json.loads(file.read_bytes()) if world.first else None)
 
 
 def _faster(model: nn.Module, rows: int, length: int, device: torch.device) -> bool:

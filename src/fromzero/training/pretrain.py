@@ -25,7 +25,7 @@ from fromzero.model.encoder_decoder import EncoderDecoder
 from fromzero.parallel import ParallelConfig, World, join_world, parallelize
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.checkpoint import Resume
-from fromzero.training.compiling import choose_compiled, choose_dtype
+from fromzero.training.compiling import Choices, choose_compiled
 from fromzero.training.cost import Estimate, ThisMachine, estimate_run, used_memory
 from fromzero.training.depth import dial
 from fromzero.training.finish import finish_model
@@ -147,7 +147,8 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
     keep_freed_memory()
     tokenizer = load_tokenizer(data.path)
     _check_length(config.train, data.windows)
-    dtype = choose_dtype(config.train.dtype, world, folder / CHECKPOINTS)
+    choices = Choices(folder / CHECKPOINTS, world)
+    dtype = choices.dtype(config.train.dtype)
     kind = objective_kind(config.train, config.model)
     shape = config.model.with_vocab(tokenizer.vocab_size)
     model = build_model(parametrized(shape, config.train), config.train.seed, dtype).to(world.device)
@@ -158,7 +159,7 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
     train = config.train
     length = row_length(kind, config.model)
     rows = train.micro_batch_size or max(1, train.batch_size // world.size)
-    compiled = choose_compiled(model, train.compile, rows, config.model.context, world, folder / CHECKPOINTS)
+    compiled = choose_compiled(model, train.compile, rows, config.model.context, choices)
     fleet = parallelize(objective, config.parallel, world, train.recompute, compiled)
     objective.rank, objective.ranks = fleet.data_rank, fleet.data_size
     loader = data.loader(length, train.batch_size, train.seed, fleet.data_rank, fleet.data_size)
@@ -171,6 +172,7 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
     of = {"tokenizer": artifact.digest_of([artifact.digest_file(f) for f in sorted(data.path.glob("tokenizer*.json"))])}
     with Prefetch(loader) as ahead:
         trainer = Trainer(model, ahead, train, folder / "run", look, objective, fleet, config.resume, of)
+        choices.keep()
         started = time.perf_counter()
         figures = trainer.fit()
         seconds = time.perf_counter() - started

@@ -24,7 +24,7 @@ from fromzero.interop import load_model
 from fromzero.model import Transformer
 from fromzero.parallel import World
 from fromzero.tokenizer import Tokenizer, load_tokenizer
-from fromzero.training.compiling import choose_dtype
+from fromzero.training.compiling import Choices
 from fromzero.training.finish import finish_model
 from fromzero.training.metrics import read_metrics
 from fromzero.training.objective import counted, next_token_loss
@@ -92,8 +92,8 @@ def _digest(path: Path) -> str:
 def _tune(config: ChatConfig, folder: Path) -> Mapping[str, Any]:
     keep_freed_memory()
     device = pick_device(config.train.device)
-    dtype = choose_dtype(config.train.dtype, World(device), folder / CHECKPOINTS)
-    model = load_model(config.model, dtype).to(device)
+    choices = Choices(folder / CHECKPOINTS, World(device))
+    model = load_model(config.model, choices.dtype(config.train.dtype)).to(device)
     tokenizer = load_tokenizer(config.model)
     packed = folder / "run" / "tokens"
     packing = ConversationsConfig(config.conversations, config.model, packed, context=model.config.context)
@@ -104,6 +104,7 @@ def _tune(config: ChatConfig, folder: Path) -> Mapping[str, Any]:
     loader = ConversationLoader(train, model.config.context, config.train.batch_size, config.train.seed)
     records = [r for r in records if _fits(r, tokenizer, model.config.context)]
     look = _look(config, folder / "run", tokenizer, held_out, records)
+    choices.keep()
     figures = Trainer(model, loader, config.train, folder / "run", look).fit()
     _write_answers(folder / "run", records)
     shutil.rmtree(packed)
