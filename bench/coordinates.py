@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
 from math import log2
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common import ROOT
 from fromzero.explain.charts import HEIGHT, WIDTH, Line, LineChart, draw_lines, tag, text
 from fromzero.model import ModelConfig, Transformer, functions
 from fromzero.training import TrainConfig
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--optimizer", default="adamw")
     parser.add_argument("--rate", type=float, default=0.01)
     given = parser.parse_args()
-    (ROOT / "docs" / "coordinates.svg").write_text(picture(given.optimizer, given.rate))
+    (Path(__file__).resolve().parents[1] / "docs" / "coordinates.svg").write_text(picture(given.optimizer, given.rate))
 
 
 if __name__ == "__main__":

@@ -111,9 +111,6 @@ class ModelConfig:
     """Number of token ids; 0 takes it from the tokenizer."""
     context: int = 256
     """Longest sequence, tokens."""
-    depth: int = 0
-    """The one dial, for pretraining: with D > 0, D layers of width 64 D, and what goes with that size; settings that
-    are not the default stay. Batch size, learning rate, weight decay and length of training follow."""
     layers: int = 4
     """Number of blocks; of the decoder, where there is an encoder too."""
     width: int = 256
@@ -192,6 +189,9 @@ class ModelConfig:
     """Further tokens that are predicted at each place, each by a block of its own (DeepSeek-V3)."""
     head_bias: bool = False
     """Whether the output layer has a bias (BERT)."""
+    depth: int = 0
+    """The one dial, for pretraining: with D > 0, D layers of width 64 D, and what goes with that size; settings that
+    are not the default stay. Batch size, learning rate, weight decay and length of training follow."""
 
     def __post_init__(self) -> None:
         if self.depth < 0:
