@@ -16,11 +16,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from fromzero.errors import UserError
 from fromzero.model.experts import Bank, mixtures
-from fromzero.parallel.mesh import Mesh
+from fromzero.parallel.mesh import Mesh, local
 
 
 def spread(model: nn.Module, mesh: Mesh) -> None:
@@ -55,7 +55,7 @@ def _exchanged(bank: Bank, group: dist.ProcessGroup, x_MD: Tensor, counts_E: Ten
     # Rows come ordered by the rank that sent them, then by expert; the experts want them by expert.
     experts_M = torch.arange(counts_RL.shape[1], device=x_MD.device).repeat(group.size())
     order_M = experts_M.repeat_interleave(received_RL.flatten()).argsort(stable=True)
-    weights = [_local(weight) for weight in (bank.up, bank.gate, bank.down)]
+    weights = [local(weight) for weight in (bank.up, bank.gate, bank.down)]
     y_MD = bank.compute(arrived_MD[order_M], received_RL.sum(0), *weights)
     return _AllToAll.apply(y_MD[order_M.argsort()], received, sent, group)
 
@@ -73,7 +73,3 @@ class _AllToAll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor, None, None, None]:
         return _AllToAll.apply(grad_MD, *ctx.way_back), None, None, None
-
-
-def _local(weight: Tensor) -> Tensor:
-    return weight.to_local() if isinstance(weight, DTensor) else weight

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping
 
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 
 _GRID = ("pipeline", "replicate", "spread", "expert", "context", "tensor")
 _FLAT = {
@@ -37,3 +39,8 @@ class Mesh:
         if names not in self._known:
             self._known[names] = DeviceMesh._concatenate([self._known[name] for name in names])
         return self._known[names]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank has of a tensor; gradients pass through."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from fromzero.parallel.mesh import Mesh
+from fromzero.parallel.mesh import Mesh, local
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def clip_gradients(
     gradients = {name: p.grad for name, p in named if p.grad is not None}
     norm = math.sqrt(_sum_of_squares(gradients, mesh, copies))
     if max_norm > 0 and math.isfinite(norm) and norm > max_norm:
-        torch._foreach_mul_([_local(gradient) for gradient in gradients.values()], max_norm / norm)
+        torch._foreach_mul_([local(gradient) for gradient in gradients.values()], max_norm / norm)
     return norm
 
 
@@ -38,7 +38,7 @@ def _sum_of_squares(gradients: dict[str, Tensor], mesh: Mesh | None, copies: Col
     counted = [gradient for name, gradient in gradients.items() if name not in copies]
     alike: dict[tuple[dist.ProcessGroup, ...], list[Tensor]] = {(): []}
     for gradient in counted:
-        alike.setdefault(_groups(gradient), []).append(_local(gradient))
+        alike.setdefault(_groups(gradient), []).append(local(gradient))
     total: Tensor | float = 0.0
     for groups, tensors in alike.items():
         if tensors:
@@ -60,7 +60,3 @@ def _groups(gradient: Tensor) -> tuple[dist.ProcessGroup, ...]:
     cut = [dimension for dimension, placement in enumerate(placements) if not placement.is_replicate()]
     assert not any(placements[dimension].is_partial() for dimension in cut), "gradients must be reduced by now"
     return tuple(mesh.get_group(dimension) for dimension in cut)
-
-
-def _local(gradient: Tensor) -> Tensor:
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient

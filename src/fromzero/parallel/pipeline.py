@@ -20,7 +20,6 @@ from torch.distributed.pipelining import (
     ScheduleInterleaved1F1B,
     ScheduleInterleavedZeroBubble,
 )
-from torch.distributed.tensor import DTensor
 
 from fromzero.errors import UserError
 from fromzero.model.block import Section
@@ -29,7 +28,7 @@ from fromzero.model.linear_loss import IGNORE
 from fromzero.model.transformer import Transformer
 from fromzero.parallel.config import ParallelConfig
 from fromzero.parallel.fleet import Batch, Fleet
-from fromzero.parallel.mesh import Mesh
+from fromzero.parallel.mesh import Mesh, local
 from fromzero.parallel.world import World
 
 _FIRST = ("token_embedding", "position_embedding", "type_embedding", "embedding_norm")
@@ -181,10 +180,11 @@ class Pipeline(Fleet):
         weight = dict(self.named_parameters())["token_embedding.weight"]
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-        own = weight.grad.to_local() if isinstance(weight.grad, DTensor) else weight.grad
-        own, other = own.contiguous(), torch.empty_like(own)
+        own = local(weight.grad)
+        sent = own.contiguous()  # a copy, where it is not: the sum has to go to the gradient itself
+        other = torch.empty_like(sent)
         peer = self.places - 1 - self.place
-        ends = ((dist.isend, own), (dist.irecv, other))
+        ends = ((dist.isend, sent), (dist.irecv, other))
         operations = [dist.P2POp(act, tensor, group=self.group, group_peer=peer) for act, tensor in ends]
         for work in dist.batch_isend_irecv(operations):
             work.wait()

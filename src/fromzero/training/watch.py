@@ -13,6 +13,7 @@ from fromzero.console import human_count, say, table
 from fromzero.model.block import Block
 from fromzero.model.layers import FeedForward
 from fromzero.parallel.fleet import Fleet
+from fromzero.parallel.mesh import local
 
 DEAD = 0.01
 """A hidden unit is dead when it never comes to this share of the root mean square of its layer."""
@@ -49,13 +50,13 @@ class Inspector:
             self._hooks.append(module.down.register_forward_pre_hook(lambda _m, x: self._hidden(name, x[0])))
 
     def _came_out(self, name: str, x: Tensor) -> None:
-        x = _local(x.detach()).float()
+        x = local(x.detach()).float()
         new = torch.stack([x.square().sum(), torch.tensor(float(x.numel()), device=x.device), x.abs().max()])
         old = self.sums.get(name, torch.zeros_like(new))
         self.sums[name] = torch.cat([old[:2] + new[:2], torch.maximum(old[2:], new[2:])])
 
     def _hidden(self, name: str, x: Tensor) -> None:
-        x = _local(x.detach()).float().flatten(0, -2)
+        x = local(x.detach()).float().flatten(0, -2)
         most = x.abs().amax(0) / x.square().mean().sqrt().clamp(min=1e-30)
         self.units[name] = torch.maximum(self.units[name], most) if name in self.units else most
 
@@ -114,10 +115,6 @@ def _layer(name: str) -> str:
     """'blocks.3.attention.query.weight' -> 'blocks.3.attention', 'final_norm.weight' -> 'final_norm'."""
     found = re.match(r"(.*?\bblocks\.\d+\.[^.]+|[^.]+)", name)
     return found[0] if found else name
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 @contextmanager
