@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fromzero.errors import UserError
 from fromzero.inference import KVCache, SamplingConfig, generate_text, generate_tokens
-from fromzero.inference.sampling import drop_below_min_p, keep_top_k, keep_top_p, penalize_repetition, sample
+from fromzero.inference.sampling import Sampler, drop_below_min_p, keep_top_k, keep_top_p, penalize_repetition
 from fromzero.model import ModelConfig, Transformer
 from fromzero.tokenizer.unigram import Metaspace, UnigramTokenizer
 from tests.conftest import Chain
@@ -51,9 +51,8 @@ def test_the_seed_decides() -> None:
 
 
 def test_temperature_zero_takes_the_most_likely() -> None:
-    logits = torch.tensor([0.0, 3.0, 2.9])
-    generator = torch.Generator().manual_seed(0)
-    assert {sample(logits, torch.tensor([]), SamplingConfig(temperature=0), generator) for _ in range(20)} == {1}
+    sampler = Sampler(SamplingConfig(temperature=0), [])
+    assert {sampler.choose(torch.tensor([0.0, 3.0, 2.9])) for _ in range(20)} == {1}
 
 
 def test_top_k_top_p_min_p_by_hand() -> None:
@@ -81,10 +80,9 @@ def test_the_repetition_penalty_by_hand() -> None:
 @given(st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
 def test_draws_follow_the_probabilities(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    config = SamplingConfig(temperature=1.0, top_p=1.0)
+    sampler = Sampler(SamplingConfig(temperature=1.0, top_p=1.0, seed=seed), [])
     logits = torch.tensor([0.7, 0.2, 0.1]).log()
-    draws = torch.tensor([sample(logits, torch.tensor([]), config, generator) for _ in range(400)])
+    draws = torch.tensor([sampler.choose(logits) for _ in range(400)])
     share = float((draws == 0).float().mean())
     assert abs(share - 0.7) < 5 * (0.7 * 0.3 / 400) ** 0.5
 

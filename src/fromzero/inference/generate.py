@@ -8,7 +8,7 @@ import torch
 
 from fromzero.errors import UserError
 from fromzero.inference.cache import KVCache
-from fromzero.inference.sampling import SamplingConfig, sample
+from fromzero.inference.sampling import Sampler, SamplingConfig
 from fromzero.model import Transformer
 from fromzero.tokenizer import Tokenizer
 from fromzero.tokenizer.stream import StreamDecoder
@@ -37,17 +37,17 @@ def generate_tokens(
             f"the prompt has {len(prompt)} tokens and the model's context is {model.config.context}; shorten the prompt"
         )
     device = model.token_embedding.weight.device
-    generator = torch.Generator()
-    generator.manual_seed(config.seed) if config.seed is not None else generator.seed()
+    sampler = Sampler(config, prompt)
     capacity = len(prompt) + min(config.max_tokens, limit)
     cache = KVCache(model.config, 1, capacity, model.compute_dtype, device) if cached else None
     ids = torch.tensor([list(prompt)], device=device)
     new = ids
     for _ in range(min(config.max_tokens, limit)):
         logits_V = model(new if cached else ids, cache)[0, -1]
-        token = sample(logits_V.cpu(), ids[0].cpu(), config, generator)
+        token = sampler.choose(logits_V.cpu())
         if token in stop_ids:
             return
+        sampler.accept(token)
         yield token
         new = torch.tensor([[token]], device=device)
         ids = torch.cat([ids, new], dim=1)

@@ -1,7 +1,10 @@
-"""From logits to one id. Each step is a pure function on a vector of logits (V,), and they apply in this order:
-repetition penalty, temperature, top-k, top-p, min-p, draw."""
+"""From logits to one id. Each step is a pure function on a vector of logits (V,), and they apply in this order: what a
+constraint forbids, the bias of ids, penalties, temperature, top-k, top-p, min-p, typical, draw."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,12 +26,31 @@ class SamplingConfig:
     """Keep the fewest most likely tokens that hold this much probability; 1 keeps all."""
     min_p: float = 0.0
     """Drop tokens less likely than this share of the most likely one's probability; 0 drops none."""
+    typical_p: float = 1.0
+    """Keep the tokens whose surprise is closest to what is expected, up to this much probability (Meister 2022); 1:
+    all."""
     repetition_penalty: float = 1.0
     """Above 1, tokens seen before become less likely (Keskar 2019); 1 changes nothing."""
+    presence_penalty: float = 0.0
+    """Taken from the logits of tokens that the answer has; below 0 they become likelier."""
+    frequency_penalty: float = 0.0
+    """The same for each time that the answer has them."""
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    """Added to the logits of these ids."""
     max_tokens: int = 256
     """Longest answer, tokens."""
+    min_tokens: int = 0
+    """Shortest answer: before it, no id and no text ends it."""
     stop: tuple[str, ...] = ()
     """Texts that end the answer; they are not part of it."""
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end the answer, beside the special tokens of the tokenizer; they are not part of it."""
+    ignore_end: bool = False
+    """Whether special tokens do not end it: it goes on to max_tokens, or to a stop text or id."""
+    n: int = 1
+    """Answers to one prompt."""
+    logprobs: int | None = None
+    """Give the log-probability of each token, and of so many likeliest ones; null: none."""
     seed: int | None = None
     """Seed of the draw; null draws differently each time."""
 
@@ -39,7 +61,13 @@ class SamplingConfig:
             "top_k": (self.top_k >= 0, "at least 0"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
+            "typical_p": (0 < self.typical_p <= 1, "above 0 and at most 1"),
             "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "presence_penalty": (-2 <= self.presence_penalty <= 2, "from -2 to 2"),
+            "frequency_penalty": (-2 <= self.frequency_penalty <= 2, "from -2 to 2"),
+            "min_tokens": (0 <= self.min_tokens <= self.max_tokens, "from 0 to max_tokens"),
+            "n": (self.n >= 1, "at least 1"),
+            "logprobs": (self.logprobs is None or self.logprobs >= 0, "at least 0, or null"),
             "max_tokens": (self.max_tokens >= 1, "at least 1"),
             "stop": (all(self.stop), "texts of at least one character"),
         }
@@ -48,14 +76,76 @@ class SamplingConfig:
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
 
 
-def sample(logits_V: Tensor, seen: Tensor, config: SamplingConfig, generator: torch.Generator) -> int:
-    """The next id. seen: ids of the prompt and the answer so far, (N,), for the repetition penalty."""
-    logits_V = penalize_repetition(logits_V.float(), seen, config.repetition_penalty)
-    if config.temperature == 0:
-        return int(logits_V.argmax())
-    logits_V = keep_top_k(logits_V / config.temperature, config.top_k)
-    logits_V = drop_below_min_p(keep_top_p(logits_V, config.top_p), config.min_p)
-    return int(torch.multinomial(logits_V.softmax(-1), 1, generator=generator))
+class Constraint(Protocol):
+    """What an answer may look like, followed token by token."""
+
+    def allowed(self) -> Tensor:
+        """True for the ids that may come next, (V,)."""
+
+    def accept(self, token: int) -> None:
+        """The answer goes on with it."""
+
+    def copy(self) -> "Constraint":
+        """The same at the same place, to try tokens with."""
+
+
+class Sampler:
+    """How the tokens of one answer are chosen: the settings, what was seen, and a generator of its own.
+
+    So a seed gives the same answer whatever else the machine does at the time.
+    """
+
+    def __init__(self, config: SamplingConfig, prompt: Sequence[int], constraint: Constraint | None = None) -> None:
+        self.config, self.constraint = config, constraint
+        self._seen, self._answered = set(prompt), Counter[int]()
+        self._generator = torch.Generator()
+        self._generator.manual_seed(config.seed) if config.seed is not None else self._generator.seed()
+
+    def logits(self, logits_V: Tensor, forbidden: Sequence[int] = ()) -> Tensor:
+        """What is drawn from, as logits (V,) in fp32; forbidden: ids that may not come now."""
+        config, logits_V = self.config, logits_V.float()
+        if self.constraint is not None:
+            logits_V = logits_V.masked_fill(~self.constraint.allowed(), NEVER)
+        if forbidden:
+            logits_V = logits_V.index_fill(0, torch.tensor(forbidden), NEVER)
+        logits_V = add_bias(logits_V, config.logit_bias)
+        if config.repetition_penalty != 1:
+            logits_V = penalize_repetition(logits_V, torch.tensor(sorted(self._seen)), config.repetition_penalty)
+        logits_V = penalize_counts(logits_V, self._answered, config.presence_penalty, config.frequency_penalty)
+        if config.temperature == 0:
+            return logits_V
+        logits_V = keep_top_k(logits_V / config.temperature, config.top_k)
+        logits_V = drop_below_min_p(keep_top_p(logits_V, config.top_p), config.min_p)
+        return keep_typical(logits_V, config.typical_p)
+
+    def choose(self, logits_V: Tensor, forbidden: Sequence[int] = ()) -> int:
+        """The next id; `accept` says that it is taken."""
+        logits_V = self.logits(logits_V, forbidden)
+        if self.config.temperature == 0:
+            return int(logits_V.argmax())
+        return int(torch.multinomial(logits_V.softmax(-1), 1, generator=self._generator))
+
+    def accept(self, token: int) -> None:
+        """The answer goes on with this id."""
+        self._seen.add(token)
+        self._answered[token] += 1
+        if self.constraint is not None:
+            self.constraint.accept(token)
+
+
+def add_bias(logits_V: Tensor, bias: dict[int, float]) -> Tensor:
+    """Add numbers to the logits of some ids."""
+    if not bias:
+        return logits_V
+    return logits_V.index_add(0, torch.tensor(list(bias)), torch.tensor(list(bias.values()), dtype=logits_V.dtype))
+
+
+def penalize_counts(logits_V: Tensor, counts: dict[int, int], presence: float, frequency: float) -> Tensor:
+    """Take from the logits of ids that came already: presence once, frequency for each time (OpenAI's definition)."""
+    if not counts or (presence == 0 and frequency == 0):
+        return logits_V
+    ids, times = torch.tensor(list(counts)), torch.tensor(list(counts.values()), dtype=logits_V.dtype)
+    return logits_V.index_add(0, ids, -(presence + frequency * times))
 
 
 def penalize_repetition(logits_V: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -91,3 +181,15 @@ def drop_below_min_p(logits_V: Tensor, share: float) -> Tensor:
         return logits_V
     probabilities = logits_V.softmax(-1)
     return logits_V.masked_fill(probabilities < share * probabilities.max(), NEVER)
+
+
+def keep_typical(logits_V: Tensor, p: float) -> Tensor:
+    """Keep the ids whose surprise is closest to the entropy, up to probability p (Meister 2022, section 4); 1: all."""
+    if p >= 1:
+        return logits_V
+    log_p = logits_V.log_softmax(-1)
+    entropy = -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum()
+    order = (-log_p - entropy).abs().argsort(stable=True)
+    probabilities = log_p.exp()[order]
+    kept = order[probabilities.cumsum(-1) - probabilities < p]
+    return torch.full_like(logits_V, NEVER).index_put((kept,), logits_V[kept])

@@ -45,7 +45,8 @@ class LatentAttention(nn.Module):
         k_B1SR = turn(turned_k, scene).transpose(1, 2)
         if cache is not None:
             c_B1SL, k_B1SR = cache.append(c_B1SL, k_B1SR)
-        mix = self._absorbed if cache is not None and self._absorbs(x_BTD.shape[1]) else self._expanded
+        absorbed = cache is not None and (scene.attend is not None or self._absorbs(x_BTD.shape[1]))
+        mix = self._absorbed if absorbed else self._expanded
         mixed_BHTC = mix(plain_q.transpose(1, 2), turned_q.transpose(1, 2), c_B1SL, k_B1SR, scene)
         return self.output(mixed_BHTC.transpose(1, 2).flatten(2))
 

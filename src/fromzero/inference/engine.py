@@ -1,0 +1,201 @@
+"""The engine: many requests at once, a step at a time.
+
+Each step asks the scheduler what to compute, runs it through the model, and gives every sequence whose newest token was
+computed its next one. It knows nothing of threads, time or networks: `streams` runs it for a server.
+"""
+
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fromzero.errors import UserError
+from fromzero.inference.answer import Answer
+from fromzero.inference.paged import PageStore, run_spans
+from fromzero.inference.pages import PagePool
+from fromzero.inference.request import Logprob, Output, Overloaded, Request, Sequence, Span
+from fromzero.inference.sampling import Constraint, Sampler
+from fromzero.inference.scheduler import Scheduler
+from fromzero.model import Transformer
+from fromzero.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How much the engine does at once."""
+
+    cache_tokens: int = 0
+    """Tokens whose keys and values fit the cache, of all sequences; 0: for 8 of the longest, or what a quarter of the
+    memory holds if that is less."""
+    page_tokens: int = 16
+    """Tokens of a page."""
+    step_tokens: int = 512
+    """Most tokens of a step: prompts are read in pieces of this, so that answers go on meanwhile."""
+    running: int = 64
+    """Most sequences at once."""
+    queued: int = 256
+    """Most sequences that wait; who comes then is told to try again later."""
+
+
+class Runner(Protocol):
+    """What computes a step."""
+
+    def run(self, spans: Ids[Span]) -> Tensor:
+        """Logits (N, V) in fp32 on the CPU of the wanted places, span after span."""
+
+    def forget(self, key: str) -> None:
+        """What it keeps for a request beside pages is not needed any more."""
+
+
+class TorchRunner:
+    """Runs any decoder."""
+
+    def __init__(self, model: Transformer, store: PageStore) -> None:
+        self.model, self.store = model, store
+
+    def run(self, spans: Ids[Span]) -> Tensor:
+        """See Runner."""
+        return run_spans(self.model, self.store, spans).cpu()
+
+    def forget(self, key: str) -> None:
+        """Nothing is kept."""
+
+
+class Engine:
+    """Requests in, outputs out."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, config: EngineConfig | None = None) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, config or EngineConfig()
+        size = self.config.page_tokens
+        pages = -(-(self.config.cache_tokens or 8 * model.config.context) // size)
+        self.pool = PagePool(pages, size)
+        device = model.token_embedding.weight.device
+        self.runner: Runner = TorchRunner(model, PageStore(model, pages, size, model.compute_dtype, device))
+        self.scheduler = Scheduler(self.pool, self.config.step_tokens, self.config.running)
+        self._answers: dict[str, list[tuple[Sequence, Answer]]] = {}
+        self._arrivals = 0
+        self._read: dict[str, list[Logprob | None]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to compute."""
+        return bool(self.scheduler.running or self.scheduler.waiting)
+
+    def submit(self, request: Request, constraint: Constraint | None = None) -> None:
+        """Put a request into the queue. Raises UserError for one that can't be answered, Overloaded when it is full."""
+        self._check(request)
+        if len(self.scheduler.waiting) + request.sampling.n > self.config.queued:
+            raise Overloaded(f"{len(self.scheduler.waiting)} requests wait already; try again later")
+        answers = []
+        for index in range(request.sampling.n):
+            seed = request.sampling.seed
+            config = replace(request.sampling, seed=None if seed is None else (seed + index) % 2**63)
+            sampler = Sampler(config, request.prompt, constraint and constraint.copy())
+            sequence = Sequence(request, index, sampler, self._arrivals, list(request.prompt))
+            self._arrivals += 1
+            answers.append((sequence, Answer(request, self.tokenizer)))
+        self._answers[request.id] = answers
+        for sequence, _ in answers:
+            self.scheduler.add(sequence)
+
+    def cancel(self, request: str) -> None:
+        """Nobody wants its answers any more; its pages are free at once. Unknown ids are passed over."""
+        for sequence, _ in self._answers.pop(request, []):
+            self.scheduler.remove(sequence)
+        self._read.pop(request, None)
+        self.runner.forget(request)
+
+    def knows(self, request: str) -> bool:
+        """Whether some of its answers are in the making."""
+        return request in self._answers
+
+    def unfinished(self, request: str) -> list[int]:
+        """Which of its answers are."""
+        return [sequence.index for sequence, _ in self._answers.get(request, [])]
+
+    def step(self) -> list[Output]:
+        """Compute once, and say what that adds to the answers."""
+        planned = self.scheduler.plan()
+        if not planned:
+            return []
+        logits_NV = self.runner.run([span for _, span in planned])
+        outputs, place = [], 0
+        for sequence, span in planned:
+            rows_NV, place = logits_NV[place : place + span.wanted], place + span.wanted
+            self.scheduler.computed(sequence, len(span.ids))
+            if span.wanted and (output := self._go_on(sequence, span, rows_NV)):
+                outputs.append(output)
+        return outputs
+
+    def answers(self, requests: Ids[Request]) -> dict[tuple[str, int], list[Output]]:
+        """Everything about these requests, computed to their end: outputs by request and index."""
+        found: dict[tuple[str, int], list[Output]] = {}
+        for request in requests:
+            self.submit(request)
+        while self.busy:
+            for output in self.step():
+                found.setdefault((output.request, output.index), []).append(output)
+        return found
+
+    def _check(self, request: Request) -> None:
+        count, context = len(request.prompt), self.model.config.context
+        if not count:
+            raise UserError("the prompt is empty; give at least one token")
+        if count >= context:
+            raise UserError(
+                f"the prompt has {count} tokens and the model's context is {context}; shorten the prompt"
+            )
+        if (worst := max(request.prompt)) >= self.model.config.vocab_size or min(request.prompt) < 0:
+            raise UserError(f"the prompt has the id {worst}; the model knows 0 to {self.model.config.vocab_size - 1}")
+        longest = min(context, count + request.sampling.max_tokens)
+        if longest > self.pool.count * self.pool.size:
+            raise UserError(
+                f"prompt and answer may reach {longest} tokens, and the cache holds {self.pool.count * self.pool.size};"
+                " lower max_tokens, or raise cache_tokens"
+            )
+        if request.id in self._answers:
+            raise UserError(f"a request '{request.id}' is being answered already")
+
+    def _go_on(self, sequence: Sequence, span: Span, logits_NV: Tensor) -> Output | None:
+        """The next token of a sequence, and what it means for its text."""
+        request = sequence.request
+        answer = next(answer for other, answer in self._answers[request.id] if other is sequence)
+        if request.prompt_logprobs and span.start < sequence.prompt_length:
+            self._note_prompt(request, span, logits_NV)
+            if sequence.computed < len(sequence.tokens):
+                return None
+        token = sequence.sampler.choose(logits_NV[-1], answer.forbidden)
+        noted = (logprob_of(logits_NV[-1], token, request.sampling.logprobs),)
+        sequence.sampler.accept(token)
+        sequence.tokens.append(token)
+        full = len(sequence.tokens) >= self.model.config.context
+        output = answer.add([token], noted if request.sampling.logprobs is not None else (), full)
+        output = replace(output, index=sequence.index, cached=sequence.cached)
+        if sequence.answered == 1 and request.prompt_logprobs:
+            output = replace(output, prompt_logprobs=tuple(self._read.get(request.id, ())))
+        if output.reason:
+            self._finish(sequence)
+        return output
+
+    def _note_prompt(self, request: Request, span: Span, logits_NV: Tensor) -> None:
+        noted = self._read.setdefault(request.id, [None])
+        for place in range(max(len(noted), span.start + 1), min(span.start + len(span.ids) + 1, len(request.prompt))):
+            row_V = logits_NV[place - 1 - span.start]
+            noted.append(logprob_of(row_V, request.prompt[place], request.sampling.logprobs))
+
+    def _finish(self, sequence: Sequence) -> None:
+        self.scheduler.remove(sequence)
+        request = sequence.request.id
+        self._answers[request] = [pair for pair in self._answers[request] if pair[0] is not sequence]
+        if not self._answers[request]:
+            self.cancel(request)
+
+
+def logprob_of(logits_V: Tensor, token: int, top: int | None) -> Logprob:
+    """Of a token, and of the `top` likeliest."""
+    logprobs_V = logits_V.log_softmax(-1)
+    values, ids = logprobs_V.topk(min(top or 0, len(logprobs_V)))
+    best = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    return Logprob(token, float(logprobs_V[token]), best)

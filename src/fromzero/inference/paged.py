@@ -1,0 +1,131 @@
+"""Keys and values in pages, and attention over them: how tokens of many sequences go through a model as one row.
+
+The tokens of all spans lie behind each other in a batch of one, (1, T); rotary angles and learned positions go by
+`positions_BT`, and `attend` sees to it that the queries of a span meet the keys of its own sequence. Everything else
+of a model works on tokens one by one, so every decoder can be served like this.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fromzero.inference.request import Span
+from fromzero.model import Transformer
+from fromzero.model.attention import LayerCache, attend
+from fromzero.model.scene import Scene, Tokens, make_scene
+
+
+class PageStore:
+    """Room for `pages` x `size` tokens in every layer: for keys and for values, (layers, slots, K, C)."""
+
+    def __init__(
+        self, model: Transformer, pages: int, size: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
+        self.size, self.device = size, torch.device(device)
+        self.tensors = [
+            torch.zeros(model.config.layers, pages * size, heads, width, dtype=dtype, device=device)
+            for heads, width in model.config.cache_shapes
+        ]
+
+    def slots(self, pages: Sequence[int], start: int, end: int) -> Tensor:
+        """Where tokens `start` to `end` of a sequence with these pages are, (end - start,)."""
+        places = torch.arange(start, end)
+        return (torch.tensor(pages)[places // self.size] * self.size + places % self.size).to(self.device)
+
+    def write(self, layer: int, slots_T: Tensor, new_BKTC: Sequence[Tensor]) -> None:
+        """Store what is new of one layer; the batch is one."""
+        for store, new in zip(self.tensors, new_BKTC, strict=True):
+            store[layer].index_copy_(0, slots_T, new[0].transpose(0, 1).to(store.dtype))
+
+    def read(self, layer: int, slots_S: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Keys and values (1, K, S, C) of one sequence in one layer."""
+        return tuple(
+            store[layer].index_select(0, slots_S).transpose(0, 1).unsqueeze(0).to(dtype) for store in self.tensors
+        )
+
+
+class PagedStep:
+    """The cache that a model is given for one step over several spans."""
+
+    position = 0  # where tokens are is in positions_BT
+
+    def __init__(self, model: Transformer, store: PageStore, spans: Sequence[Span]) -> None:
+        self._config, self._store, self._spans = model.config, store, spans
+        self._table = None if model.relative_bias is None else model.relative_bias.weight
+        ends = [span.start + len(span.ids) for span in spans]
+        self._seen = [store.slots(span.pages, 0, end) for span, end in zip(spans, ends, strict=True)]
+        self._new_T = torch.cat([seen[span.start :] for span, seen in zip(spans, self._seen, strict=True)])
+        self._layer = 0
+        self._scenes: dict[tuple[bool, int], Scene] = {}
+
+    @property
+    def positions_BT(self) -> Tensor:
+        """Where each token is in its sequence, (1, T)."""
+        places = [torch.arange(span.start, span.start + len(span.ids)) for span in self._spans]
+        return torch.cat(places)[None].to(self._store.device)
+
+    def layer(self, index: int) -> LayerCache:
+        """What layer `index` stores into; its attention comes next."""
+        self._layer = index
+        return _Layer(self, index)
+
+    def advance(self, tokens: int) -> None:
+        """Nothing: a step is given its positions."""
+
+    def store(self, index: int, new_BKTC: tuple[Tensor, ...]) -> None:
+        """Keep the keys and values of this step's tokens."""
+        self._store.write(index, self._new_T, new_BKTC)
+
+    def attend(
+        self,
+        q_BHTC: Tensor,
+        k_BKTC: Tensor,
+        v_BKTC: Tensor,
+        scale: float | None = None,
+        softcap: float | None = None,
+        sinks_H: Tensor | None = None,
+    ) -> Tensor:
+        """Attention of each span over its own sequence, (1, H, T, C); k and v are in the store already."""
+        mixed, end = [], 0
+        for number, span in enumerate(self._spans):
+            start, end = end, end + len(span.ids)
+            k_BKSC, v_BKSC = self._keys_values(number, q_BHTC.dtype)
+            scene = self._scene(number)
+            mixed.append(attend(q_BHTC[:, :, start:end], k_BKSC, v_BKSC, scene, scale, softcap, sinks_H))
+        return torch.cat(mixed, 2)
+
+    def _keys_values(self, number: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        first, second = self._store.read(self._layer, self._seen[number], dtype)
+        return (torch.cat([first, second], -1), first) if self._config.latent else (first, second)
+
+    def _scene(self, number: int) -> Scene:
+        """Who sees whom in a span: the same in all layers alike."""
+        windowed, span = self._config.windowed(self._layer), self._spans[number]
+        if (windowed, number) not in self._scenes:
+            tokens = Tokens(span.start, len(span.ids), self._store.device)
+            self._scenes[windowed, number] = make_scene(self._config, tokens, True, windowed, None, self._table)
+        return self._scenes[windowed, number]
+
+
+class _Layer(LayerCache):
+    def __init__(self, step: PagedStep, index: int) -> None:
+        self._step, self._index = step, index
+
+    def append(self, *new_BKTC: Tensor) -> tuple[Tensor, ...]:
+        self._step.store(self._index, new_BKTC)
+        return new_BKTC
+
+
+@torch.inference_mode()
+def run_spans(model: Transformer, store: PageStore, spans: Sequence[Span]) -> Tensor:
+    """Compute all spans at once; logits (N, V) in fp32 of the places that are wanted, span after span."""
+    step = PagedStep(model, store, spans)
+    ids_BT = torch.tensor([[i for span in spans for i in span.ids]], device=store.device)
+    x_BTD = Transformer.hidden(model, ids_BT, step, positions_BT=step.positions_BT, attend=step.attend)
+    wanted, end = [], 0
+    for span in spans:
+        end += len(span.ids)
+        wanted += range(end - span.wanted, end)
+    x_ND = x_BTD[0].index_select(0, torch.tensor(wanted, device=store.device))
+    return model.head(x_ND, model.head_weight).float()
