@@ -38,7 +38,7 @@ README_FLAGS = (
     *("--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=1", "--block_size=64", "--batch_size=12"),
     *("--n_layer=4", "--n_head=4", "--n_embd=128", "--dropout=0.0"),
 )
-LONGER = {"model.width": 192}
+LONGER = {"model.width": 192, "model.heads": 6}
 """What the recipe changes when there are 10 minutes or more."""
 EVALUATION_INTERVAL = 250  # of its config; the iterations of a run end on one, so that the last weights are looked at
 NANOGPT_FILES = (
