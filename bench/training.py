@@ -27,12 +27,14 @@ SHAPES = {
 OURS = {
     "fromzero": "fromzero, GPT-2 architecture",
     "fromzero-llama": "fromzero, Llama architecture",
-    "fromzero-muon": "fromzero, Llama architecture, Muon",
+    "fromzero-llama-compiled": "fromzero, Llama architecture, compiled",
+    "fromzero-muon-compiled": "fromzero, Llama architecture, Muon, compiled",
 }
 PEERS = {"nanogpt": "nanoGPT", "transformers": "transformers Trainer, GPT-2", "litgpt": "litgpt, Llama architecture",
          "nanochat": "nanochat"}  # fmt: skip
-SAME = {"nanogpt": "fromzero", "transformers": "fromzero", "litgpt": "fromzero-llama", "nanochat": "fromzero-muon"}
-"""The system of ours that a peer is compared with: architecture and optimizer as like as they can be."""
+SAME = {"nanogpt": "fromzero", "transformers": "fromzero", "litgpt": "fromzero-llama-compiled",
+        "nanochat": "fromzero-muon-compiled"}  # fmt: skip
+"""The system of ours that a peer is compared with: architecture, optimizer and compiling as like as they can be."""
 TOLERANCE = 1e-4
 
 
