@@ -69,7 +69,7 @@ def batch(job: Job) -> tuple[Tensor, Tensor]:
 def fromzero_system(
     job: Job, llama: bool, activation: str = "gelu_tanh", compiled: bool = False, **train: Any
 ) -> System:
-    """fromzero's own Trainer, with a loader that always deals the same batch; compiled: as by --train.compile always."""
+    """fromzero's own Trainer, with a loader that always deals the same batch; compiled: by --train.compile always."""
     from fromzero.console import console
     from fromzero.device import DTYPES
     from fromzero.model import Transformer
