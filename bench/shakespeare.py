@@ -38,7 +38,7 @@ README_FLAGS = (
     *("--device=cpu", "--compile=False", "--eval_iters=20", "--log_interval=1", "--block_size=64", "--batch_size=12"),
     *("--n_layer=4", "--n_head=4", "--n_embd=128", "--dropout=0.0"),
 )
-LONGER = {"model.width": 192}
+LONGER = {"model.width": 192, "model.heads": 6}
 """What the recipe changes when there are 10 minutes or more."""
 EVALUATION_INTERVAL = 250  # of its config; the iterations of a run end on one, so that the last weights are looked at
 NANOGPT_FILES = (
@@ -92,9 +92,11 @@ def prepare_nanogpt(checkout: Path, text: Path, folder: Path) -> None:
 
 
 def iterations_within(folder: Path, seconds: float, core: int) -> int:
-    """How many of its iterations fit, judged by a short run, in whole intervals of its evaluation."""
-    short = run_nanogpt(folder, CALIBRATION_ITERATIONS, core)
-    return max(1, int(CALIBRATION_ITERATIONS * seconds / short / EVALUATION_INTERVAL)) * EVALUATION_INTERVAL
+    """How many of its iterations fit, judged by two short runs, in whole intervals of its evaluation."""
+    short, long = (run_nanogpt(folder, count * CALIBRATION_ITERATIONS, core) for count in (1, 3))
+    each = (long - short) / (2 * CALIBRATION_ITERATIONS)
+    overhead = max(0.0, short - CALIBRATION_ITERATIONS * each)
+    return max(1, round((seconds - overhead) / each / EVALUATION_INTERVAL)) * EVALUATION_INTERVAL
 
 
 def run_nanogpt(folder: Path, iterations: int, core: int) -> float:
@@ -246,7 +248,7 @@ def compare(checkout: Path, text: Path, minutes: list[float], folder: Path) -> s
         most = speed.result()
         jobs = {}
         for m in sorted(minutes, reverse=True):
-            iterations = int(most * m / max(minutes) / EVALUATION_INTERVAL) * EVALUATION_INTERVAL
+            iterations = round(most * m / max(minutes) / EVALUATION_INTERVAL) * EVALUATION_INTERVAL
             jobs[f"nanogpt {m:g}"] = pool.submit(on_a_core, train_nanogpt, peer, iterations, HANDICAP * m)
         for m in sorted(minutes, reverse=True):
             jobs[f"fromzero {m:g}"] = pool.submit(on_a_core, ours.train, fitting[m].result(), m)

@@ -66,14 +66,17 @@ def batch(job: Job) -> tuple[Tensor, Tensor]:
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
 
-def fromzero_system(job: Job, llama: bool, activation: str = "gelu_tanh", **train: Any) -> System:
-    """fromzero's own Trainer, with a loader that always deals the same batch."""
+def fromzero_system(
+    job: Job, llama: bool, activation: str = "gelu_tanh", compiled: bool = False, **train: Any
+) -> System:
+    """fromzero's own Trainer, with a loader that always deals the same batch; compiled: by --train.compile always."""
     from fromzero.console import console
     from fromzero.device import DTYPES
     from fromzero.model import Transformer
+    from fromzero.parallel import ParallelConfig, World, parallelize
     from fromzero.training import TrainConfig, Trainer
     from fromzero.training.metrics import MetricsLog
-    from fromzero.training.objective import counted, next_token_loss
+    from fromzero.training.objective import NextToken, counted, next_token_loss
 
     console.quiet = True
     ids, targets = batch(job)
@@ -98,7 +101,10 @@ def fromzero_system(job: Job, llama: bool, activation: str = "gelu_tanh", **trai
         weight_decay=WEIGHT_DECAY, beta1=BETAS[0], beta2=BETAS[1], max_gradient_norm=MAX_NORM, **train,
     )  # fmt: skip
     folder = Path(tempfile.mkdtemp())
-    trainer = Trainer(model, Same(), config, folder, lambda model, step: {})
+    objective = NextToken(model)
+    world = World(torch.device("cpu"))
+    fleet = parallelize(objective, ParallelConfig(), world, config.recompute, compiled and job.compiled)
+    trainer = Trainer(model, Same(), config, folder, lambda model, step: {}, objective, fleet)
     trainer.log = MetricsLog(folder)
 
     def steps(count: int) -> None:
@@ -301,6 +307,9 @@ BUILDERS: dict[str, Callable[[Job], System]] = {
     "fromzero-gelu": lambda job: fromzero_system(job, llama=False, activation="gelu"),
     "fromzero-llama": lambda job: fromzero_system(job, llama=True),
     "fromzero-muon": lambda job: fromzero_system(job, llama=True, optimizer="muon"),
+    "fromzero-compiled": lambda job: fromzero_system(job, llama=False, compiled=True),
+    "fromzero-llama-compiled": lambda job: fromzero_system(job, llama=True, compiled=True),
+    "fromzero-muon-compiled": lambda job: fromzero_system(job, llama=True, compiled=True, optimizer="muon"),
     "nanogpt": nanogpt_system,
     "transformers": transformers_system,
     "litgpt": litgpt_system,

@@ -95,7 +95,7 @@ def train(case: Case) -> Trained:
     objective = NextToken(build_model(ModelConfig(**{**shape, **case.model}), 1, torch.float32))
     parallel = ParallelConfig(**case.parallel) if many else ParallelConfig()
     fleet = parallelize(
-        objective, parallel, World(torch.device("cpu"), rank, size), config.recompute, config.compile == "on"
+        objective, parallel, World(torch.device("cpu"), rank, size), config.recompute, config.compile == "always"
     )
     optimizer = make_optimizer(fleet.named_parameters(), config)
     losses, norms = [], []

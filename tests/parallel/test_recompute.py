@@ -13,7 +13,7 @@ CASES = [
     Case("CP, full recomputation", 2, {"context": 2}, train={"recompute": "full"}, steps=3),
 ]
 COMPILED = [
-    Case(f"compiled, {name}", 2, parallel, train={"compile": "on"}, steps=3)
+    Case(f"compiled, {name}", 2, parallel, train={"compile": "always"}, steps=3)
     for name, parallel in {"DDP": {}, "FSDP": {"shard": 2}, "TP": {"tensor": 2}, "CP": {"context": 2}}.items()
 ]
 

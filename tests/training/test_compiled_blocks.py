@@ -29,8 +29,8 @@ def errors() -> Iterator[None]:
 
 def test_asked_for_is_asked_for(tmp_path: Path) -> None:
     model = Transformer(replace(SHAPE, layers=1))
-    assert choose_compiled(model, "on", 2, 32, Choices(tmp_path, CPU))
-    assert not choose_compiled(model, "off", 2, 32, Choices(tmp_path, CPU))
+    assert choose_compiled(model, "always", 2, 32, Choices(tmp_path, CPU))
+    assert not choose_compiled(model, "never", 2, 32, Choices(tmp_path, CPU))
 
 
 @pytest.mark.parametrize(("compiled", "chosen"), [(0.5, True), (1.5, False)])

@@ -54,7 +54,7 @@ class Choices:
 
 
 def choose_compiled(
-    model: nn.Module, mode: Literal["auto", "on", "off"], rows: int, length: int, choices: Choices
+    model: nn.Module, mode: Literal["auto", "always", "never"], rows: int, length: int, choices: Choices
 ) -> bool:
     """Whether to compile the blocks of a model that computes `rows` sequences of `length` tokens at once.
 
@@ -62,7 +62,7 @@ def choose_compiled(
     runs as it is then.
     """
     if mode != "auto":
-        return mode == "on"
+        return mode == "always"
     answer = choices.make("compiled", lambda: _faster(model, rows, length, choices.world.device))
     if answer:
         torch._dynamo.config.suppress_errors = True

@@ -87,7 +87,7 @@ class TrainConfig:
     """Whether steps whose loss or gradient norm is far above what it was are left out (6 sigma over 128 steps)."""
     recompute: Literal["none", "selective", "full"] = "none"
     """What of each block is worked out again in the backward pass instead of being kept: saves memory, costs time."""
-    compile: Literal["auto", "on", "off"] = "off"
+    compile: Literal["auto", "always", "never"] = "never"
     """Whether blocks are compiled by torch.compile; auto tries it and takes it if it works and is faster."""
     objective: Literal["auto", "causal", "prefix", "masked", "spans"] = "auto"
     """What is learned: the next token (decoder), the same after a beginning of random length that sees itself in both
