@@ -40,13 +40,13 @@ class Answer:
     def _stops(self) -> Sequence[str]:
         return self._config.stop if self.tokens > self._config.min_tokens or not self._config.min_tokens else ()
 
-    def _end(
-        self, tokens: Sequence[int], logprobs: Sequence[Logprob], reason: Reason, by: int | None = None
-    ) -> Output:
+    def _end(self, tokens: Sequence[int], logprobs: Sequence[Logprob], reason: Reason, by: int | None = None) -> Output:
         """What was held back is said after all, unless a stop text appears in it."""
         ready, held, stop = split_at_stop(self._held + self._decoder.flush(), self._stops())
         text = ready if stop is not None else ready + held
-        return self._output(tokens, logprobs, text, "stop" if stop is not None else reason, by if stop is None else stop)
+        return self._output(
+            tokens, logprobs, text, "stop" if stop is not None else reason, by if stop is None else stop
+        )
 
     def _output(
         self,

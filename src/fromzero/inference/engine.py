@@ -6,6 +6,7 @@ computed its next one. It knows nothing of threads, time or networks: `streams` 
 
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Protocol
 
 import torch
@@ -15,7 +16,7 @@ from fromzero.errors import UserError
 from fromzero.inference.answer import Answer
 from fromzero.inference.paged import PageStore, run_spans
 from fromzero.inference.pages import PagePool
-from fromzero.inference.request import Logprob, Output, Overloaded, Request, Sequence, Span
+from fromzero.inference.request import Logprob, Output, Overloaded, Request, Sequence, Span, Stats
 from fromzero.inference.sampling import Constraint, Sampler
 from fromzero.inference.scheduler import Scheduler
 from fromzero.model import Transformer
@@ -77,6 +78,22 @@ class Engine:
         self._answers: dict[str, list[tuple[Sequence, Answer]]] = {}
         self._arrivals = 0
         self._read: dict[str, list[Logprob | None]] = {}
+        self._counts = Stats(pages=pages)
+
+    @property
+    def stats(self) -> Stats:
+        """How it stands, as a copy; from any thread."""
+        pool, scheduler, counts = self.pool, self.scheduler, self._counts
+        return replace(
+            counts,
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            pages_held=pool.count - pool.free,
+            lookups=pool.queries,
+            hits=pool.hits,
+            preemptions=scheduler.preemptions,
+            finished=counts.finished.copy(),
+        )
 
     @property
     def busy(self) -> bool:
@@ -94,6 +111,7 @@ class Engine:
             config = replace(request.sampling, seed=None if seed is None else (seed + index) % 2**63)
             sampler = Sampler(config, request.prompt, constraint and constraint.copy())
             sequence = Sequence(request, index, sampler, self._arrivals, list(request.prompt))
+            sequence.timing.queued = monotonic()
             self._arrivals += 1
             answers.append((sequence, Answer(request, self.tokenizer)))
         self._answers[request.id] = answers
@@ -104,6 +122,7 @@ class Engine:
         """Nobody wants its answers any more; its pages are free at once. Unknown ids are passed over."""
         for sequence, _ in self._answers.pop(request, []):
             self.scheduler.remove(sequence)
+            self._counts.finished["cancelled"] += 1
         self._read.pop(request, None)
         self.runner.forget(request)
 
@@ -120,6 +139,10 @@ class Engine:
         planned = self.scheduler.plan()
         if not planned:
             return []
+        self._counts.steps += 1
+        now = monotonic()
+        for sequence, _ in planned:
+            sequence.timing.started = sequence.timing.started or now
         logits_NV = self.runner.run([span for _, span in planned])
         outputs, place = [], 0
         for sequence, span in planned:
@@ -144,9 +167,7 @@ class Engine:
         if not count:
             raise UserError("the prompt is empty; give at least one token")
         if count >= context:
-            raise UserError(
-                f"the prompt has {count} tokens and the model's context is {context}; shorten the prompt"
-            )
+            raise UserError(f"the prompt has {count} tokens and the model's context is {context}; shorten the prompt")
         if (worst := max(request.prompt)) >= self.model.config.vocab_size or min(request.prompt) < 0:
             raise UserError(f"the prompt has the id {worst}; the model knows 0 to {self.model.config.vocab_size - 1}")
         longest = min(context, count + request.sampling.max_tokens)
@@ -175,9 +196,21 @@ class Engine:
         output = replace(output, index=sequence.index, cached=sequence.cached)
         if sequence.answered == 1 and request.prompt_logprobs:
             output = replace(output, prompt_logprobs=tuple(self._read.get(request.id, ())))
+        self._count(sequence)
         if output.reason:
+            self._counts.finished[output.reason] += 1
+            output = replace(output, timing=sequence.timing)
             self._finish(sequence)
         return output
+
+    def _count(self, sequence: Sequence) -> None:
+        """A token more."""
+        timing = sequence.timing
+        timing.last = monotonic()
+        timing.first = timing.first or timing.last
+        self._counts.generated_tokens += 1
+        if sequence.answered == 1 and sequence.index == 0:
+            self._counts.prompt_tokens += sequence.prompt_length
 
     def _note_prompt(self, request: Request, span: Span, logits_NV: Tensor) -> None:
         noted = self._read.setdefault(request.id, [None])

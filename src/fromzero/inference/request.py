@@ -1,5 +1,6 @@
 """What is asked of the engine, what it answers, and a sequence in the making."""
 
+from collections import Counter
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -14,6 +15,10 @@ Reason = Literal["stop", "length", "context", "cancelled", "error"]
 
 class Overloaded(UserError):
     """The queue is full: try again later."""
+
+
+class Unavailable(UserError):
+    """The engine is stopping, or has failed."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,48 @@ class Logprob(NamedTuple):
     top: tuple[tuple[int, float], ...] = ()
 
 
+@dataclass
+class Timing:
+    """When things happened to one answer, in seconds of time.monotonic(); 0: not yet."""
+
+    queued: float = 0.0
+    started: float = 0.0
+    """Its first step was planned."""
+    first: float = 0.0
+    """Its first token was there ..."""
+    last: float = 0.0
+    """... and its newest."""
+
+
+@dataclass
+class Stats:
+    """What an engine does now (the first four), and what it has done since it was made."""
+
+    running: int = 0
+    """Answers in the making."""
+    waiting: int = 0
+    """Answers not begun, or put back."""
+    pages: int = 0
+    """Pages of the cache."""
+    pages_held: int = 0
+    """Those that answers in the making need."""
+    steps: int = 0
+    prompt_tokens: int = 0
+    """Of prompts that were read, once for all n answers."""
+    generated_tokens: int = 0
+    lookups: int = 0
+    """Tokens that were looked for in the cache ..."""
+    hits: int = 0
+    """... and those that were found."""
+    preemptions: int = 0
+    finished: Counter[Reason] = field(default_factory=Counter)
+    """Answers that ended, by reason."""
+    drafted: int = 0
+    """Tokens that speculation tried ..."""
+    accepted: int = 0
+    """... and those that it was right about."""
+
+
 @dataclass(frozen=True)
 class Output:
     """What a step adds to one answer of a request."""
@@ -65,6 +112,8 @@ class Output:
     """Tokens of the prompt that were found in the cache."""
     message: str = ""
     """What went wrong, for reason `error`."""
+    timing: Timing | None = None
+    """In its last output."""
 
 
 @dataclass(eq=False)
@@ -83,6 +132,7 @@ class Sequence:
     table: PageTable = field(default_factory=PageTable)
     cached: int = 0
     preemptions: int = 0
+    timing: Timing = field(default_factory=Timing)
 
     @property
     def prompt_length(self) -> int:

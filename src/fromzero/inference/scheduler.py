@@ -19,6 +19,7 @@ class Scheduler:
         self.pool, self.budget, self.most = pool, budget, most
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self.preemptions = 0
         self._served: Counter[str] = Counter()
 
     def add(self, sequence: Sequence) -> None:
@@ -93,6 +94,7 @@ class Scheduler:
         self.pool.release(sequence.table)
         sequence.computed, sequence.draft = 0, []
         sequence.preemptions += 1
+        self.preemptions += 1
         self.running.remove(sequence)
         self.waiting.append(sequence)
 
@@ -112,4 +114,3 @@ def _span(sequence: Sequence, count: int) -> Span:
     request = sequence.request
     wanted = count if request.prompt_logprobs and start < sequence.prompt_length else max(0, last)
     return Span(tokens[start:end], start, tuple(sequence.table.pages), wanted, request.source, f"{request.id}")
-

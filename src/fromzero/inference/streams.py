@@ -12,9 +12,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
-from fromzero.errors import UserError
 from fromzero.inference.engine import Engine
-from fromzero.inference.request import Output, Request
+from fromzero.inference.request import Output, Request, Unavailable
 from fromzero.inference.sampling import Constraint
 
 Sink = Callable[[Output], Any]
@@ -34,7 +33,8 @@ class Streams:
         self._thread.start()
 
     async def stream(self, request: Request, constraint: Constraint | None = None) -> AsyncIterator[Output]:
-        """The outputs of a request, of all its answers as they come. Raises UserError and Overloaded at once."""
+        """The outputs of a request, of all its answers as they come. Raises UserError,
+        Overloaded and Unavailable at once."""
         loop, outputs = asyncio.get_running_loop(), asyncio.Queue[Output]()
         accepted: Future[None] = Future()
 
@@ -45,7 +45,7 @@ class Streams:
         def submit() -> None:
             try:
                 if self.fault is not None or self._draining:
-                    raise UserError("the server is stopping" if self._draining else "the engine has failed")
+                    raise Unavailable("the server is stopping" if self._draining else "the engine has failed")
                 self.engine.submit(request, constraint)
                 self._sinks[request.id] = sink
                 accepted.set_result(None)

@@ -1,0 +1,34 @@
+"""A model on disk -> an engine that answers."""
+
+from pathlib import Path
+
+from fromzero import artifact
+from fromzero.device import DeviceName, pick_device
+from fromzero.errors import UserError
+from fromzero.inference.engine import Engine, EngineConfig
+from fromzero.interop.download import find_model
+from fromzero.interop.huggingface import load_any
+from fromzero.model import EncoderDecoder
+from fromzero.tokenizer import load_tokenizer
+
+
+def check_model(folder: Path) -> Path:
+    """Verify a model that fromzero made; one of another program has no manifest and is read as it is.
+
+    Returns its folder or GGUF file on this machine: a downloaded model may be given by its name.
+    """
+    if artifact.is_artifact(folder := find_model(folder)):
+        artifact.open_artifact(folder, "model")
+    return folder
+
+
+def open_engine(model: Path, device: DeviceName = "auto", config: EngineConfig | None = None) -> Engine:
+    """The engine of a model folder, a GGUF file or a downloaded model by its name.
+
+    Raises UserError for what is no model, is damaged, or writes no text.
+    """
+    folder = check_model(model)
+    opened = load_any(folder).to(pick_device(device)).eval()
+    if not isinstance(opened, EncoderDecoder) and opened.config.kind != "decoder":
+        raise UserError(f"{model} holds an {opened.config.kind}, which writes no text; name a decoder")
+    return Engine(opened, load_tokenizer(folder), config)
