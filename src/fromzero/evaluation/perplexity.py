@@ -103,7 +103,7 @@ def _window_nats(model: Transformer, windows: Sequence[Sequence[int]]) -> list[f
     padded = torch.full((len(windows), max(map(len, windows))), IGNORE)
     for row, ids in enumerate(windows):
         padded[row, : len(ids)] = torch.tensor(ids)
-    padded = padded.to(model.token_embedding.weight.device)
+    padded = padded.to(model.device)
     nats_BT = token_nats(model, padded[:, :-1].clamp(min=0), padded[:, 1:])
     return [float(total) for total in nats_BT.double().sum(-1)]
 

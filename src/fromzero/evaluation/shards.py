@@ -42,7 +42,7 @@ def shards_perplexity(
     rows = max(1, batch_tokens // context)
     lengths, stands_for_text = byte_lengths(tokenizer), torch.ones(tokenizer.vocab_size, dtype=torch.bool)
     stands_for_text[[i for i in tokenizer.special_tokens.values() if i != tokenizer.unknown_id]] = False
-    device = model.token_embedding.weight.device
+    device = model.device
     nats = size = count = 0.0
     for first in range(0, windows, rows):
         batch = np.stack([shards[int(s) : int(s) + context + 1] for s in starts[first : first + rows]])

@@ -107,7 +107,7 @@ def search_answers(
     if not prompt or room < 1:
         raise UserError(f"the prompt has {len(prompt)} tokens; give 1 to {model.config.context - 1}")
     config = replace(config, max_tokens=min(config.max_tokens, room))
-    device = model.token_embedding.weight.device
+    device = model.device
     cache = KVCache(model.config, 1, len(prompt) + config.max_tokens, model.compute_dtype, device)
     decode: Callable[..., Tensor] = model
     if isinstance(model, EncoderDecoder):

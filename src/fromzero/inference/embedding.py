@@ -60,7 +60,7 @@ class Embedder:
         return ids if 0 < len(ids) <= self.longest else [*(ids or [0])[: self.longest - len(ends)], *ends]
 
     def _batch(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        width, device = max(map(len, rows)), self.model.token_embedding.weight.device
+        width, device = max(map(len, rows)), self.model.device
         ids_BT = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
         keep_BT = torch.arange(width, device=device) < torch.tensor([[len(row)] for row in rows], device=device)
         padding = None if bool(keep_BT.all()) else keep_BT

@@ -36,7 +36,7 @@ def generate_tokens(
         raise UserError(
             f"the prompt has {len(prompt)} tokens and the model's context is {model.config.context}; shorten the prompt"
         )
-    device = model.token_embedding.weight.device
+    device = model.device
     sampler = Sampler(config, prompt)
     capacity = len(prompt) + min(config.max_tokens, limit)
     cache = KVCache(model.config, 1, capacity, model.compute_dtype, device) if cached else None

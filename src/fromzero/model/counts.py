@@ -1,8 +1,12 @@
 """How large a model is and how much work a token takes; weights are counted, so they may be on the meta device."""
 
+import math
+from collections.abc import Iterator
+
 from torch import nn
 
 from fromzero.model.config import ModelConfig
+from fromzero.model.quantized import quantized
 
 _TABLES = ("token_embedding.weight", "position_embedding.weight")
 _LOOKED_UP = (*_TABLES, "type_embedding.weight", "relative_bias.weight", "head.weight")
@@ -11,8 +15,8 @@ _LOOKED_UP = (*_TABLES, "type_embedding.weight", "relative_bias.weight", "head.w
 def parameter_count(model: nn.Module, config: ModelConfig, embeddings: bool = True, active: bool = False) -> int:
     """Number of parameters, tied ones once; without the token and position tables, or with active experts only."""
     return sum(
-        _active(name, p, config) if active else p.numel()
-        for name, p in model.named_parameters()
+        _active(name, size, config) if active else size
+        for name, size, _ in _weights(model)
         if embeddings or not name.endswith(_TABLES)
     )
 
@@ -24,17 +28,24 @@ def flops_per_token(model: nn.Module, config: ModelConfig) -> float:
     at (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B). For an encoder-decoder: for a token of the
     source and one of the target together.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.dim() > 1 and not name.endswith(_LOOKED_UP)]
-    matrices = sum(_active(name, p, config) for name, p in named)
+    named = [(name, size) for name, size, matrix in _weights(model) if matrix and not name.endswith(_LOOKED_UP)]
+    matrices = sum(_active(name, size, config) for name, size in named)
     matrices += (1 + config.predict_ahead) * config.vocab_size * config.width
     value_width = config.latent.value_width if config.latent else config.head_size
     return 6.0 * matrices + 6.0 * config.heads * (config.head_size + value_width) * _keys_seen(config)
 
 
-def _active(name: str, parameter: nn.Parameter, config: ModelConfig) -> int:
+def _weights(model: nn.Module) -> Iterator[tuple[str, int, bool]]:
+    """Of each parameter, or matrix in few bits in its place: name, how many weights, and whether it is a matrix."""
+    yield from ((name, parameter.numel(), parameter.dim() > 1) for name, parameter in model.named_parameters())
+    for name, matrix in quantized(model):
+        yield name.removesuffix(".weight") + ".weight", math.prod(matrix.packed.shape), True
+
+
+def _active(name: str, size: int, config: ModelConfig) -> int:
     """Of a tensor's weights, how many one token is multiplied by."""
     experts = config.experts
-    return parameter.numel() * experts.active // experts.count if experts and ".experts." in name else parameter.numel()
+    return size * experts.active // experts.count if experts and ".experts." in name else size
 
 
 def _keys_seen(config: ModelConfig) -> float:

@@ -10,6 +10,7 @@ from fromzero.model.block import Cache, Stack
 from fromzero.model.config import ModelConfig
 from fromzero.model.initialize import initialize
 from fromzero.model.layers import Embedding, Head
+from fromzero.model.quantized import Matrix
 from fromzero.model.scene import Memory
 from fromzero.model.transformer import Transformer
 
@@ -30,9 +31,14 @@ class EncoderDecoder(nn.Module):
         initialize(self, config.layers, seed)
 
     @property
-    def head_weight(self) -> Tensor:
+    def head_weight(self) -> Matrix:
         """The output matrix (V, D): its own, or the token embedding when they are tied."""
-        return self.token_embedding.weight if self.head.weight is None else self.head.weight
+        return self.head.matrix(self.token_embedding)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return next(self.parameters()).device
 
     def forward(self, source_BS: Tensor, inputs_BT: Tensor, keep_BS: Tensor | None = None) -> Tensor:
         """Logits of each target given those before it (teacher forcing): inputs are the targets, shifted right.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fromzero.model.config import Experts, ModelConfig
 from fromzero.model.layers import ACTIVATIONS, FeedForward, Linear
+from fromzero.model.quantized import Matrix, QuantizedMatrix
 
 
 class Routes(NamedTuple):
@@ -71,7 +72,7 @@ class Bank(nn.Module):
         """x: first the tokens of expert 0, then those of expert 1, ...; so many as the counts say."""
         return self.compute(x_MD, counts_E, self.up, self.gate, self.down)
 
-    def compute(self, x_MD: Tensor, counts_E: Tensor, up_EFD: Tensor, gate_EFD: Tensor, down_EDF: Tensor) -> Tensor:
+    def compute(self, x_MD: Tensor, counts_E: Tensor, up_EFD: Matrix, gate_EFD: Matrix, down_EDF: Matrix) -> Tensor:
         """The same with weights of one's own, of so many experts as there are counts."""
         gate_MF, up_MF = (grouped_linear(x_MD, weight_EFD, counts_E) for weight_EFD in (gate_EFD, up_EFD))
         return grouped_linear(self.activation(gate_MF) * up_MF, down_EDF, counts_E)
@@ -137,11 +138,13 @@ def mixtures(model: nn.Module) -> list[Mixture]:
     return [module for module in model.modules() if isinstance(module, Mixture)]
 
 
-def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+def grouped_linear(x_MI: Tensor, weight_EOI: Matrix, counts_E: Tensor) -> Tensor:
     """The first rows times the first matrix, the next times the second, ...: (M, O).
 
     On torch's kernel where it takes the numbers (on a GPU bfloat16 alone; rows of whole 16 bytes), else one by one.
     """
+    if isinstance(weight_EOI, QuantizedMatrix):
+        return weight_EOI.each_times(x_MI, counts_E)
     weight_EOI = weight_EOI.to(x_MI.dtype)
     aligned = all(size * x_MI.element_size() % 16 == 0 for size in weight_EOI.shape[1:])
     if aligned and (x_MI.device.type == "cpu" or x_MI.dtype == torch.bfloat16):

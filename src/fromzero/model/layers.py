@@ -6,6 +6,7 @@ the residual stream and nothing else (no autocast, no global default).
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from fromzero.model.config import ModelConfig
 from fromzero.model.fast_norm import fast_rms_norm
 from fromzero.model.float8 import float8_linear
 from fromzero.model.linear_loss import linear_cross_entropy, linear_nats
+from fromzero.model.quantized import Matrix, QuantizedMatrix, linear, numbers
 from fromzero.model.wide_linear import wide_linear, widened
 
 # Torch's own kernels where it has them; each is tested equal to its plain form in `functions`.
@@ -106,19 +108,25 @@ class Head(nn.Module):
         self.weight = None if config.tied else nn.Parameter(torch.empty(config.vocab_size, config.width))
         self.bias = nn.Parameter(torch.empty(config.vocab_size)) if config.head_bias else None
 
-    def forward(self, x: Tensor, weight_VD: Tensor) -> Tensor:
+    def matrix(self, embedding: nn.Module) -> Matrix:
+        """The output matrix (V, D): its own, or that of the token embedding when they are tied."""
+        if self.weight is not None:
+            return self.weight
+        return embedding if isinstance(embedding, QuantizedMatrix) else cast(Embedding, embedding).weight
+
+    def forward(self, x: Tensor, weight_VD: Matrix) -> Tensor:
         """`weight_VD` is the matrix to use: the model knows which."""
         factor = self.scale / (self.softcap or 1.0)
         x = x if factor == 1 else x * factor  # there are fewer of these than of logits
-        logits = F.linear(x, weight_VD.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype) * factor)
+        logits = linear(x, weight_VD, None if self.bias is None else self.bias.to(x.dtype) * factor)
         return logits if self.softcap is None else logits.tanh_() * self.softcap
 
-    def loss(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def loss(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor) -> Tensor:
         """Sum of -log p(target) in nats over targets that are not -100, fp32 scalar."""
         return linear_cross_entropy(
-            x_ND, weight_VD, targets_N, bias_V=self.bias, scale=self.scale, softcap=self.softcap
+            x_ND, numbers(weight_VD), targets_N, bias_V=self.bias, scale=self.scale, softcap=self.softcap
         )
 
-    def nats(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def nats(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor) -> Tensor:
         """The same of each row, (N,) in fp32, without gradients."""
-        return linear_nats(x_ND, weight_VD, targets_N, self.bias, self.scale, self.softcap)
+        return linear_nats(x_ND, numbers(weight_VD), targets_N, self.bias, self.scale, self.softcap)

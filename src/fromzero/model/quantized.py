@@ -1,11 +1,11 @@
-"""Weights in 4 or 8 bits: how they are kept, and the plain product with them.
+"""Weights in 4 or 8 bits: how they are kept, and the plain products with them.
 
 Each row of W (out, in) is cut into groups of inputs that share a scale: w = scale q in 8 bits (q from -127 to 127), and
 w = scale q + minimum in 4 bits (q from 0 to 15). In 4 bits a group of G inputs is G / 2 bytes: byte j has input j in
 its low half and input j + G / 2 in its high half (for G = 32 as in GGUF's Q4_1), so that both halves are whole vectors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Bits = Literal[4, 8]
+_SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,18 @@ class Packed:
         return 8 if self.minimum is None else 4
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
+        return self.codes.shape[0], self.codes.shape[1] * (8 // self.bits)
+
+    @property
     def group(self) -> int:
         """Inputs that share a scale."""
-        return self.codes.shape[1] * (8 // self.bits) // self.scale.shape[1]
+        return self.shape[1] // self.scale.shape[1]
+
+    def rows(self, which: Tensor | slice) -> "Packed":
+        """Some of the rows."""
+        return Packed(self.codes[which], self.scale[which], None if self.minimum is None else self.minimum[which])
 
     def unpacked(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The matrix (out, in) that it stands for."""
@@ -49,34 +59,42 @@ class Packed:
 def round_to_nearest(weight: Tensor, bits: Bits, group: int) -> Packed:
     """The nearest codes of each weight, scales by the largest of a group (8 bits), or by both ends (4 bits)."""
     groups = weight.float().unflatten(1, (-1, group))
+    scale, minimum = grid_of(groups, bits)
+    return packed_from(
+        nearest(groups, scale[..., None], None if minimum is None else minimum[..., None]), scale, minimum
+    )
+
+
+def grid_of(groups: Tensor, bits: Bits) -> tuple[Tensor, Tensor | None]:
+    """Scales and minima (...) of groups of weights (..., G): the values that codes of these weights may stand for."""
     if bits == 8:
-        scale = (groups.abs().amax(-1) / 127).half()
-        codes = (groups / scale.float().clamp(min=1e-12)[..., None]).round().clamp(-127, 127)
-        return Packed(codes.to(torch.int8).flatten(1), scale, None)
+        return (groups.abs().amax(-1) / 127).half(), None
     low, high = groups.amin(-1), groups.amax(-1)
-    scale, minimum = ((high - low) / 15).half(), low.half()
-    return Packed(pack(codes_of(groups, scale, minimum)), scale, minimum)
+    return ((high - low) / 15).half(), low.half()
 
 
-def codes_of(groups: Tensor, scale: Tensor, minimum: Tensor) -> Tensor:
-    """Nearest 4-bit codes (out, groups, G) as uint8 of weights in groups, for given scales and minima."""
-    codes = (groups - minimum.float()[..., None]) / scale.float().clamp(min=1e-12)[..., None]
-    return codes.round().clamp(0, 15).to(torch.uint8)
+def nearest(weight: Tensor, scale: Tensor, minimum: Tensor | None) -> Tensor:
+    """The codes, as fp32, that stand for what is nearest to the weights; scales and minima broadcast."""
+    if minimum is None:
+        return (weight / scale.float().clamp(min=_SMALLEST)).round().clamp(-127, 127)
+    return ((weight - minimum.float()) / scale.float().clamp(min=_SMALLEST)).round().clamp(0, 15)
 
 
-def pack(codes: Tensor) -> Tensor:
-    """Two 4-bit codes a byte: (out, groups, G) -> (out, groups x G / 2)."""
-    low, high = codes.chunk(2, -1)
-    return (low | (high << 4)).flatten(1)
+def packed_from(codes: Tensor, scale: Tensor, minimum: Tensor | None) -> Packed:
+    """Of codes (out, groups, G)."""
+    if minimum is None:
+        return Packed(codes.to(torch.int8).flatten(1), scale, None)
+    low, high = codes.to(torch.uint8).chunk(2, -1)
+    return Packed((low | (high << 4)).flatten(1), scale, minimum)
 
 
-class QuantizedLinear(nn.Module):
-    """y = x W^T + b with W in few bits, computed in the dtype of x; W gets no gradient, x does."""
+class QuantizedMatrix(nn.Module):
+    """A matrix W (out, in) in few bits, in the place of a parameter; it gets no gradient."""
 
-    product: Callable[[Tensor, "QuantizedLinear"], Tensor] | None = None
+    product: Callable[[Tensor, "QuantizedMatrix"], Tensor] | None = None
     """What computes x W^T faster on this machine, once a probe has found it; None: the plain product."""
 
-    def __init__(self, packed: Packed, bias: Tensor | None = None) -> None:
+    def __init__(self, packed: Packed) -> None:
         super().__init__()
         self.codes: Tensor
         self.scale: Tensor
@@ -84,22 +102,79 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("codes", packed.codes)
         self.register_buffer("scale", packed.scale)
         self.register_buffer("minimum", packed.minimum)
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     @property
     def packed(self) -> Packed:
-        """Its matrix."""
+        """What is kept."""
         return Packed(self.codes, self.scale, self.minimum)
 
     @property
     def weight(self) -> Tensor:
-        """Its matrix (out, in) in fp32."""
+        """W in fp32, made anew."""
         return self.packed.unpacked()
+
+    def times(self, x: Tensor) -> Tensor:
+        """x W^T, (..., in) -> (..., out), in the dtype of x; x gets a gradient."""
+        if self.product is not None and not x.requires_grad:
+            return self.product(x, self)
+        return F.linear(x, self.packed.unpacked(x.dtype))
+
+    def each_times(self, x_MI: Tensor, counts_E: Tensor) -> Tensor:
+        """W is E matrices one under the other: the first rows of x times the first, the next times the second, ..."""
+        size = self.codes.shape[0] // len(counts_E)
+        parts = enumerate(x_MI.split(counts_E.tolist()))
+        matrices = ((rows, self.packed.rows(slice(e * size, (e + 1) * size))) for e, rows in parts if len(rows))
+        return torch.cat([F.linear(rows, packed.unpacked(rows.dtype)) for rows, packed in matrices])
+
+
+class QuantizedLinear(QuantizedMatrix):
+    """y = x W^T + b with W in few bits, computed in the dtype of x; W gets no gradient, x does."""
+
+    def __init__(self, packed: Packed, bias: Tensor | None = None) -> None:
+        super().__init__(packed)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        if self.product is not None and not x.requires_grad:
-            y = self.product(x, self)
-        else:
-            y = F.linear(x, self.packed.unpacked(x.dtype))
+        y = self.times(x)
         return y if self.bias is None else y + self.bias.to(x.dtype)
+
+
+class QuantizedEmbedding(QuantizedMatrix):
+    """A row of W (rows, D) for each id, unpacked when it is looked up; fp32."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) -> (..., D)."""
+        return self.packed.rows(ids.flatten()).unpacked().unflatten(0, ids.shape)
+
+
+Matrix = Tensor | QuantizedMatrix
+
+
+def numbers(weight: Matrix) -> Tensor:
+    """The matrix as a tensor."""
+    return weight.weight if isinstance(weight, QuantizedMatrix) else weight
+
+
+def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b in the dtype of x."""
+    if isinstance(weight, QuantizedMatrix):
+        y = weight.times(x)
+        return y if bias is None else y + bias
+    return F.linear(x, weight.to(x.dtype), bias)
+
+
+def put(model: nn.Module, name: str, packed: Packed) -> None:
+    """Let a matrix in few bits take the place of a linear layer, an embedding, or a parameter, which `name` says."""
+    parent, _, leaf = name.rpartition(".")
+    place = model.get_submodule(parent)
+    there = getattr(place, leaf)
+    if isinstance(there, nn.Linear):
+        setattr(place, leaf, QuantizedLinear(packed, there.bias))
+    else:
+        setattr(place, leaf, (QuantizedEmbedding if isinstance(there, nn.Embedding) else QuantizedMatrix)(packed))
+
+
+def quantized(model: nn.Module) -> Iterator[tuple[str, QuantizedMatrix]]:
+    """All matrices in few bits, by name."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, QuantizedMatrix))

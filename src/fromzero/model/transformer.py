@@ -12,6 +12,7 @@ from fromzero.model.config import ModelConfig
 from fromzero.model.experts import mixtures
 from fromzero.model.initialize import initialize
 from fromzero.model.layers import Embedding, Head, Linear, Norm
+from fromzero.model.quantized import Matrix
 from fromzero.model.scene import Scene, Tokens
 
 
@@ -49,9 +50,14 @@ class Transformer(Stack):
         initialize(self, config.layers, seed)
 
     @property
-    def head_weight(self) -> Tensor:
+    def head_weight(self) -> Matrix:
         """The output matrix (V, D): its own, or the token embedding when they are tied."""
-        return self.token_embedding.weight if self.head.weight is None else self.head.weight
+        return self.head.matrix(self.token_embedding)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return next(self.parameters()).device
 
     def forward(self, ids_BT: Tensor, cache: Cache | None = None, **given: Any) -> Tensor:
         """Logits (B, T, V) in the compute dtype. With a cache, ids are the next T tokens after what it holds.
