@@ -48,5 +48,5 @@ def test_together_as_alone(family: str, chain: Chain) -> None:
         alone = list(generate_tokens(model, request.prompt, request.sampling))
         assert [token for output in outputs for token in output.tokens] == alone, request.id
         assert outputs[-1].reason == "length"
-    assert engine.pool.hits > 0
+    assert engine.stats.hits > 0
     assert engine.pool.free == engine.pool.count

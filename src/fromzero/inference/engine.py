@@ -72,7 +72,7 @@ class Engine:
         size = self.config.page_tokens
         pages = -(-(self.config.cache_tokens or 8 * model.config.context) // size)
         self.pool = PagePool(pages, size)
-        device = model.token_embedding.weight.device
+        device = model.device
         self.runner: Runner = TorchRunner(model, PageStore(model, pages, size, model.compute_dtype, device))
         self.scheduler = Scheduler(self.pool, self.config.step_tokens, self.config.running)
         self._answers: dict[str, list[tuple[Sequence, Answer]]] = {}
@@ -89,8 +89,8 @@ class Engine:
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             pages_held=pool.count - pool.free,
-            lookups=pool.queries,
-            hits=pool.hits,
+            lookups=scheduler.lookups,
+            hits=scheduler.hits,
             preemptions=scheduler.preemptions,
             finished=counts.finished.copy(),
         )

@@ -31,10 +31,6 @@ class PagePool:
         self._unheld: OrderedDict[int, None] = OrderedDict.fromkeys(range(count))  # the longest unused first
         self._found: dict[bytes, int] = {}
         self._known: dict[int, tuple[bytes, array[int]]] = {}
-        self.queries = 0
-        """Tokens that were looked up ..."""
-        self.hits = 0
-        """... and those that were found."""
 
     @property
     def free(self) -> int:
@@ -47,7 +43,6 @@ class PagePool:
         Never all tokens: the last one is to be computed, for what comes after it.
         """
         assert not table.pages
-        self.queries += len(tokens)
         for start in range(0, len(tokens) - self.size, self.size):
             content = array("i", tokens[start : start + self.size])
             key = _key(table, content)
@@ -57,9 +52,7 @@ class PagePool:
             self._hold(page)
             table.pages.append(page)
             table.chain.append(key)
-        found = len(table.pages) * self.size
-        self.hits += found
-        return found
+        return len(table.pages) * self.size
 
     def extend(self, table: PageTable, tokens: int) -> bool:
         """Make room for so many tokens in all; False, and nothing changed, when there are not enough free pages."""
@@ -73,9 +66,9 @@ class PagePool:
             table.pages.append(page)
         return True
 
-    def seal(self, table: PageTable, tokens: Sequence[int]) -> None:
-        """Make the pages that these computed tokens fill findable."""
-        for index in range(len(table.chain), len(tokens) // self.size):
+    def seal(self, table: PageTable, tokens: Sequence[int], computed: int) -> None:
+        """Make the pages that the first `computed` of these tokens fill findable."""
+        for index in range(len(table.chain), computed // self.size):
             content = array("i", tokens[index * self.size : (index + 1) * self.size])
             key, page = _key(table, content), table.pages[index]
             table.chain.append(key)
@@ -83,11 +76,12 @@ class PagePool:
                 self._found[key], self._known[page] = page, (key, content)
 
     def release(self, table: PageTable) -> None:
-        """Hold its pages no more; the first of them will be found longest."""
+        """Hold its pages no more; the first of them will be found longest, and those that can't be are taken first."""
         for page in reversed(table.pages):
             self._holders[page] -= 1
             if not self._holders[page]:
                 self._unheld[page] = None
+                self._unheld.move_to_end(page, last=page in self._known)
         table.pages.clear()
         table.chain.clear()
 

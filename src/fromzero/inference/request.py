@@ -131,6 +131,7 @@ class Sequence:
     """Tokens that are tried this step, behind `tokens`."""
     table: PageTable = field(default_factory=PageTable)
     cached: int = 0
+    """Tokens of the prompt that the cache had when it began."""
     preemptions: int = 0
     timing: Timing = field(default_factory=Timing)
 
@@ -138,6 +139,11 @@ class Sequence:
     def prompt_length(self) -> int:
         """Tokens of the prompt."""
         return len(self.request.prompt)
+
+    @property
+    def missing(self) -> int:
+        """Tokens that are to be computed, with those that are tried."""
+        return len(self.tokens) + len(self.draft) - self.computed
 
     @property
     def answered(self) -> int:
@@ -152,7 +158,7 @@ class Span(NamedTuple):
     start: int
     """Tokens of the sequence before these, whose keys and values are there."""
     pages: Ids[int]
-    """Pages of the sequence, with room for these too."""
+    """Pages of the sequence, with room for these too; they may change after the step."""
     wanted: int
     """Of how many of the last of these the logits are wanted; 0: of none."""
     source: Ids[int] = ()
