@@ -1,6 +1,7 @@
 """A model on disk -> an engine that answers."""
 
 from pathlib import Path
+from typing import Any
 
 from fromzero import artifact
 from fromzero.device import DeviceName, pick_device
@@ -28,7 +29,7 @@ def open_engine(model: Path, device: DeviceName = "auto", config: EngineConfig |
     Raises UserError for what is no model, is damaged, or writes no text.
     """
     folder = check_model(model)
-    opened = load_any(folder).to(pick_device(device)).eval()
+    opened: Any = load_any(folder).to(pick_device(device)).eval()
     if not isinstance(opened, EncoderDecoder) and opened.config.kind != "decoder":
         raise UserError(f"{model} holds an {opened.config.kind}, which writes no text; name a decoder")
     return Engine(opened, load_tokenizer(folder), config)
