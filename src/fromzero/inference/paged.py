@@ -118,14 +118,25 @@ class _Layer(LayerCache):
 
 
 @torch.inference_mode()
-def run_spans(model: Transformer, store: PageStore, spans: Sequence[Span]) -> Tensor:
-    """Compute all spans at once; logits (N, V) in fp32 of the places that are wanted, span after span."""
+def hidden_spans(model: Transformer, store: PageStore, spans: Sequence[Span]) -> Tensor:
+    """Compute all spans at once; the normed hidden states (T, D) of their tokens, span after span."""
     step = PagedStep(model, store, spans)
     ids_BT = torch.tensor([[i for span in spans for i in span.ids]], device=store.device)
-    x_BTD = Transformer.hidden(model, ids_BT, step, positions_BT=step.positions_BT, attend=step.attend)
+    return Transformer.hidden(model, ids_BT, step, positions_BT=step.positions_BT, attend=step.attend)[0]
+
+
+@torch.inference_mode()
+def run_spans(model: Transformer, store: PageStore, spans: Sequence[Span]) -> Tensor:
+    """Compute all spans at once; logits (N, V) in fp32 of the places that are wanted, span after span."""
+    return wanted_logits(model, hidden_spans(model, store, spans), spans)
+
+
+@torch.inference_mode()
+def wanted_logits(model: Transformer, x_TD: Tensor, spans: Sequence[Span]) -> Tensor:
+    """Logits (N, V) in fp32 of the wanted places, from the hidden states of all."""
     wanted, end = [], 0
     for span in spans:
         end += len(span.ids)
         wanted += range(end - span.wanted, end)
-    x_ND = x_BTD[0].index_select(0, torch.tensor(wanted, device=store.device))
+    x_ND = x_TD.index_select(0, torch.tensor(wanted, dtype=torch.int64, device=x_TD.device))
     return model.head(x_ND, model.head_weight).float()

@@ -3,6 +3,7 @@ constraint forbids, the bias of ids, penalties, temperature, top-k, top-p, min-p
 
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -100,6 +101,14 @@ class Sampler:
         self._seen, self._answered = set(prompt), Counter[int]()
         self._generator = torch.Generator()
         self._generator.manual_seed(config.seed) if config.seed is not None else self._generator.seed()
+
+    def copy(self) -> "Sampler":
+        """The same at the same place, to try tokens with; it draws what this one will."""
+        copied = copy(self)
+        copied._seen, copied._answered = self._seen.copy(), self._answered.copy()
+        copied._generator = self._generator.clone_state()
+        copied.constraint = None if self.constraint is None else self.constraint.copy()
+        return copied
 
     def logits(self, logits_V: Tensor, forbidden: Sequence[int] = ()) -> Tensor:
         """What is drawn from, as logits (V,) in fp32; forbidden: ids that may not come now."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fromzero.errors import UserError
 from fromzero.model import counts
+from fromzero.model.attention import LayerCache
 from fromzero.model.block import Block, Cache, Stack
 from fromzero.model.config import ModelConfig
 from fromzero.model.experts import mixtures
@@ -25,10 +26,10 @@ class Ahead(nn.Module):
         self.project = Linear(2 * config.width, config.width, bias=False)
         self.block = Block(config, layer)
 
-    def forward(self, x_BTD: Tensor, embedded_BTD: Tensor, scene: Scene) -> Tensor:
+    def forward(self, x_BTD: Tensor, embedded_BTD: Tensor, scene: Scene, cache: LayerCache | None = None) -> Tensor:
         """x: hidden states so far; embedded: the token that they predicted. The published weights have it first."""
         joined_BTE = torch.cat([self.norm_embedding(embedded_BTD), self.norm_hidden(x_BTD)], -1)
-        return self.block(self.project(joined_BTE), scene)
+        return self.block(self.project(joined_BTE), scene, cache)
 
 
 class Transformer(Stack):
@@ -87,10 +88,25 @@ class Transformer(Stack):
             count = ids_BT.shape[1] - steps
             seen: Any = {name: mark_BT[:, :count] for name, mark_BT in marks.items()}
             scene = self._scene(Tokens(0, count, x_BTD.device, **seen), windowed=False)
-            x_BTD = ahead(x_BTD[:, :-1], self._embed(ids_BT[:, steps:]).to(x_BTD.dtype), scene)
-            x_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
+            x_BTD = self._one_ahead(ahead, ids_BT[:, steps:], x_BTD[:, :-1], scene)
             hidden.append(x_BTD)
         return hidden
+
+    def run_ahead(self, head: int, ids_BT: Tensor, x_BTD: Tensor, cache: Cache) -> Tensor:
+        """hidden_ahead for the next T places of one head, from 0: (B, T, D), with a cache of one layer of its own.
+
+        x: of the model or the head before; ids: the token that each of them predicted.
+        """
+        scene = self._scene(Tokens(cache.position, ids_BT.shape[1], x_BTD.device), windowed=False)
+        x_BTD = self._one_ahead(self.ahead[head], ids_BT, x_BTD, scene, cache.layer(0))
+        cache.advance(ids_BT.shape[1])
+        return x_BTD
+
+    def _one_ahead(
+        self, ahead: nn.Module, ids_BT: Tensor, x_BTD: Tensor, scene: Scene, cache: LayerCache | None = None
+    ) -> Tensor:
+        x_BTD = ahead(x_BTD, self._embed(ids_BT).to(x_BTD.dtype), scene, cache)
+        return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
     def _embed(self, ids_BT: Tensor) -> Tensor:
         x_BTD = self.token_embedding(ids_BT)
