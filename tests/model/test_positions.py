@@ -78,7 +78,7 @@ def test_relative_buckets_are_those_of_t5(buckets: int, furthest: int, both_ways
 
 def test_sinusoids_by_hand() -> None:
     config = ModelConfig(vocab_size=9, context=8, layers=1, width=6, heads=1, positions="sinusoidal")
-    added = Stack(config, 1, causal=True)._embedded(torch.zeros(1, 8, 6), _tokens(8), None)[0]
+    added = Stack(config, 1, causal=True).embedded(torch.zeros(1, 8, 6), _tokens(8), None)[0]
     for place in range(8):
         for i in range(3):
             angle = place / 10000 ** (2 * i / 6)

@@ -146,7 +146,7 @@ class Stack(nn.Module):
         tokens = Tokens(start, count, x_BTD.device, **marks)
         section = self.section or Section(range(len(self.blocks)))
         if section.x_BTD is None:
-            x_BTD = self._embedded(x_BTD, tokens, types_BT).to(dtype)
+            x_BTD = self.embedded(x_BTD, tokens, types_BT).to(dtype)
         scenes = {windowed: self._scene(tokens, windowed) for windowed in set(self._windowed)}
         x_BTD = self.through(x_BTD, section.layers, scenes, cache, memory)
         if cache is not None:
@@ -162,7 +162,7 @@ class Stack(nn.Module):
             x_BTD = self.blocks[index](x_BTD, scenes[self._windowed[index]], layer_cache, memory)
         return x_BTD
 
-    def _embedded(self, x_BTD: Tensor, tokens: Tokens, types_BT: Tensor | None) -> Tensor:
+    def embedded(self, x_BTD: Tensor, tokens: Tokens, types_BT: Tensor | None = None) -> Tensor:
         """What is added to the embeddings of tokens before the first block."""
         if self.type_embedding is not None:
             x_BTD = x_BTD + (self.type_embedding.weight[0] if types_BT is None else self.type_embedding(types_BT))
@@ -175,10 +175,14 @@ class Stack(nn.Module):
             x_BTD = self.embedding_norm(x_BTD)
         return F.dropout(x_BTD, self.config.dropout, self.training) if self.config.dropout else x_BTD
 
+    def angles(self, tokens: Tokens, windowed: bool) -> tuple[Tensor, Tensor]:
+        """Rotary cos and sin, fp32, (T, R) or (B, T, R), in layers with a window or in those without."""
+        return (self._local_angles if windowed else self._angles).at(tokens.positions, tokens.device)
+
     def _scene(self, tokens: Tokens, windowed: bool) -> Scene:
         angles = None
         if self.config.positions == "rotary":
-            cos, sin = (self._local_angles if windowed else self._angles).at(tokens.positions, tokens.device)
+            cos, sin = self.angles(tokens, windowed)
             angles = cos.unsqueeze(-2), sin.unsqueeze(-2)
         table = None if self.relative_bias is None else self.relative_bias.weight
         return make_scene(self.config, tokens, self.causal, windowed, angles, table, self.own_heads)

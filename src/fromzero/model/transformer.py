@@ -75,7 +75,7 @@ class Transformer(Stack):
         Raises UserError when the sequence would go past the context.
         """
         received_BTD = None if self.section is None else self.section.x_BTD
-        x_BTD = self._embed(ids_BT) if received_BTD is None else received_BTD
+        x_BTD = self.embed(ids_BT) if received_BTD is None else received_BTD
         return self.run(x_BTD, self.compute_dtype, cache, **given)
 
     def hidden_ahead(self, ids_BT: Tensor, x_BTD: Tensor, **marks: Tensor) -> list[Tensor]:
@@ -105,10 +105,11 @@ class Transformer(Stack):
     def _one_ahead(
         self, ahead: nn.Module, ids_BT: Tensor, x_BTD: Tensor, scene: Scene, cache: LayerCache | None = None
     ) -> Tensor:
-        x_BTD = ahead(x_BTD, self._embed(ids_BT).to(x_BTD.dtype), scene, cache)
+        x_BTD = ahead(x_BTD, self.embed(ids_BT).to(x_BTD.dtype), scene, cache)
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
-    def _embed(self, ids_BT: Tensor) -> Tensor:
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        """What the first block is given of tokens, (B, T, D), but for positions."""
         x_BTD = self.token_embedding(ids_BT)
         return x_BTD if self.config.embedding_scale == 1 else x_BTD * self.config.embedding_scale
 
