@@ -10,8 +10,9 @@ from fromzero.tokenizer.stream import StreamDecoder
 class Answer:
     """The text of one answer as its tokens come."""
 
-    def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
-        self._request, self._config = request, request.sampling
+    def __init__(self, request: Request, tokenizer: Tokenizer, index: int = 0) -> None:
+        """index: which of a request's n answers it is."""
+        self._request, self._config, self._index = request, request.sampling, index
         self._decoder = StreamDecoder(tokenizer, later=request.goes_on)
         special = frozenset(i for i in tokenizer.special_tokens.values() if i != tokenizer.unknown_id)
         self._ends = frozenset(self._config.stop_ids) | (frozenset() if self._config.ignore_end else special)
@@ -57,7 +58,7 @@ class Answer:
         stop: str | int | None = None,
     ) -> Output:
         kept = tuple(logprobs)[: len(tokens)]
-        return Output(self._request.id, 0, tuple(tokens), text, kept, reason=reason, stop=stop)
+        return Output(self._request.id, self._index, tuple(tokens), text, kept, reason=reason, stop=stop)
 
 
 def split_at_stop(text: str, stops: Sequence[str]) -> tuple[str, str, str | None]:

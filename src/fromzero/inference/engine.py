@@ -4,6 +4,7 @@ Each step asks the scheduler what to compute, runs it through the model, and giv
 computed its next one. It knows nothing of threads, time or networks: `streams` runs it for a server.
 """
 
+from collections import deque
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -38,6 +39,16 @@ class EngineConfig:
     """Most sequences at once."""
     queued: int = 256
     """Most sequences that wait; who comes then is told to try again later."""
+
+    def __post_init__(self) -> None:
+        for name in ("page_tokens", "step_tokens", "running", "queued"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.cache_tokens < 0 or self.step_tokens < self.running:
+            raise UserError(
+                f"step_tokens ({self.step_tokens}) must be at least running ({self.running}), since a step has a token "
+                f"of each, and cache_tokens ({self.cache_tokens}) at least 0"
+            )
 
 
 class Runner(Protocol):
@@ -75,7 +86,7 @@ class Engine:
         device = model.device
         self.runner: Runner = TorchRunner(model, PageStore(model, pages, size, model.compute_dtype, device))
         self.scheduler = Scheduler(self.pool, self.config.step_tokens, self.config.running)
-        self._answers: dict[str, list[tuple[Sequence, Answer]]] = {}
+        self._answers: dict[str, dict[Sequence, Answer]] = {}
         self._arrivals = 0
         self._read: dict[str, list[Logprob | None]] = {}
         self._counts = Stats(pages=pages)
@@ -103,9 +114,9 @@ class Engine:
     def submit(self, request: Request, constraint: Constraint | None = None) -> None:
         """Put a request into the queue. Raises UserError for one that can't be answered, Overloaded when it is full."""
         self._check(request)
-        if len(self.scheduler.waiting) + request.sampling.n > self.config.queued:
+        if not self._has_room(request):
             raise Overloaded(f"{len(self.scheduler.waiting)} requests wait already; try again later")
-        answers = []
+        answers = dict[Sequence, Answer]()
         for index in range(request.sampling.n):
             seed = request.sampling.seed
             config = replace(request.sampling, seed=None if seed is None else (seed + index) % 2**63)
@@ -113,14 +124,14 @@ class Engine:
             sequence = Sequence(request, index, sampler, self._arrivals, list(request.prompt))
             sequence.timing.queued = monotonic()
             self._arrivals += 1
-            answers.append((sequence, Answer(request, self.tokenizer)))
-        self._answers[request.id] = answers
-        for sequence, _ in answers:
+            answers[sequence] = Answer(request, self.tokenizer, index)
+        self._answers[request.id] = answers  # from here on nothing can fail
+        for sequence in answers:
             self.scheduler.add(sequence)
 
     def cancel(self, request: str) -> None:
         """Nobody wants its answers any more; its pages are free at once. Unknown ids are passed over."""
-        for sequence, _ in self._answers.pop(request, []):
+        for sequence in self._answers.pop(request, {}):
             self.scheduler.remove(sequence)
             self._counts.finished["cancelled"] += 1
         self._read.pop(request, None)
@@ -132,10 +143,10 @@ class Engine:
 
     def unfinished(self, request: str) -> list[int]:
         """Which of its answers are."""
-        return [sequence.index for sequence, _ in self._answers.get(request, [])]
+        return [sequence.index for sequence in self._answers.get(request, ())]
 
     def step(self) -> list[Output]:
-        """Compute once, and say what that adds to the answers."""
+        """Compute once, and say what that adds to the answers. One that can't go on (UserError) fails alone."""
         planned = self.scheduler.plan()
         if not planned:
             return []
@@ -148,19 +159,29 @@ class Engine:
         for sequence, span in planned:
             rows_NV, place = logits_NV[place : place + span.wanted], place + span.wanted
             self.scheduler.computed(sequence, len(span.ids))
-            if span.wanted and (output := self._go_on(sequence, span, rows_NV)):
-                outputs.append(output)
+            try:
+                output = self._go_on(sequence, span, rows_NV) if span.wanted else None
+            except UserError as error:
+                output = Output(sequence.request.id, sequence.index, reason="error", message=str(error))
+            if output is not None:
+                outputs.append(self._finished(sequence, output) if output.reason else output)
         return outputs
 
     def answers(self, requests: Ids[Request]) -> dict[tuple[str, int], list[Output]]:
         """Everything about these requests, computed to their end: outputs by request and index."""
         found: dict[tuple[str, int], list[Output]] = {}
-        for request in requests:
-            self.submit(request)
-        while self.busy:
+        coming = deque(requests)
+        for request in coming:
+            self._check(request)
+        while coming or self.busy:
+            while coming and self._has_room(coming[0]):
+                self.submit(coming.popleft())
             for output in self.step():
                 found.setdefault((output.request, output.index), []).append(output)
         return found
+
+    def _has_room(self, request: Request) -> bool:
+        return len(self.scheduler.waiting) + request.sampling.n <= self.config.queued
 
     def _check(self, request: Request) -> None:
         count, context = len(request.prompt), self.model.config.context
@@ -176,59 +197,55 @@ class Engine:
                 f"prompt and answer may reach {longest} tokens, and the cache holds {self.pool.count * self.pool.size};"
                 " lower max_tokens, or raise cache_tokens"
             )
+        if request.sampling.n > self.config.queued:
+            raise UserError(f"n is {request.sampling.n}, and no more than {self.config.queued} answers can wait")
         if request.id in self._answers:
             raise UserError(f"a request '{request.id}' is being answered already")
 
     def _go_on(self, sequence: Sequence, span: Span, logits_NV: Tensor) -> Output | None:
         """The next token of a sequence, and what it means for its text."""
         request = sequence.request
-        answer = next(answer for other, answer in self._answers[request.id] if other is sequence)
+        answer = self._answers[request.id][sequence]
         if request.prompt_logprobs and span.start < sequence.prompt_length:
             self._note_prompt(request, span, logits_NV)
             if sequence.computed < len(sequence.tokens):
                 return None
         token = sequence.sampler.choose(logits_NV[-1], answer.forbidden)
-        noted = (logprob_of(logits_NV[-1], token, request.sampling.logprobs),)
+        top = request.sampling.logprobs
+        noted = () if top is None else logprobs_of(logits_NV[-1:], [token], top)
         sequence.sampler.accept(token)
         sequence.tokens.append(token)
-        full = len(sequence.tokens) >= self.model.config.context
-        output = answer.add([token], noted if request.sampling.logprobs is not None else (), full)
-        output = replace(output, index=sequence.index, cached=sequence.cached)
-        if sequence.answered == 1 and request.prompt_logprobs:
-            output = replace(output, prompt_logprobs=tuple(self._read.get(request.id, ())))
-        self._count(sequence)
-        if output.reason:
-            self._counts.finished[output.reason] += 1
-            output = replace(output, timing=sequence.timing)
-            self._finish(sequence)
-        return output
-
-    def _count(self, sequence: Sequence) -> None:
-        """A token more."""
-        timing = sequence.timing
+        output = answer.add([token], noted, full=len(sequence.tokens) >= self.model.config.context)
+        timing, counts = sequence.timing, self._counts
         timing.last = monotonic()
-        timing.first = timing.first or timing.last
-        self._counts.generated_tokens += 1
-        if sequence.answered == 1 and sequence.index == 0:
-            self._counts.prompt_tokens += sequence.prompt_length
+        counts.generated_tokens += len(output.tokens)
+        if not timing.first:
+            timing.first = timing.last
+            counts.prompt_tokens += 0 if sequence.index else sequence.prompt_length
+            read = tuple(self._read.get(request.id, ()))
+            output = replace(output, cached=sequence.cached, prompt_logprobs=read)
+        return output
 
     def _note_prompt(self, request: Request, span: Span, logits_NV: Tensor) -> None:
         noted = self._read.setdefault(request.id, [None])
-        for place in range(max(len(noted), span.start + 1), min(span.start + len(span.ids) + 1, len(request.prompt))):
-            row_V = logits_NV[place - 1 - span.start]
-            noted.append(logprob_of(row_V, request.prompt[place], request.sampling.logprobs))
+        first, end = max(len(noted), span.start + 1), min(span.start + len(span.ids) + 1, len(request.prompt))
+        rows_NV = logits_NV[first - 1 - span.start : end - 1 - span.start]  # what comes next is a place further
+        noted += logprobs_of(rows_NV, request.prompt[first:end], request.sampling.logprobs or 0)
 
-    def _finish(self, sequence: Sequence) -> None:
+    def _finished(self, sequence: Sequence, output: Output) -> Output:
+        """Its last output, with what is known at the end."""
+        self._counts.finished[output.reason or "error"] += 1
         self.scheduler.remove(sequence)
-        request = sequence.request.id
-        self._answers[request] = [pair for pair in self._answers[request] if pair[0] is not sequence]
-        if not self._answers[request]:
-            self.cancel(request)
+        del self._answers[output.request][sequence]
+        if not self._answers[output.request]:
+            self.cancel(output.request)
+        return replace(output, cached=sequence.cached, timing=sequence.timing)
 
 
-def logprob_of(logits_V: Tensor, token: int, top: int | None) -> Logprob:
-    """Of a token, and of the `top` likeliest."""
-    logprobs_V = logits_V.log_softmax(-1)
-    values, ids = logprobs_V.topk(min(top or 0, len(logprobs_V)))
-    best = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    return Logprob(token, float(logprobs_V[token]), best)
+def logprobs_of(logits_NV: Tensor, tokens: Ids[int], top: int) -> tuple[Logprob, ...]:
+    """Of a token in each row, and of the `top` likeliest."""
+    logprobs_NV = logits_NV.log_softmax(-1)
+    values, ids = (found.tolist() for found in logprobs_NV.topk(min(top, logprobs_NV.shape[1])))
+    chosen = logprobs_NV.gather(1, torch.tensor(tokens, dtype=torch.int64)[:, None])[:, 0].tolist()
+    best = [tuple(zip(*row, strict=True)) for row in zip(ids, values, strict=True)]
+    return tuple(map(Logprob, tokens, chosen, best))

@@ -109,7 +109,7 @@ class Output:
     stop: str | int | None = None
     """The stop text or id that ended it."""
     cached: int = 0
-    """Tokens of the prompt that were found in the cache."""
+    """Tokens of the prompt that were found in the cache; said in the first and the last output."""
     message: str = ""
     """What went wrong, for reason `error`."""
     timing: Timing | None = None

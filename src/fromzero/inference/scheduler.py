@@ -50,9 +50,9 @@ class Scheduler:
             if sequence.table.pages and (count := self._make_room(sequence, count)):
                 left -= count
                 counts[sequence] = count
-        while left and self.waiting and (sequence := self._next()) and (count := self._let_in(sequence, left)):
+        while left and self.waiting and (next_ := self._next()) and (count := self._let_in(next_, left)):
             left -= count
-            counts[sequence] = count
+            counts[next_] = count
         planned = [(s, _span(s, count)) for s, count in counts.items() if s.table.pages]  # else it gave way to another
         for sequence, span in planned:
             self._served[sequence.request.tenant] += len(span.ids)
