@@ -41,6 +41,7 @@ VERBS = {
     "evaluate perplexity": "model + held-out documents -> perplexity and bits per byte",
     "generate": "text that goes on from a prompt",
     "chat": "talk to a model in the terminal",
+    "serve": "OpenAI's HTTP interface and a page to chat on, for a model",
     "estimate": "parameters, arithmetic and memory of a model before there is one",
     "embed": "texts -> vectors of their meaning; search in a folder of documents",
     "download": "weights by name: Hugging Face, ModelScope, or a package of Python",

@@ -17,8 +17,8 @@ from fromzero.interop.download import find_model
 from fromzero.interop.huggingface import load_any
 from fromzero.interop.weights import read_json
 from fromzero.model import Transformer
-from fromzero.model.heads import Pooling, pool
-from fromzero.tokenizer import load_tokenizer
+from fromzero.model.heads import HeadedTransformer, Pooling, pool
+from fromzero.tokenizer import Tokenizer, load_tokenizer
 
 BATCH_TOKENS = 8192
 
@@ -40,10 +40,20 @@ class Embedder:
         longest = sentence.get("max_seq_length")
         self.longest = min(longest if isinstance(longest, int) and longest > 2 else 512, loaded.config.context)
 
-    @torch.inference_mode()
+    @classmethod
+    def over(cls, model: Transformer, tokenizer: Tokenizer) -> "Embedder":
+        """One that takes the mean of what a model, loaded already, makes of its tokens."""
+        made = cls.__new__(cls)
+        made.model, made.tokenizer, made.pooling, made.longest = model, tokenizer, "mean", model.config.context
+        return made
+
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Vectors (N, D) of length 1, fp32 on the CPU; of a text that is too long, its beginning counts."""
-        rows = [self._cut(ids) for ids in self.tokenizer.encode_batch(texts, add_special_tokens=True)]
+        return self.embed([self._cut(ids) for ids in self.tokenizer.encode_batch(texts, add_special_tokens=True)])
+
+    @torch.inference_mode()
+    def embed(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """The same of texts as ids, none empty or longer than `longest`."""
         vectors_ND = torch.zeros(len(rows), self.model.config.width)
         order, start = sorted(range(len(rows)), key=lambda i: len(rows[i])), 0
         while start < len(order):  # those of like length together, so that little is padding
@@ -53,6 +63,19 @@ class Embedder:
             vectors_ND[order[start:end]] = self._batch([rows[i] for i in order[start:end]])
             start = end
         return vectors_ND
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the model tells classes of texts apart."""
+        model = self.model
+        return isinstance(model, HeadedTransformer) and model.classifier is not None and not model.heads.per_token
+
+    @torch.inference_mode()
+    def classify(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Probabilities of the classes (N, C) of texts as ids, for a model that has some."""
+        assert isinstance(self.model, HeadedTransformer)
+        logits = [self.model.outputs(torch.tensor([row], device=self.model.device)).classes for row in rows]
+        return torch.cat([part.float().softmax(-1) for part in logits if part is not None]).cpu()
 
     def _cut(self, ids: list[int]) -> list[int]:
         """Not longer than the model was made for, with what ends a text kept; an empty text is one unknown token."""
