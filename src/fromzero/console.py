@@ -7,7 +7,7 @@ a plain line every few seconds, so that a log stays readable.
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -166,3 +166,50 @@ def write_stream(text: str) -> None:
     """Write a piece of a streamed answer to standard output at once."""
     sys.stdout.write(printable(text))
     sys.stdout.flush()
+
+
+@contextmanager
+def streamed_markdown() -> Iterator[Callable[[str], None]]:
+    """What writes a streamed answer to standard output: on a terminal as Markdown looks, elsewhere as it is.
+
+    Blocks are printed once they are whole; the end of the one in the making is drawn anew until then.
+    """
+    if not sys.stdout.isatty():
+        yield write_stream
+        write_stream("\n")
+        return
+    from rich.live import Live  # not above: they take long to import
+    from rich.markdown import Markdown
+
+    text, out = "", Console(highlight=False)
+
+    def write(piece: str) -> None:
+        nonlocal text
+        text += printable(piece)
+        end, fence = whole_blocks(text)
+        if end:
+            out.print(Markdown(text[:end], hyperlinks=False), end="\n\n")
+            text = text[end:]
+        lines = text.splitlines()
+        seen = lines if len(lines) < out.height else [fence, *lines[4 - out.height :]]
+        live.update(Markdown("\n".join(seen), hyperlinks=False))
+
+    with Live(console=out, transient=True, refresh_per_second=10) as live:
+        try:
+            yield write
+        finally:
+            live.update("")
+            out.print(Markdown(text, hyperlinks=False))
+
+
+def whole_blocks(markdown: str) -> tuple[int, str]:
+    """How many characters hold blocks that nothing can be added to (up to the last blank line outside of code), and
+    what the code in which the text ends was begun with, if it does."""
+    end, place, fence = 0, 0, ""
+    for line in markdown.splitlines(keepends=True):
+        place += len(line)
+        if (mark := line.lstrip()[:3]) in ("```", "~~~") and fence in ("", mark):
+            fence = "" if fence else mark
+        elif not fence and line.isspace() and line.endswith("\n"):
+            end = place
+    return end, fence

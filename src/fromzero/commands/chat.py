@@ -1,35 +1,53 @@
 """`fromzero chat MODEL`: a conversation in the terminal, answers as they are made."""
 
+import importlib.util
+import json
+import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
+from fromzero.artifact import to_plain, write_json
 from fromzero.commands import Verb
-from fromzero.commands.generate import check_model
-from fromzero.console import console, say, write_stream
-from fromzero.device import DeviceName, pick_device
-from fromzero.errors import UserError
-from fromzero.inference import SamplingConfig, generate_text
+from fromzero.commands.partners import Local, Messages, Partner, Remote, Reply
+from fromzero.config import from_mapping
+from fromzero.console import printable, say, streamed_markdown
+from fromzero.device import DeviceName
+from fromzero.errors import UserError, nearest
+from fromzero.inference import SamplingConfig
 from fromzero.inference.embedding import Embedder
-from fromzero.inference.retrieval import Index, Passage, grounded
-from fromzero.interop import load_model
-from fromzero.model import Transformer
-from fromzero.tokenizer import Tokenizer, load_tokenizer
-from fromzero.tuning.grading import prompt_ids
+from fromzero.inference.opening import open_engine
+from fromzero.inference.retrieval import Index
+from fromzero.tokenizer.messages import check_messages
 
-ROOM_FOR_ANSWER = 32  # tokens that a prompt must leave free; older turns are forgotten to make the room
-HELP = "/new starts over, /quit ends (or Ctrl-D); Ctrl-C stops an answer"
-
-Messages = list[dict[str, str]]
+BLOCK = '"""'
+HELP = f"""/new starts over, /quit ends (or Ctrl-D); Ctrl-C stops an answer
+/undo takes the last question and its answer back, /retry answers it anew
+/system TEXT says who the model is to be; /set temperature 0.5 and the like how it answers, /settings what is set
+/save FILE and /load FILE keep a conversation; /tokens says how long it is, /stats how fast the last answer was
+A line that ends with \\ goes on in the next; {BLOCK} begins a question of several lines, and ends it"""
+ENDINGS = {
+    "stop": "",
+    "stopped": " (stopped)",
+    "context": "(the answer was cut off: the model's context is full; /new starts over)",
+    "length": "(the answer was cut off: --sampling.max_tokens reached; /set max_tokens changes it)",
+}
 
 
 @dataclass(frozen=True)
 class ChatConfig:
     """Whom to talk to, and how it answers."""
 
-    model: Path
-    """Folder or GGUF file of a model tuned for chat, or the name of a downloaded one."""
+    model: Path | None = None
+    """Folder or GGUF file of a model tuned for chat, the name of a downloaded one, or what the server at `url` calls
+    it."""
+    url: str | None = None
+    """A server that speaks OpenAI's protocol, such as http://127.0.0.1:8000; its key is in FROMZERO_API_KEY."""
     documents: Path | None = None
     """Folder of text files to answer from; what was shown to the model is named below each answer."""
     embedding: Path = Path("minilm-l6-v2")
@@ -38,86 +56,189 @@ class ChatConfig:
     """A system message before the first question."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.3))
     """How tokens are chosen."""
+    verbose: bool = False
+    """Whether to say after each answer how fast it was."""
     device: DeviceName = "auto"
     """Where the model runs."""
 
 
 def run(config: ChatConfig) -> None:
-    """Read questions from the terminal (or standard input, one a line) and stream the answers."""
-    folder = check_model(config.model)
-    model = load_model(folder).to(pick_device(config.device)).eval()
-    tokenizer = load_tokenizer(folder)
-    index = Index(config.documents, Embedder(config.embedding, config.device)) if config.documents else None
+    """Read questions from the terminal (or standard input) and stream the answers."""
+    chat = Chat(_partner(config), config.sampling, config.verbose)
+    chat.do_system(config.system or "")
     if sys.stdin.isatty():
-        say(f"{config.model}: {model.parameter_count():,} parameters. {HELP}")
-    start: Messages = [{"role": "system", "content": config.system}] if config.system else []
-    messages = list(start)
-    for question in _questions():
-        if question in ("/new", "/quit", "/help"):
-            if question == "/quit":
-                return
-            messages = list(start) if question == "/new" else messages
-            say("a new conversation" if question == "/new" else HELP)
-        elif question:
-            messages.append({"role": "user", "content": question})
+        say(f"{config.model or config.url}: ask, or see /help")
+    with _history():
+        going = True
+        while going:
             try:
-                messages.append({"role": "assistant", "content": _answer(model, tokenizer, messages, config, index)})
+                going = chat.take(read_question(input))
             except UserError as error:  # a question too long, say: the conversation goes on without it
-                messages.pop()
-                say(str(error))
+                say(printable(str(error)))
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                say("(/quit ends)")
+                going = sys.stdin.isatty()
 
 
-def _questions() -> Iterator[str]:
-    while True:
+def _partner(config: ChatConfig) -> Partner:
+    if config.url and config.documents:
+        raise UserError("--documents are read by a model on this machine; leave out --url")
+    if config.url:
+        return Remote(config.url, None if config.model is None else config.model.as_posix())
+    if config.model is None:
+        raise UserError("name a model, or a server with --url")
+    index = Index(config.documents, Embedder(config.embedding, config.device)) if config.documents else None
+    return Local(open_engine(config.model, config.device), index)
+
+
+class Chat:
+    """What was said, and what can be done with it."""
+
+    def __init__(self, partner: Partner, sampling: SamplingConfig, verbose: bool = False) -> None:
+        self.partner, self.sampling, self.verbose = partner, sampling, verbose
+        self.messages: Messages = []
+        self.stats = "nothing was asked yet"
+
+    def take(self, line: str) -> bool:
+        """Answer a question, or do what a /command says. False when it ends the conversation. Raises UserError."""
+        name, _, rest = line.removeprefix("/").partition(" ")
+        if line.startswith("/") and name.isalpha():
+            commands = {method.removeprefix("do_"): method for method in dir(self) if method.startswith("do_")}
+            if name != "quit" and name not in commands:
+                raise UserError(f"there is no command /{name}{nearest(name, commands)}")
+            return name != "quit" and (getattr(self, commands[name])(rest.strip()) or True)
+        if line:
+            self.messages.append({"role": "user", "content": line})
+            self._answer()
+        return True
+
+    def _answer(self) -> None:
+        """Stream one answer; Ctrl-C ends it and keeps what was said."""
+        reply, text, begun, first = Reply(), "", time.monotonic(), 0.0
         try:
-            line = console.input("[bold]> [/bold]") if sys.stdin.isatty() else input()
-        except (EOFError, KeyboardInterrupt):
-            return
-        yield line.strip()
+            with streamed_markdown() as write:
+                for piece in self.partner.ask(self.messages, self.sampling, reply):
+                    first = first or time.monotonic()
+                    text += piece
+                    write(piece)
+        except KeyboardInterrupt:
+            reply.reason = "stopped"
+        except UserError:
+            self.messages.pop()
+            raise
+        self.messages.append({"role": "assistant", "content": text})
+        for note in filter(None, (*reply.notes, ENDINGS.get(reply.reason, f"({reply.reason})"))):
+            say(printable(note))
+        rate = (reply.tokens - 1) / (time.monotonic() - first) if reply.tokens > 1 else 0
+        self.stats = f"{reply.tokens} tokens, the first after {first - begun:.2f} s, then {rate:.1f} a second; "
+        self.stats += f"{reply.cached} of the prompt's {reply.prompt} were in the cache"
+        if self.verbose:
+            say(self.stats)
+
+    def do_help(self, _: str) -> None:
+        """What there is."""
+        say(HELP)
+
+    def do_new(self, _: str) -> None:
+        """Start over, with the same system message."""
+        self.messages = [message for message in self.messages if message["role"] == "system"]
+        say("a new conversation")
+
+    def do_system(self, text: str) -> None:
+        """Change the system message; an empty one leaves it out."""
+        rest = [message for message in self.messages if message["role"] != "system"]
+        self.messages = [*([{"role": "system", "content": text}] if text else []), *rest]
+
+    def do_set(self, rest: str) -> None:
+        """Change a setting of sampling."""
+        name, _, value = rest.partition(" ")
+        try:
+            changed = {**to_plain(self.sampling), name: yaml.safe_load(value)}
+        except yaml.YAMLError:
+            raise UserError(f"/set {name} does not take '{value}'") from None
+        self.sampling = from_mapping(SamplingConfig, changed, "/set")
+
+    def do_settings(self, _: str) -> None:
+        """Show them."""
+        say("\n".join(f"{name}: {value}" for name, value in to_plain(self.sampling).items()))
+
+    def do_undo(self, _: str) -> None:
+        """Forget the last question and its answer."""
+        self._take_back("assistant")
+        self._take_back("user")
+
+    def do_retry(self, _: str) -> None:
+        """Answer the last question anew."""
+        self._take_back("assistant")
+        self._answer()
+
+    def _take_back(self, role: str) -> None:
+        if not self.messages or self.messages[-1]["role"] != role:
+            raise UserError("there is no answer to take back")
+        self.messages.pop()
+
+    def do_save(self, name: str) -> None:
+        """Keep the conversation; only another conversation is written over."""
+        if Path(name).exists():
+            _read(name)
+        write_json(Path(name), {"messages": self.messages})
+
+    def do_load(self, name: str) -> None:
+        """Go on with one that was kept."""
+        self.messages = _read(name)
+        say(f"{len(self.messages)} messages")
+
+    def do_tokens(self, _: str) -> None:
+        """How long it is."""
+        say(self.partner.size(self.messages))
+
+    def do_stats(self, _: str) -> None:
+        """How fast the last answer was."""
+        say(self.stats)
 
 
-def _answer(
-    model: Transformer, tokenizer: Tokenizer, messages: Messages, config: ChatConfig, index: Index | None
-) -> str:
-    """Stream one answer, and what it may come from; Ctrl-C ends it and keeps what was said."""
-    _forget(messages, model, tokenizer)
-    answer, shown = "", messages
-    passages: list[Passage] = []
-    if index:
-        found = [passage for _, passage in index.search(messages[-1]["content"])]
-        room = model.config.context - min(config.sampling.max_tokens, model.config.context // 4)
-        shown, passages = grounded(messages, found, lambda made: len(prompt_ids(tokenizer, made)) <= room)
-    generation = generate_text(model, tokenizer, prompt_ids(tokenizer, shown), config.sampling)
+def _read(name: str) -> Messages:
     try:
-        for piece in generation:
-            write_stream(piece)
-            answer += piece
-    except KeyboardInterrupt:
-        say(" (stopped)")
-    write_stream("\n")
-    for number, passage in enumerate(passages, 1):
-        say(f"[{number}] {passage.file}, line {passage.line}")
-    if index and not passages:
-        say("(no passage of the documents fits into the model's context)")
-    if generation.reason != "stop":
-        say("(the answer was cut off: " + _why(generation.reason) + ")")
-    return answer
+        return check_messages(json.loads(Path(name).read_text(encoding="utf-8"))["messages"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"'{name}' holds no conversation ({error}); name another file") from error
 
 
-def _why(reason: str) -> str:
-    return "the model's context is full; /new starts over" if reason == "context" else "--sampling.max_tokens reached"
+def read_question(read: Callable[[str], str]) -> str:
+    """A line, lines that end with a backslash and the next, or what is between triple quotes. Raises EOFError."""
+    shown, more = ("> ", ". ") if sys.stdin.isatty() else ("", "")
+    text = read(shown).strip()
+    with suppress(EOFError):
+        if text.startswith(BLOCK):
+            while len(text) < 2 * len(BLOCK) or not text.endswith(BLOCK):
+                text += "\n" + read(more).rstrip()
+            return text.removeprefix(BLOCK).removesuffix(BLOCK).strip()
+        while text.endswith("\\"):
+            text = text.removesuffix("\\") + "\n" + read(more).strip()
+    return text
 
 
-def _forget(messages: Messages, model: Transformer, tokenizer: Tokenizer) -> None:
-    """Drop the oldest turns until the conversation leaves room for an answer, and say so."""
-    limit = model.config.context - ROOM_FOR_ANSWER
-    first = 1 if messages[0]["role"] == "system" else 0
-    dropped = 0
-    while len(messages) > first + 1 and len(prompt_ids(tokenizer, messages)) > limit:
-        del messages[first : first + 2]
-        dropped += 1
-    if dropped:
-        say(f"(the context holds {model.config.context} tokens: the oldest {dropped} exchanges were forgotten)")
+@contextmanager
+def _history() -> Iterator[None]:
+    """What was typed, for the arrow keys, in a file that only the user can read."""
+    if not sys.stdin.isatty() or importlib.util.find_spec("readline") is None:  # Windows has none
+        yield
+        return
+    import readline
+
+    file = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "fromzero" / "chat_history"
+    with suppress(OSError):
+        readline.read_history_file(file)
+    readline.set_history_length(1000)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file.touch(mode=0o600)
+            readline.write_history_file(file)
 
 
 VERB = Verb(ChatConfig, run, "model")

@@ -1,26 +1,27 @@
-"""A client of servers that speak OpenAI's protocol: answers as streams of events.
+"""A client of servers that speak OpenAI's protocol: answers as streams of events."""
 
-Plain HTTP/1.1 on asyncio, with a connection for each request, so that what is measured with it is the server.
-"""
-
-import asyncio
 import json
-import ssl
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from fromzero.console import printable
-from fromzero.errors import UserError
+from fromzero.errors import UserError, missing_extra
+from fromzero.inference.sampling import SamplingConfig
 from fromzero.locations import masked
 
-MOST_BYTES = 1 << 22  # of a line, or of a piece of a body
 ADVICE = {
-    401: "; set FROMZERO_API_KEY to the server's key",
+    401: "; set FROMZERO_API_KEY to its key",
     404: "; check the address and the name of the model",
     429: "; it has more to do than it takes, try again later",
+}
+NAMES = {name: name for name in ("top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty", "stop")}
+NAMES |= {
+    "frequency_penalty": "frequency_penalty",
+    "min_tokens": "min_tokens",
+    "ignore_end": "ignore_eos",
+    "seed": "seed",
 }
 
 
@@ -42,90 +43,64 @@ class Server:
     patience: float = 600.0
     """Longest wait for the next bytes, seconds."""
 
-    def __post_init__(self) -> None:
-        plain = (self.url + self.key).isascii() and (self.url + self.key).isprintable() and " " not in self.url
-        if not plain or not self.url.startswith(("http://", "https://")):
-            raise UserError(f"'{masked(self.url)}' or its key can't be right; an address is like http://127.0.0.1:8000")
-
     async def models(self) -> list[str]:
         """The names of what it serves. Raises RefusedError."""
-        with self._explained():
-            async with aclosing(self._lines("GET", "/models")) as lines:
-                answer = json.loads(b"".join([line async for line in lines]))
-            return [str(model["id"]) for model in answer["data"]]
+        async with self._asked("GET", "/models") as response:
+            return [str(model["id"]) for model in json.loads(await response.read())["data"]]
 
     async def events(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The events of a streamed answer, until the server says that it is done. Raises RefusedError."""
-        with self._explained():
-            async with aclosing(self._lines("POST", path, json.dumps({**body, "stream": True}).encode())) as lines:
-                async for line in lines:
-                    if line.strip() == b"data: [DONE]":
-                        return
-                    if line.startswith(b"data:"):
-                        if "error" in (event := json.loads(line[5:])):
-                            raise self._refused(f"broke off: {_message(line[5:])}", "error in the stream")
-                        yield event
-            raise EOFError
+        async with self._asked("POST", path, json={**body, "stream": True}) as response:
+            async for line in response.content:
+                if line.strip() == b"data: [DONE]":
+                    return
+                if line.startswith(b"data:"):
+                    if "error" in (event := json.loads(line[5:])):
+                        raise self._refused(f"broke off: {_message(line[5:])}", "error in the stream")
+                    yield event
+            raise self._refused("ended an answer before it was whole", "cut off")
 
-    async def _lines(self, method: str, path: str, body: bytes = b"") -> AsyncGenerator[bytes, None]:
-        """The lines of the body of a good answer."""
-        url = urlsplit(self.url)
-        secure = ssl.create_default_context() if url.scheme == "https" else None
-        async with asyncio.timeout(self.patience):
-            port = url.port or (443 if secure else 80)
-            reader, writer = await asyncio.open_connection(url.hostname, port, ssl=secure, limit=MOST_BYTES)
+    @asynccontextmanager
+    async def _asked(self, method: str, path: str, **options: Any) -> AsyncIterator[Any]:
+        """A good response, over a connection of its own; whatever goes wrong with it, in one sentence."""
         try:
-            head = [f"{method} {url.path.rstrip('/').removesuffix('/v1')}/v1{path} HTTP/1.1"]
-            head += [f"Host: {url.netloc.rpartition('@')[2]}", "Connection: close", f"Content-Length: {len(body)}"]
-            head += ["Content-Type: application/json", *([f"Authorization: Bearer {self.key}"] if self.key else [])]
-            writer.write("\r\n".join([*head, "", ""]).encode() + body)
-            async with asyncio.timeout(self.patience):
-                answered = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-            status, held = int(answered.split()[1]), b""
-            pieces = _pieces(reader, "transfer-encoding: chunked" in answered, self.patience)
-            if status != 200:
-                why = _message(b"".join([piece async for piece in pieces]))
-                raise self._refused(f"answered {status}: {why}{ADVICE.get(status, '')}", f"HTTP {status}")
-            async for piece in pieces:
-                *lines, held = (held + piece).split(b"\n")
-                if len(held) > MOST_BYTES:
-                    raise ValueError("a line without end")
-                for line in lines:
-                    yield line
-            yield held
-        finally:
-            writer.close()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Whatever goes wrong with a connection, in one sentence."""
+            import aiohttp
+        except ImportError:
+            raise missing_extra("aiohttp", "serve") from None
+        base = self.url.rstrip("/").removesuffix("/v1")
+        keys = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=self.patience)
+        given: dict[str, Any] = {"timeout": limits, "headers": keys, "trust_env": "//127." not in base}
         try:
-            yield
+            async with (
+                aiohttp.ClientSession(**given, read_bufsize=1 << 20) as session,
+                session.request(method, f"{base}/v1{path}", allow_redirects=False, **options) as response,
+            ):
+                if (status := response.status) != 200:
+                    why = _message(await response.content.read(1 << 16))
+                    raise self._refused(f"answered {status}: {why}{ADVICE.get(status, '')}", f"HTTP {status}")
+                yield response
         except TimeoutError as error:
             raise self._refused(f"said nothing for {self.patience:g} seconds", "too slow") from error
-        except EOFError as error:
+        except aiohttp.InvalidURL as error:
+            raise self._refused("is no address; give one like http://127.0.0.1:8000", "no address") from error
+        except aiohttp.ClientPayloadError as error:
             raise self._refused("ended an answer before it was whole", "cut off") from error
-        except OSError as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise self._refused(f"can't be reached ({error}); check the address", "not reached") from error
-        except (ValueError, LookupError, TypeError, asyncio.LimitOverrunError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise self._refused(f"does not speak OpenAI's protocol ({error})", "no protocol") from error
 
     def _refused(self, message: str, kind: str) -> RefusedError:
         return RefusedError(f"{masked(self.url)} {message}", kind)
 
 
-async def _pieces(reader: asyncio.StreamReader, chunked: bool, patience: float) -> AsyncGenerator[bytes, None]:
-    while True:
-        async with asyncio.timeout(patience):
-            if not chunked:
-                piece = await reader.read(1 << 16)
-            elif 0 <= (size := int(await reader.readuntil(b"\r\n"), 16)) <= MOST_BYTES:
-                piece = (await reader.readexactly(size + 2))[:-2]
-            else:
-                raise ValueError("a piece too large")
-        if not piece:
-            return
-        yield piece
+def request_fields(sampling: SamplingConfig) -> dict[str, Any]:
+    """Settings as such servers take them: OpenAI's own, and others only where they say something."""
+    usual = SamplingConfig()
+    fields = {name: getattr(sampling, name) for name in ("temperature", "top_p", "max_tokens")}
+    told = {name: getattr(sampling, name) for name in NAMES if getattr(sampling, name) != getattr(usual, name)}
+    return fields | {NAMES[name]: value for name, value in told.items()}
 
 
 def _message(body: bytes) -> str:
