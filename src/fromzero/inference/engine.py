@@ -4,9 +4,10 @@ Each step asks the scheduler what to compute, runs it through the model, and giv
 computed its next one. It knows nothing of threads, time or networks: `streams` runs it for a server.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
+from functools import reduce
 from time import monotonic
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from fromzero.inference.pages import PagePool
 from fromzero.inference.request import Logprob, Output, Overloaded, Request, Sequence, Span, Stats
 from fromzero.inference.sampling import Constraint, Sampler
 from fromzero.inference.scheduler import Scheduler
+from fromzero.inference.speculate import AheadHeads, Costs, Kind, Speculation, make_proposer
 from fromzero.model import Transformer
 from fromzero.tokenizer import Tokenizer
 
@@ -39,9 +41,14 @@ class EngineConfig:
     """Most sequences at once."""
     queued: int = 256
     """Most sequences that wait; who comes then is told to try again later."""
+    speculate: Kind = "none"
+    """Who guesses tokens so that a step can do several: a look-up in the text so far, a draft model, or the model's own
+    heads for further tokens. Answers stay the same."""
+    draft_tokens: int = 7
+    """Most tokens to guess at once; they are fewer, or none, where that pays more."""
 
     def __post_init__(self) -> None:
-        for name in ("page_tokens", "step_tokens", "running", "queued"):
+        for name in ("page_tokens", "step_tokens", "running", "queued", "draft_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.cache_tokens < 0 or self.step_tokens < self.running:
@@ -78,23 +85,33 @@ class TorchRunner:
 class Engine:
     """Requests in, outputs out."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, config: EngineConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        config: EngineConfig | None = None,
+        draft: Transformer | None = None,
+    ) -> None:
+        """draft: a smaller model with the same tokenizer, for `speculate: draft`."""
         self.model, self.tokenizer, self.config = model, tokenizer, config or EngineConfig()
         size = self.config.page_tokens
         pages = -(-(self.config.cache_tokens or 8 * model.config.context) // size)
         self.pool = PagePool(pages, size)
-        device = model.device
-        self.runner: Runner = TorchRunner(model, PageStore(model, pages, size, model.compute_dtype, device))
+        store = PageStore(model, pages, size, model.compute_dtype, model.device)
+        self.runner: Runner = TorchRunner(model, store)
         self.scheduler = Scheduler(self.pool, self.config.step_tokens, self.config.running)
         self._answers: dict[str, dict[Sequence, Answer]] = {}
         self._arrivals = 0
         self._read: dict[str, list[Logprob | None]] = {}
         self._counts = Stats(pages=pages)
+        self.speculation = self._speculation(store, draft)
 
     @property
     def stats(self) -> Stats:
         """How it stands, as a copy; from any thread."""
         pool, scheduler, counts = self.pool, self.scheduler, self._counts
+        drafted_at = self.speculation.drafted.copy() if self.speculation else Counter()
+        accepted_at = self.speculation.accepted.copy() if self.speculation else Counter()
         return replace(
             counts,
             running=len(scheduler.running),
@@ -104,6 +121,10 @@ class Engine:
             hits=scheduler.hits,
             preemptions=scheduler.preemptions,
             finished=counts.finished.copy(),
+            drafted=drafted_at.total(),
+            accepted=accepted_at.total(),
+            drafted_at=drafted_at,
+            accepted_at=accepted_at,
         )
 
     @property
@@ -147,6 +168,8 @@ class Engine:
 
     def step(self) -> list[Output]:
         """Compute once, and say what that adds to the answers. One that can't go on (UserError) fails alone."""
+        if self.speculation is not None:
+            self.speculation.draft(self.scheduler.running)
         planned = self.scheduler.plan()
         if not planned:
             return []
@@ -158,13 +181,16 @@ class Engine:
         outputs, place = [], 0
         for sequence, span in planned:
             rows_NV, place = logits_NV[place : place + span.wanted], place + span.wanted
-            self.scheduler.computed(sequence, len(span.ids))
             try:
                 output = self._go_on(sequence, span, rows_NV) if span.wanted else None
             except UserError as error:
                 output = Output(sequence.request.id, sequence.index, reason="error", message=str(error))
+            kept = len(sequence.tokens) - 1 - span.start  # the newest is still to be computed
+            self.scheduler.computed(sequence, min(len(span.ids), kept))
             if output is not None:
                 outputs.append(self._finished(sequence, output) if output.reason else output)
+        if self.speculation is not None:
+            self.speculation.proposer.watch(planned)
         return outputs
 
     def answers(self, requests: Ids[Request]) -> dict[tuple[str, int], list[Output]]:
@@ -179,6 +205,16 @@ class Engine:
             for output in self.step():
                 found.setdefault((output.request, output.index), []).append(output)
         return found
+
+    def _speculation(self, store: PageStore, draft: Transformer | None) -> Speculation | None:
+        config, context = self.config, self.model.config.context
+        proposer = make_proposer(config.speculate, self.model, store, draft)
+        if proposer is None:
+            return None
+        if isinstance(proposer, AheadHeads):
+            self.runner = proposer
+        costs = Costs(self.runner.run, store.size, min(context, self.pool.count * store.size))
+        return Speculation(proposer, config.draft_tokens, context, costs)
 
     def _has_room(self, request: Request) -> bool:
         return len(self.scheduler.waiting) + request.sampling.n <= self.config.queued
@@ -203,19 +239,22 @@ class Engine:
             raise UserError(f"a request '{request.id}' is being answered already")
 
     def _go_on(self, sequence: Sequence, span: Span, logits_NV: Tensor) -> Output | None:
-        """The next token of a sequence, and what it means for its text."""
+        """The next token of a sequence, or several if it drafted well, and what they mean for its text."""
         request = sequence.request
         answer = self._answers[request.id][sequence]
         if request.prompt_logprobs and span.start < sequence.prompt_length:
             self._note_prompt(request, span, logits_NV)
-            if sequence.computed < len(sequence.tokens):
+            if span.start + len(span.ids) < len(sequence.tokens):
                 return None
-        token = sequence.sampler.choose(logits_NV[-1], answer.forbidden)
-        top = request.sampling.logprobs
-        noted = () if top is None else logprobs_of(logits_NV[-1:], [token], top)
-        sequence.sampler.accept(token)
-        sequence.tokens.append(token)
-        output = answer.add([token], noted, full=len(sequence.tokens) >= self.model.config.context)
+        outputs, tried, right = list[Output](), sequence.draft, 0
+        for logits_V, guess in zip(logits_NV[-1 - len(tried) :], [*tried, None], strict=True):
+            outputs.append(self._add(sequence, answer, logits_V))
+            right += sequence.tokens[-1] == guess
+            if outputs[-1].reason or sequence.tokens[-1] != guess:
+                break
+        if self.speculation is not None:
+            self.speculation.note(sequence, len(tried), right)
+        output = reduce(joined, outputs)
         timing, counts = sequence.timing, self._counts
         timing.last = monotonic()
         counts.generated_tokens += len(output.tokens)
@@ -225,6 +264,14 @@ class Engine:
             read = tuple(self._read.get(request.id, ()))
             output = replace(output, cached=sequence.cached, prompt_logprobs=read)
         return output
+
+    def _add(self, sequence: Sequence, answer: Answer, logits_V: Tensor) -> Output:
+        """Choose a token."""
+        token, top = sequence.sampler.choose(logits_V, answer.forbidden), sequence.request.sampling.logprobs
+        noted = () if top is None else logprobs_of(logits_V[None], [token], top)
+        sequence.sampler.accept(token)
+        sequence.tokens.append(token)
+        return answer.add([token], noted, full=len(sequence.tokens) >= self.model.config.context)
 
     def _note_prompt(self, request: Request, span: Span, logits_NV: Tensor) -> None:
         noted = self._read.setdefault(request.id, [None])
@@ -249,3 +296,9 @@ def logprobs_of(logits_NV: Tensor, tokens: Ids[int], top: int) -> tuple[Logprob,
     chosen = logprobs_NV.gather(1, torch.tensor(tokens, dtype=torch.int64)[:, None])[:, 0].tolist()
     best = [tuple(zip(*row, strict=True)) for row in zip(ids, values, strict=True)]
     return tuple(map(Logprob, tokens, chosen, best))
+
+
+def joined(first: Output, second: Output) -> Output:
+    """What two outputs of an answer add, one behind the other."""
+    tokens, logprobs = first.tokens + second.tokens, first.logprobs + second.logprobs
+    return replace(second, tokens=tokens, text=first.text + second.text, logprobs=logprobs)

@@ -88,7 +88,10 @@ class Stats:
     drafted: int = 0
     """Tokens that speculation tried ..."""
     accepted: int = 0
-    """... and those that it was right about."""
+    """... and those that it was right about ..."""
+    drafted_at: Counter[int] = field(default_factory=Counter)
+    accepted_at: Counter[int] = field(default_factory=Counter)
+    """... by their place in the draft, from 1."""
 
 
 @dataclass(frozen=True)
