@@ -173,7 +173,7 @@ def _instantiate(settings: type[T], parser: _Parser, values: jsonargparse.Namesp
     return settings(**{name: getattr(made, name) for name in field_types(settings)})
 
 
-def _dotted(settings: Any, prefix: str = "") -> dict[str, Any]:
+def dotted(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Every option name a settings class makes, groups spelled out: {'model.layers': int, ...}."""
     names: dict[str, Any] = {}
     for name, kind in field_types(settings).items():
@@ -181,14 +181,14 @@ def _dotted(settings: Any, prefix: str = "") -> dict[str, Any]:
         groups = [part for part in (kind, *parts) if dataclasses.is_dataclass(part)]
         names |= {} if groups == [kind] else {prefix + name: kind}
         for group in groups:
-            names |= _dotted(group, f"{prefix}{name}.")
+            names |= dotted(group, f"{prefix}{name}.")
     return names
 
 
 def _explained(error: UserError, settings: Any, arguments: Sequence[str]) -> UserError:
     """jsonargparse's message as one sentence with the key, what is expected and what was given."""
     text = str(error)
-    names = _dotted(settings)
+    names = dotted(settings)
     if "nrecognized arguments" in text or "does not accept" in text:
         flags = [a.partition("=")[0] for a in arguments if a.startswith("--")]
         bad = next((f for f in flags if f[2:].rstrip("+") not in {*names, *field_types(settings), "config"}), None)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fromzero import __version__
-from fromzero.config import field_types, from_arguments
+from fromzero.config import dotted, from_arguments
 from fromzero.console import console, printable
 from fromzero.errors import DISK_FULL, Interrupted, UserError, nearest
 
@@ -123,7 +123,7 @@ def _dispatch(arguments: list[str]) -> int:
 def _listed(arguments: Sequence[str], settings: type) -> list[str]:
     """Lists may have their items one after the other, `--text a b`, as well as in brackets; a bare `--open` is true,
     a bare `--resume` auto."""
-    kinds = {f"--{name}": kind for name, kind in field_types(settings).items()}
+    kinds = {f"--{name}": kind for name, kind in dotted(settings).items()}
     groups: list[list[str]] = []
     for argument in arguments:
         if argument.startswith("--") or not groups:

@@ -1,16 +1,27 @@
-"""`fromzero generate MODEL --prompt TEXT`: the text goes to standard output, piece by piece."""
+"""`fromzero generate MODEL --prompt TEXT`, or `--input FILE --output FILE`: what a model makes of prompts."""
 
+import json
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from fromzero import artifact
+from fromzero.artifact import digest_of
 from fromzero.commands import Verb
-from fromzero.console import write_stream
-from fromzero.device import DeviceName, pick_device
-from fromzero.inference import SamplingConfig, generate_text
-from fromzero.interop import load_model
-from fromzero.interop.download import find_model
-from fromzero.tokenizer import load_tokenizer
+from fromzero.console import progress, say, write_stream
+from fromzero.device import DeviceName
+from fromzero.errors import UserError
+from fromzero.inference import SamplingConfig
+from fromzero.inference.batch import Prepare, Record, answer_all, finished_lines, read_prompts, search_all
+from fromzero.inference.engine import Engine, EngineConfig
+from fromzero.inference.opening import open_engine, start_id
+from fromzero.inference.request import Request
+from fromzero.inference.sampling import Constraint
+from fromzero.model import EncoderDecoder
+from fromzero.tuning.grading import prompt_ids
+
+_MEANT = ("model", "chat", "sampling", "beams", "json_schema", "regex", "choices")  # settings that change answers
 
 
 @dataclass(frozen=True)
@@ -20,33 +31,115 @@ class GenerateConfig:
     model: Path
     """Folder or GGUF file of a model, or the name of a downloaded one."""
     prompt: str = ""
-    """The beginning; empty begins a new document."""
+    """The beginning; empty begins a new document. To an encoder-decoder, what it reads."""
+    input: Path | None = None
+    """File with a prompt a line, or JSON lines with "prompt" or "messages"; - reads standard input."""
+    output: Path | None = None
+    """File for JSON lines; what is there already is kept, and not computed again. null: standard output."""
+    chat: bool = False
+    """Whether prompts are questions, put to the model as its chat template says."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How tokens are chosen."""
+    beams: int = 0
+    """Search for the likeliest answers with so many beams, in place of drawing tokens; 0 draws."""
+    json_schema: Path | None = None
+    """File with a JSON schema that answers must follow."""
+    regex: str | None = None
+    """Regular expression that answers must match as a whole."""
+    choices: tuple[str, ...] = ()
+    """Texts of which an answer must be one."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """How much is computed at once."""
     device: DeviceName = "auto"
     """Where the model runs."""
 
+    def __post_init__(self) -> None:
+        rules = [rule for rule in (self.json_schema, self.regex, self.choices or None) if rule is not None]
+        if len(rules) + bool(self.beams) > 1 or (self.beams and (self.sampling.stop or self.sampling.logprobs)):
+            raise UserError("one of json_schema, regex, choices and beams at a time; beams without stop and logprobs")
+        if self.input and self.prompt:
+            raise UserError("give --prompt or --input, not both")
+
 
 def run(config: GenerateConfig) -> None:
-    """Write the prompt and what the model makes of it."""
-    folder = check_model(config.model)
-    model = load_model(folder).to(pick_device(config.device)).eval()
-    tokenizer = load_tokenizer(folder)
-    write_stream(config.prompt)
-    ids = [tokenizer.end_of_text, *tokenizer.encode_ordinary(config.prompt)]
-    for piece in generate_text(model, tokenizer, ids, config.sampling, goes_on=bool(config.prompt)):
-        write_stream(piece)
+    """Write what the model makes of the prompt, or of each line."""
+    records = _records(config)
+    run_name = digest_of([getattr(config, name) for name in _MEANT])[:12]
+    done = finished_lines(config.output, records, run_name) if config.output else 0
+    engine = open_engine(config.model, config.device, config.engine)
+    prepare, rule, rest = _prepare(config, engine), _rule(config, engine), records[done:]
+    streams = not config.input and not config.output and not config.beams
+    if streams and config.sampling.n == 1 and config.sampling.logprobs is None:
+        _stream(engine, prepare("", records[0]), rule, config.prompt)
+        return
+    made = search_all(engine, rest, prepare, config.beams) if config.beams else answer_all(engine, rest, prepare, rule)
+    failed, file = 0, config.output.open("a", encoding="utf-8") if config.output else nullcontext(sys.stdout)
+    with file as out, progress("answers", len(records), "prompts", done) as report:
+        for number, result in enumerate(made, done):
+            out.write(json.dumps({**records[number], **result, "run": run_name}, ensure_ascii=False) + "\n")
+            out.flush()
+            failed += "error" in result
+            report(number + 1)
+    if failed:
+        say(f"{failed} of {len(rest)} prompts could not be answered; their lines say why")
+
+
+def _records(config: GenerateConfig) -> list[dict[str, Any]]:
+    if config.input is None:
+        return [{"prompt": config.prompt}]
+    try:
+        if str(config.input) == "-":
+            return read_prompts(sys.stdin, "standard input")
+        with config.input.open(encoding="utf-8") as file:
+            return read_prompts(file, str(config.input))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{config.input} is not in UTF-8 ({error}); convert it") from None
+
+
+def _prepare(config: GenerateConfig, engine: Engine) -> Prepare:
+    """What makes a request of a record."""
+    tokenizer = engine.tokenizer
+
+    def prepare(name: str, record: Record) -> Request:
+        if config.chat or "messages" in record:
+            messages = record["messages"] if "messages" in record else [{"role": "user", "content": record["prompt"]}]
+            return Request(name, tuple(prompt_ids(tokenizer, messages)), config.sampling)
+        if isinstance(engine.model, EncoderDecoder):
+            source = tokenizer.encode(record["prompt"], add_special_tokens=True)
+            return Request(name, (start_id(config.model, tokenizer),), config.sampling, source=tuple(source))
+        ids = (tokenizer.end_of_text, *tokenizer.encode_ordinary(record["prompt"]))
+        return Request(name, ids, config.sampling, goes_on=bool(record["prompt"]))
+
+    return prepare
+
+
+def _rule(config: GenerateConfig, engine: Engine) -> Constraint | None:
+    """What the answers must look like."""
+    schema = None
+    if config.json_schema:
+        try:
+            schema = json.loads(config.json_schema.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{config.json_schema} holds no JSON ({error}); correct it") from None
+    rules = {"schema": schema, "regex": config.regex, "choices": config.choices or None}
+    if not (given := {name: rule for name, rule in rules.items() if rule is not None}):
+        return None
+    from fromzero.inference.constrain import compile_rule
+
+    return compile_rule(engine.tokenizer, **given)
+
+
+def _stream(engine: Engine, request: Request, rule: Constraint | None, prompt: str) -> None:
+    """One answer, as it is made."""
+    write_stream(prompt if request.goes_on else "")
+    engine.submit(request, rule)
+    while engine.busy:
+        for output in engine.step():
+            write_stream(output.text)
+            if output.reason == "error":
+                raise UserError(output.message)
     write_stream("\n")
 
 
-def check_model(folder: Path) -> Path:
-    """Verify a model that fromzero made; one of another program has no manifest and is read as it is.
-
-    Returns its folder or GGUF file on this machine: a downloaded model may be given by its name.
-    """
-    if artifact.is_artifact(folder := find_model(folder)):
-        artifact.open_artifact(folder, "model")
-    return folder
-
-
-VERB = Verb(GenerateConfig, run, "model")
+_SHORT = ("n", "stop", "seed", "logprobs", "temperature", "max_tokens")
+VERB = Verb(GenerateConfig, run, "model", {f"--{name}": f"--sampling.{name}" for name in _SHORT})

@@ -65,8 +65,10 @@ class Local:
             with stop_on_signals() as stopped:  # never in the midst of a step
                 while self.engine.busy and not stopped:
                     for output in self.engine.step():
-                        reply.cached, reply.tokens = output.cached, reply.tokens + len(output.tokens)
-                        reply.reason = output.reason or reply.reason
+                        reply.tokens += len(output.tokens)
+                        reply.cached, reply.reason = output.cached or reply.cached, output.reason or reply.reason
+                        if output.reason == "error":
+                            raise UserError(output.message)
                         yield output.text
         finally:
             self.engine.cancel(request.id)

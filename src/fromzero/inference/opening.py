@@ -9,8 +9,9 @@ from fromzero.errors import UserError
 from fromzero.inference.engine import Engine, EngineConfig
 from fromzero.interop.download import find_model
 from fromzero.interop.huggingface import load_any
+from fromzero.interop.weights import read_json
 from fromzero.model import EncoderDecoder
-from fromzero.tokenizer import load_tokenizer
+from fromzero.tokenizer import Tokenizer, load_tokenizer
 
 
 def check_model(folder: Path) -> Path:
@@ -33,3 +34,9 @@ def open_engine(model: Path, device: DeviceName = "auto", config: EngineConfig |
     if not isinstance(opened, EncoderDecoder) and opened.config.kind != "decoder":
         raise UserError(f"{model} holds an {opened.config.kind}, which writes no text; name a decoder")
     return Engine(opened, load_tokenizer(folder), config)
+
+
+def start_id(model: Path, tokenizer: Tokenizer) -> int:
+    """The id that answers of an encoder-decoder begin with."""
+    settings = read_json(find_model(model) / "config.json")
+    return int(settings.get("decoder_start_token_id", tokenizer.end_of_text))
