@@ -9,21 +9,25 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 from functools import reduce
 from time import monotonic
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from fromzero.device import total_memory_bytes
 from fromzero.errors import UserError
 from fromzero.inference.answer import Answer
-from fromzero.inference.paged import PageStore, run_spans
+from fromzero.inference.paged import Model, PageStore, run_spans, token_bytes
 from fromzero.inference.pages import PagePool
 from fromzero.inference.request import Logprob, Output, Overloaded, Request, Sequence, Span, Stats
 from fromzero.inference.sampling import Constraint, Sampler
 from fromzero.inference.scheduler import Scheduler
+from fromzero.inference.sources import SourceRunner
 from fromzero.inference.speculate import AheadHeads, Costs, Kind, Speculation, make_proposer
-from fromzero.model import Transformer
+from fromzero.model import EncoderDecoder, Transformer
 from fromzero.tokenizer import Tokenizer
+
+CacheDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class EngineConfig:
     cache_tokens: int = 0
     """Tokens whose keys and values fit the cache, of all sequences; 0: for 8 of the longest, or what a quarter of the
     memory holds if that is less."""
+    cache_dtype: CacheDtype = "auto"
+    """What keys and values are kept in; auto: what the model computes in. int8 takes half of bfloat16's memory."""
     page_tokens: int = 16
     """Tokens of a page."""
     step_tokens: int = 512
@@ -56,6 +62,15 @@ class EngineConfig:
                 f"step_tokens ({self.step_tokens}) must be at least running ({self.running}), since a step has a token "
                 f"of each, and cache_tokens ({self.cache_tokens}) at least 0"
             )
+
+    def make_store(self, model: Model) -> PageStore:
+        """Room for the keys and values of a model."""
+        dtype = model.compute_dtype if self.cache_dtype == "auto" else getattr(torch, self.cache_dtype)
+        device = model.device
+        cuda = device.type == "cuda"
+        memory = torch.cuda.get_device_properties(device).total_memory if cuda else total_memory_bytes()
+        tokens = self.cache_tokens or min(8 * model.config.context, memory // 4 // token_bytes(model.config, dtype))
+        return PageStore(model, -(-tokens // self.page_tokens), self.page_tokens, dtype, device)
 
 
 class Runner(Protocol):
@@ -87,24 +102,28 @@ class Engine:
 
     def __init__(
         self,
-        model: Transformer,
+        model: Model,
         tokenizer: Tokenizer,
         config: EngineConfig | None = None,
         draft: Transformer | None = None,
     ) -> None:
         """draft: a smaller model with the same tokenizer, for `speculate: draft`."""
         self.model, self.tokenizer, self.config = model, tokenizer, config or EngineConfig()
-        size = self.config.page_tokens
-        pages = -(-(self.config.cache_tokens or 8 * model.config.context) // size)
-        self.pool = PagePool(pages, size)
-        store = PageStore(model, pages, size, model.compute_dtype, model.device)
-        self.runner: Runner = TorchRunner(model, store)
+        if model.config.kind == "encoder":
+            raise UserError("an encoder writes no text; the engine needs a decoder, or an encoder-decoder")
+        self.store = self.config.make_store(model)
+        self.pool = PagePool(self.store.pages, self.store.size)
+        self.runner: Runner
+        if isinstance(model, EncoderDecoder):
+            self.runner = SourceRunner(model, self.store)
+        else:
+            self.runner = TorchRunner(model, self.store)
         self.scheduler = Scheduler(self.pool, self.config.step_tokens, self.config.running)
         self._answers: dict[str, dict[Sequence, Answer]] = {}
         self._arrivals = 0
         self._read: dict[str, list[Logprob | None]] = {}
-        self._counts = Stats(pages=pages)
-        self.speculation = self._speculation(store, draft)
+        self._counts = Stats(pages=self.store.pages)
+        self.speculation = self._speculation(self.store, draft)
 
     @property
     def stats(self) -> Stats:
@@ -208,6 +227,10 @@ class Engine:
 
     def _speculation(self, store: PageStore, draft: Transformer | None) -> Speculation | None:
         config, context = self.config, self.model.config.context
+        if isinstance(self.model, EncoderDecoder):
+            if config.speculate != "none":
+                raise UserError("speculation is for decoders; set speculate to none for an encoder-decoder")
+            return None
         proposer = make_proposer(config.speculate, self.model, store, draft)
         if proposer is None:
             return None
@@ -220,13 +243,18 @@ class Engine:
         return len(self.scheduler.waiting) + request.sampling.n <= self.config.queued
 
     def _check(self, request: Request) -> None:
-        count, context = len(request.prompt), self.model.config.context
+        count, context, vocab = len(request.prompt), self.model.config.context, self.model.config.vocab_size
+        reads = isinstance(self.model, EncoderDecoder)
         if not count:
             raise UserError("the prompt is empty; give at least one token")
         if count >= context:
             raise UserError(f"the prompt has {count} tokens and the model's context is {context}; shorten the prompt")
-        if (worst := max(request.prompt)) >= self.model.config.vocab_size or min(request.prompt) < 0:
-            raise UserError(f"the prompt has the id {worst}; the model knows 0 to {self.model.config.vocab_size - 1}")
+        if bool(request.source) != reads or len(request.source) > context:
+            takes = f"takes a source of 1 to {context}" if reads else "is no encoder-decoder, and takes none"
+            raise UserError(f"the source has {len(request.source)} tokens, and the model {takes}")
+        for place, ids in (("prompt", request.prompt), ("source", request.source)):
+            if wrong := next((token for token in ids if not 0 <= token < vocab), None):
+                raise UserError(f"the {place} has the id {wrong}; the model knows 0 to {vocab - 1}")
         longest = min(context, count + request.sampling.max_tokens)
         if longest > self.pool.count * self.pool.size:
             raise UserError(

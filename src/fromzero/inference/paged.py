@@ -6,43 +6,71 @@ of a model works on tokens one by one, so every decoder can be served like this.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from fromzero.inference.request import Span
-from fromzero.model import Transformer
+from fromzero.model import EncoderDecoder, ModelConfig, Transformer
 from fromzero.model.attention import LayerCache, attend
-from fromzero.model.scene import Scene, Tokens, make_scene
+from fromzero.model.block import Stack
+from fromzero.model.scene import Memory, Scene, Tokens, make_scene
+
+Model = Transformer | EncoderDecoder
 
 
 class PageStore:
-    """Room for `pages` x `size` tokens in every layer: for keys and for values, (layers, slots, K, C)."""
+    """Room for `pages` x `size` tokens in every layer: for keys and for values, (layers, slots, K, C).
+
+    In int8, what a head keeps of a token is codes from -127 to 127 times a scale of its own, so that the error of a
+    number is at most half a scale, 1/254 of the largest.
+    """
 
     def __init__(
-        self, model: Transformer, pages: int, size: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+        self, model: Model, pages: int, size: int, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
-        self.size, self.device = size, torch.device(device)
-        self.tensors = [
-            torch.zeros(model.config.layers, pages * size, heads, width, dtype=dtype, device=device)
-            for heads, width in model.config.cache_shapes
-        ]
+        self.pages, self.size, self.device = pages, size, torch.device(device)
+        rows, shapes = (model.config.layers, pages * size), model.config.cache_shapes
+        self.tensors = [torch.zeros(*rows, *shape, dtype=dtype, device=device) for shape in shapes]
+        coded = shapes if dtype == torch.int8 else ()
+        self.scales = [torch.zeros(*rows, heads, device=device) for heads, _ in coded]
+        """Of int8: (layers, slots, K) in fp32 for keys and for values."""
 
-    def slots(self, pages: Sequence[int], start: int, end: int) -> Tensor:
-        """Where tokens `start` to `end` of a sequence with these pages are, (end - start,)."""
-        places = torch.arange(start, end)
-        return (torch.tensor(pages)[places // self.size] * self.size + places % self.size).to(self.device)
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(tensor.nbytes for tensor in (*self.tensors, *self.scales))
+
+    def slots(self, spans: Sequence[Span]) -> list[Tensor]:
+        """Where the tokens of each sequence are, those of the span too: (S,) for each."""
+        pages = torch.tensor([page for span in spans for page in span.pages], device=self.device)
+        places = (pages[:, None] * self.size + torch.arange(self.size, device=self.device)).flatten()
+        starts = accumulate((len(span.pages) * self.size for span in spans), initial=0)
+        return [places[at : at + span.start + len(span.ids)] for at, span in zip(starts, spans, strict=False)]
 
     def write(self, layer: int, slots_T: Tensor, new_BKTC: Sequence[Tensor]) -> None:
         """Store what is new of one layer; the batch is one."""
-        for store, new in zip(self.tensors, new_BKTC, strict=True):
-            store[layer].index_copy_(0, slots_T, new[0].transpose(0, 1).to(store.dtype))
+        for number, (store, new) in enumerate(zip(self.tensors, new_BKTC, strict=True)):
+            new_TKC = new[0].transpose(0, 1)
+            if self.scales:
+                scale_TK = new_TKC.abs().amax(-1).float() / 127
+                self.scales[number][layer].index_copy_(0, slots_T, scale_TK)
+                new_TKC = (new_TKC / scale_TK.clamp(min=1e-30)[..., None]).round()
+            store[layer].index_copy_(0, slots_T, new_TKC.to(store.dtype))
 
     def read(self, layer: int, slots_S: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Keys and values (1, K, S, C) of one sequence in one layer."""
-        return tuple(
-            store[layer].index_select(0, slots_S).transpose(0, 1).unsqueeze(0).to(dtype) for store in self.tensors
-        )
+        found_SKC = [store[layer].index_select(0, slots_S) for store in self.tensors]
+        for number, scale in enumerate(self.scales):
+            found_SKC[number] = found_SKC[number] * scale[layer].index_select(0, slots_S)[..., None]
+        return tuple(found.transpose(0, 1).unsqueeze(0).to(dtype) for found in found_SKC)
+
+
+def token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """What a token takes in a PageStore."""
+    scale = 4 if dtype == torch.int8 else 0
+    return config.layers * sum(heads * (width * dtype.itemsize + scale) for heads, width in config.cache_shapes)
 
 
 class PagedStep:
@@ -50,11 +78,10 @@ class PagedStep:
 
     position = 0  # where tokens are is in positions_BT
 
-    def __init__(self, model: Transformer, store: PageStore, spans: Sequence[Span]) -> None:
-        self._config, self._store, self._spans = model.config, store, spans
-        self._table = None if model.relative_bias is None else model.relative_bias.weight
-        ends = [span.start + len(span.ids) for span in spans]
-        self._seen = [store.slots(span.pages, 0, end) for span, end in zip(spans, ends, strict=True)]
+    def __init__(self, decoder: Stack, store: PageStore, spans: Sequence[Span]) -> None:
+        self._config, self._store, self._spans = decoder.config, store, spans
+        self._table = None if decoder.relative_bias is None else decoder.relative_bias.weight
+        self._seen = store.slots(spans)
         self._new_T = torch.cat([seen[span.start :] for span, seen in zip(spans, self._seen, strict=True)])
         self._layer = 0
         self._scenes: dict[tuple[bool, int], Scene] = {}
@@ -118,23 +145,29 @@ class _Layer(LayerCache):
 
 
 @torch.inference_mode()
-def hidden_spans(model: Transformer, store: PageStore, spans: Sequence[Span]) -> Tensor:
-    """Compute all spans at once; the normed hidden states (T, D) of their tokens, span after span."""
-    step = PagedStep(model, store, spans)
+def hidden_spans(model: Model, store: PageStore, spans: Sequence[Span], memory: Memory | None = None) -> Tensor:
+    """Compute all spans at once; the normed hidden states (T, D) of their tokens, span after span.
+
+    memory: of an encoder-decoder, what the spans read.
+    """
+    decoder, hidden = (
+        (model.decoder, model.decode_hidden) if isinstance(model, EncoderDecoder) else (model, model.hidden)
+    )
+    step = PagedStep(decoder, store, spans)
     ids_BT = torch.tensor([[i for span in spans for i in span.ids]], device=store.device)
-    return Transformer.hidden(model, ids_BT, step, positions_BT=step.positions_BT, attend=step.attend)[0]
+    return hidden(ids_BT, step, positions_BT=step.positions_BT, attend=step.attend, memory=memory)[0]
 
 
 @torch.inference_mode()
-def run_spans(model: Transformer, store: PageStore, spans: Sequence[Span]) -> Tensor:
+def run_spans(model: Model, store: PageStore, spans: Sequence[Span], memory: Memory | None = None) -> Tensor:
     """Compute all spans at once; logits (N, V) in fp32 of the places that are wanted, span after span."""
-    return wanted_logits(model, hidden_spans(model, store, spans), spans)
+    return wanted_logits(model, hidden_spans(model, store, spans, memory), spans)
 
 
 @torch.inference_mode()
-def wanted_logits(model: Transformer, x_TD: Tensor, spans: Sequence[Span]) -> Tensor:
+def wanted_logits(model: Model, x_TD: Tensor, spans: Sequence[Span]) -> Tensor:
     """Logits (N, V) in fp32 of the wanted places, from the hidden states of all."""
-    wanted, end = [], 0
+    wanted, end = list[int](), 0
     for span in spans:
         end += len(span.ids)
         wanted += range(end - span.wanted, end)

@@ -49,13 +49,17 @@ class Attention(nn.Module):
         return self._mixed(q_BTHC, k_BKSC, v_BKSC, scene)
 
     def across(self, x_BTD: Tensor, memory: Memory, layer: int) -> Tensor:
-        """Cross-attention over an encoder's states, whose keys and values are made once for each memory."""
+        """Cross-attention over an encoder's states."""
+        q_BTHC = self._heads(self.query(x_BTD), self.query_norm)
+        return self._mixed(q_BTHC, *self.remembered(memory, layer), memory.scene())
+
+    def remembered(self, memory: Memory, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, K, S, C) of an encoder's states, made once for each memory."""
         if layer not in memory.pairs:
             k_BSKC = self._heads(self.key(memory.states_BSD), self.key_norm)
             v_BSKC = self._heads(self.value(memory.states_BSD))
             memory.pairs[layer] = (k_BSKC.transpose(1, 2), v_BSKC.transpose(1, 2))
-        q_BTHC = self._heads(self.query(x_BTD), self.query_norm)
-        return self._mixed(q_BTHC, *memory.pairs[layer], memory.scene())
+        return memory.pairs[layer]
 
     def _heads(self, x: Tensor, norm: Norm | None = None) -> Tensor:
         """(B, T, heads x C) -> (B, T, heads, C), normed over what the norm is wide."""

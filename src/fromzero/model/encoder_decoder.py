@@ -58,7 +58,11 @@ class EncoderDecoder(nn.Module):
 
     def decode(self, ids_BT: Tensor, cache: Cache | None = None, **given: Any) -> Tensor:
         """Logits (B, T, V) of the next T ids after what the cache holds; `given` has the memory (see Transformer)."""
-        return self.head(self.decoder.run(self._embed(ids_BT), self.compute_dtype, cache, **given), self.head_weight)
+        return self.head(self.decode_hidden(ids_BT, cache, **given), self.head_weight)
+
+    def decode_hidden(self, ids_BT: Tensor, cache: Cache | None = None, **given: Any) -> Tensor:
+        """The decoder's hidden states (B, T, D) of the same."""
+        return self.decoder.run(self._embed(ids_BT), self.compute_dtype, cache, **given)
 
     # What is said about every model is said in the same words.
     auxiliary_losses = Transformer.auxiliary_losses
