@@ -42,7 +42,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 def build_app(service: Service) -> ASGIApp:
     """The application that serves it. Raises UserError for a key that can't be one."""
     app = FastAPI(title="fromzero", version=__version__, docs_url=None, redoc_url=None)
-    for kind in (ApiError, UserError, RequestValidationError, HTTPException, ClientGoneError):
+    for kind in (Exception, UserError, ApiError, RequestValidationError, HTTPException, ClientGoneError):
         app.add_exception_handler(kind, _answer_error)
     _add_model_routes(app, service)
     _add_text_routes(app, service)

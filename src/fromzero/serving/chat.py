@@ -32,7 +32,7 @@ async def chat_job(service: Service, body: ChatRequest, job_id: str) -> Job:
     if body.top_logprobs is not None and not body.logprobs:
         raise bad("top_logprobs needs logprobs to be true", "top_logprobs")
     noted = (body.top_logprobs or 0) if body.logprobs else None
-    sampling = body.sampling(limits, min(asked or room, room), noted, body.n or 1)
+    sampling = body.sampling(limits, min(asked or room, room), noted, 1 if body.n is None else body.n)
     if style is not None and style.begin in tokenizer.special_tokens:  # or it would end the answer
         ends = {*tokenizer.special_tokens.values()} - {tokenizer.special_tokens[style.begin], tokenizer.unknown_id}
         sampling = replace(sampling, ignore_end=True, stop_ids=(*sampling.stop_ids, *sorted(ends)))

@@ -21,8 +21,8 @@ async def completion_job(service: Service, body: CompletionRequest, job_id: str)
     """The request as the engine has it. Raises ApiError and UserError."""
     if body.suffix:
         raise bad("suffix is not supported; put what comes after into the prompt", "suffix")
-    n, limits = body.n or 1, service.config.limits
-    best_of = body.best_of or n
+    n, limits = 1 if body.n is None else body.n, service.config.limits
+    best_of = n if body.best_of is None else body.best_of
     if best_of < n or (best_of > n and body.stream):
         raise bad(f"best_of is {best_of}; it must be at least n ({n}), and equal to it in a stream", "best_of")
     given = body.prompt
