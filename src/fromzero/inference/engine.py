@@ -299,7 +299,7 @@ class Engine:
         noted = () if top is None else logprobs_of(logits_V[None], [token], top)
         sequence.sampler.accept(token)
         sequence.tokens.append(token)
-        return answer.add([token], noted, full=len(sequence.tokens) >= self.model.config.context)
+        return answer.add(token, noted, full=len(sequence.tokens) >= self.model.config.context)
 
     def _note_prompt(self, request: Request, span: Span, logits_NV: Tensor) -> None:
         noted = self._read.setdefault(request.id, [None])

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from fromzero.errors import UserError
+from fromzero.inference.answer import Answer
 from fromzero.inference.cache import KVCache
+from fromzero.inference.request import Reason, Request
 from fromzero.inference.sampling import Sampler, SamplingConfig
 from fromzero.model import Transformer
 from fromzero.tokenizer import Tokenizer
-from fromzero.tokenizer.stream import StreamDecoder
-
-StopReason = Literal["stop", "length", "context"]
 
 
 @torch.inference_mode()
@@ -26,6 +24,7 @@ def generate_tokens(
 ) -> Iterator[int]:
     """Yield ids after the prompt until an id of `stop_ids` (not yielded), max_tokens, or the end of the context.
 
+    The plain way, which the engine must equal; before min_tokens, none of `stop_ids` comes.
     cached=False computes every position anew for each token: slow, the reference that the cached way must equal.
     Raises UserError for an empty prompt or one that fills the context.
     """
@@ -37,14 +36,14 @@ def generate_tokens(
             f"the prompt has {len(prompt)} tokens and the model's context is {model.config.context}; shorten the prompt"
         )
     device = model.device
-    sampler = Sampler(config, prompt)
+    sampler, ends = Sampler(config, prompt), sorted(stop_ids)
     capacity = len(prompt) + min(config.max_tokens, limit)
     cache = KVCache(model.config, 1, capacity, model.compute_dtype, device) if cached else None
     ids = torch.tensor([list(prompt)], device=device)
     new = ids
-    for _ in range(min(config.max_tokens, limit)):
+    for count in range(min(config.max_tokens, limit)):
         logits_V = model(new if cached else ids, cache)[0, -1]
-        token = sampler.choose(logits_V.cpu())
+        token = sampler.choose(logits_V.cpu(), ends if count < config.min_tokens else ())
         if token in stop_ids:
             return
         sampler.accept(token)
@@ -59,7 +58,7 @@ class Generation:
 
     pieces: Iterator[str]
     tokens: int = 0
-    reason: StopReason = "stop"
+    reason: Reason = "stop"
 
     def __iter__(self) -> Iterator[str]:
         return self.pieces
@@ -78,41 +77,18 @@ def generate_text(
     goes_on: it goes on from words of the prompt, so a blank that comes first is kept; else it is a text of its own.
     """
     generation = Generation(iter(()))
-    generation.pieces = _pieces(model, tokenizer, prompt, config, StreamDecoder(tokenizer, later=goes_on), generation)
+    answer = Answer(Request("", tuple(prompt), config, goes_on=goes_on), tokenizer)
+
+    def pieces() -> Iterator[str]:
+        for token in generate_tokens(model, prompt, config, answer.ends):
+            generation.tokens += 1
+            output = answer.add(token, full=len(prompt) + generation.tokens >= model.config.context)
+            if output.text:
+                yield output.text
+            if output.reason:
+                generation.reason = output.reason
+                return
+        yield answer.end("stop").text
+
+    generation.pieces = pieces()
     return generation
-
-
-def _pieces(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    prompt: Sequence[int],
-    config: SamplingConfig,
-    decoder: StreamDecoder,
-    result: Generation,
-) -> Iterator[str]:
-    stops = frozenset(i for i in tokenizer.special_tokens.values() if i != tokenizer.unknown_id)
-    held = ""  # text that might be the beginning of a stop text
-    for token in generate_tokens(model, prompt, config, stops):
-        result.tokens += 1
-        ready, held, stopped = _split_at_stop(held + decoder.feed([token]), config.stop)
-        if ready:
-            yield ready
-        if stopped:
-            return
-    ready, held, stopped = _split_at_stop(held + decoder.flush(), config.stop)
-    if not stopped:
-        full = len(prompt) + result.tokens >= model.config.context
-        result.reason = "length" if result.tokens >= config.max_tokens else "context" if full else "stop"
-    if ready or held:
-        yield ready if stopped else ready + held
-
-
-def _split_at_stop(text: str, stops: Sequence[str]) -> tuple[str, str, bool]:
-    """(text that is safe to show, text to hold back, whether a stop text was found)."""
-    found = [at for stop in stops if (at := text.find(stop)) >= 0]
-    if found:
-        return text[: min(found)], "", True
-    for start in range(max(0, len(text) - max(map(len, stops), default=0)), len(text)):
-        if any(stop.startswith(text[start:]) for stop in stops):
-            return text[:start], text[start:], False
-    return text, "", False
