@@ -32,6 +32,12 @@ def inlined(function: Function) -> Function:
     return cast(Function, numba.njit(cache=True, nogil=True, forceinline=True, **_LEAN)(function))
 
 
+def loose(function: Function) -> Function:
+    """An inlined function whose sums may be taken in any order, so that the compiler makes vectors of them."""
+    orders = {"reassoc", "contract", "nsz"}
+    return cast(Function, numba.njit(cache=True, nogil=True, forceinline=True, fastmath=orders, **_LEAN)(function))
+
+
 _used: set[str] = set()
 
 

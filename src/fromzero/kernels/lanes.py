@@ -149,15 +149,39 @@ def total(typing: Any, lanes: Any) -> Any:
 
 
 @intrinsic
-def widen(typing: Any, number: Any) -> Any:
-    """An fp32 number as it is, or one of bfloat16 that comes as uint16."""
+def spread(typing: Any, number: Any) -> Any:
+    """A number in all lanes."""
+    return LANES(types.float32), lambda context, builder, signature, arguments: _spread(builder, arguments[0])
+
+
+@intrinsic
+def save(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
+    """Put sixteen numbers into an array of fp32, from `at` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if number == types.uint16:
-            return builder.bitcast(builder.shl(builder.zext(arguments[0], _INT), _INT(16)), _FLOAT)
-        return arguments[0]
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        builder.store(arguments[2], builder.bitcast(builder.gep(data, [arguments[1]]), _FLOATS.as_pointer()), align=4)
+        return context.get_dummy_value()
 
-    return types.float32(number), generate
+    return types.void(array, at, lanes), generate
+
+
+@intrinsic
+def save_number(typing: Any, array: Any, at: Any, number: Any) -> Any:
+    """Put a number into an array of fp32, or rounded into one of bfloat16 (as uint16)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values, place, value = arguments
+        if array.dtype == types.uint16:
+            bits = builder.bitcast(value, _INT)
+            odd = builder.and_(builder.lshr(bits, _INT(16)), _INT(1))  # ties go to even
+            rounded = builder.add(bits, builder.add(odd, _INT(0x7FFF)))
+            value = builder.trunc(builder.lshr(rounded, _INT(16)), ir.IntType(16))
+        data = context.make_array(array)(context, builder, values).data
+        builder.store(value, builder.gep(data, [place]))
+        return context.get_dummy_value()
+
+    return types.void(array, at, types.float32), generate
 
 
 @intrinsic
@@ -165,14 +189,6 @@ def as_float(typing: Any, bits: Any) -> Any:
     """The fp32 number that has these bits (int32)."""
     return types.float32(types.int32), lambda context, builder, signature, arguments: builder.bitcast(
         arguments[0], _FLOAT
-    )
-
-
-@intrinsic
-def as_bits(typing: Any, number: Any) -> Any:
-    """The bits (uint32) of an fp32 number."""
-    return types.uint32(types.float32), lambda context, builder, signature, arguments: builder.bitcast(
-        arguments[0], _INT
     )
 
 

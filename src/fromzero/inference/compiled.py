@@ -1,0 +1,210 @@
+"""Decoding on a CPU in one compiled call a step: how a model and its pages are laid out for `kernels.decoding`.
+
+The matrices of all layers are moved into one array a kind, in the dtype that the model computes in; its layers keep
+views of them, so nothing is kept twice, and prompts go through torch on the same weights.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fromzero.inference.paged import PageStore, run_spans
+from fromzero.inference.request import Span
+from fromzero.model import Transformer
+from fromzero.model.config import ModelConfig
+from fromzero.model.layers import Norm
+from fromzero.model.quantized import Matrix, QuantizedMatrix
+from fromzero.model.scene import Tokens
+
+Array = NDArray[Any]
+_NONE, _HALVES = np.zeros(0, np.float32), np.zeros(0, np.uint16)
+
+
+class Unfit(Exception):
+    """A model can't be decoded so; says why."""
+
+
+class CompiledRunner:
+    """Steps of few tokens go through one compiled call, all others through torch."""
+
+    def __init__(self, model: Transformer, store: PageStore, most: int = 8, threads: int = 0) -> None:
+        """most: tokens of a step that is compiled; threads: 0 for as many as torch has. Raises Unfit."""
+        _check(model, store)
+        self.model, self.store, self.most = model, store, most
+        self._team = Team(threads or torch.get_num_threads())
+        self._shape, self._weights = _shape(model.config, store), _weights(model)
+        self._caches = [flat(tensor) for tensor in store.tensors]
+        self._room = self._made_room(1024)
+
+    def run(self, spans: Sequence[Span]) -> Tensor:
+        """See Runner."""
+        if sum(len(span.ids) for span in spans) > self.most:
+            return run_spans(self.model, self.store, spans)
+        return self.decode(spans)
+
+    def forget(self, key: str) -> None:
+        """Nothing is kept."""
+
+    @torch.inference_mode()
+    def decode(self, spans: Sequence[Span]) -> Tensor:
+        """What `run_spans` gives, compiled; of at most `most` tokens."""
+        from fromzero.kernels.compiling import first_use
+        from fromzero.kernels.decoding import Step, decode
+
+        model, config, ids = self.model, self.model.config, [i for span in spans for i in span.ids]
+        places = [place for span in spans for place in range(span.start, span.start + len(span.ids))]
+        tokens = Tokens(0, len(ids), model.device, positions_BT=torch.tensor([places]))
+        x_BTD = model.embedded(model.embed(torch.tensor([ids])), tokens)
+        angles = [_NONE, _NONE]
+        if config.positions == "rotary":
+            angles = [flat(torch.stack(model.angles(tokens, windowed))) for windowed in (False, True)]
+        longest = max(len(span.pages) for span in spans)
+        pages = [[*span.pages, *[0] * (longest - len(span.pages))] for span in spans for _ in span.ids]
+        wanted, end = list[int](), 0
+        for span in spans:
+            end += len(span.ids)
+            wanted += range(end - span.wanted, end)
+        if len(self._room.scores) < self._team.threads * (max(places) + 1):
+            self._room = self._made_room(2 * max(places))
+        room = self._room
+        room.x[: x_BTD.numel()] = flat(x_BTD.float())
+        numbers = [np.array(values, np.int64) for values in (places, pages, wanted)]
+        step = Step(numbers[0], numbers[1].ravel(), tuple(angles), numbers[2])
+        with first_use("the decoder"):
+            self._team.run(decode, self._shape, self._weights, step, room, *self._caches)
+        made = torch.from_numpy(room.logits[: len(wanted) * config.vocab_size]).view(len(wanted), -1)
+        logits_NV = made * config.logit_scale
+        return logits_NV if (cap := config.logit_softcap) is None else (logits_NV / cap).tanh_() * cap
+
+    def _made_room(self, longest: int) -> Any:
+        from fromzero.kernels.decoding import Room
+
+        config, rows, threads = self.model.config, self.most, self._team.threads
+        inside, head = self._weights.up.rows, config.head_size
+        widths = (
+            config.width,
+            threads * config.width,
+            self._weights.qkv.rows,
+            config.heads * head,
+            inside,
+            config.ffn_size,
+        )
+        arrays = [np.zeros(rows * width, np.float32) for width in widths]
+        return Room(*arrays, np.zeros(threads * longest, np.float32), np.zeros(rows * config.vocab_size, np.float32))
+
+
+class Team:
+    """Threads that run one kernel at once; it gets which of them it is, how many they are, and where they meet."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._gate = np.zeros(8, np.int64)  # a line of the cache to itself
+        self._pool = ThreadPoolExecutor(max(1, threads - 1), "kernel")
+
+    def run(self, kernel: Any, *arguments: Any) -> None:
+        """Run it on all of them, this one included."""
+        others = [self._pool.submit(kernel, n, self.threads, self._gate, *arguments) for n in range(1, self.threads)]
+        kernel(0, self.threads, self._gate, *arguments)
+        for other in others:
+            other.result()
+
+
+def flat(tensor: Tensor) -> Array:
+    """The same memory as a NumPy array of one dimension; bfloat16 and float16 as uint16."""
+    tensor = tensor.detach().contiguous().flatten()
+    return (tensor.view(torch.uint16) if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+
+
+def _check(model: Transformer, store: PageStore) -> None:
+    config, dtypes = model.config, {model.compute_dtype, *(tensor.dtype for tensor in store.tensors)}
+    usual = config.kind == "decoder" and config.norm_placement == "pre" and not config.parallel
+    special = config.latent or config.experts or config.sinks or config.attention_softcap or config.qk_norm == "full"
+    if not usual or special or config.positions in ("alibi", "relative"):
+        raise Unfit("its shape has parts that the compiled decoder lacks")
+    if config.head_size % 16 or any(n % 32 for n in (config.width, config.ffn_size, config.heads * config.head_size)):
+        raise Unfit("a size is no multiple of 32, or a head's width none of 16")
+    if model.device.type != "cpu" or not dtypes <= {torch.float32, torch.bfloat16}:
+        raise Unfit("it does not compute in float32 or bfloat16 on a CPU")
+
+
+def _shape(config: ModelConfig, store: PageStore) -> Any:
+    from fromzero.kernels.decoding import ACTIVATIONS, Shape
+
+    return Shape(
+        layers=config.layers, width=config.width, heads=config.heads, kv_heads=config.key_value_heads,
+        head_width=config.head_size, hidden=config.ffn_size, gated=config.gated,
+        activation=ACTIVATIONS[config.activation], rms=config.norm == "rms", eps=config.norm_eps,
+        scale=config.attention_scale or config.head_size**-0.5, rotary=config.positions == "rotary",
+        head_norms=config.qk_norm == "head", page=store.size, slots=store.tensors[0].shape[1],
+    )  # fmt: skip
+
+
+def _weights(model: Transformer) -> Any:
+    from fromzero.kernels.decoding import Weights
+
+    blocks: list[Any] = list(model.blocks)
+    attentions, feeds, config = [b.attention for b in blocks], [b.feed_forward for b in blocks], model.config
+    windows = [config.window or 0 if config.windowed(layer) else 0 for layer in range(config.layers)]
+
+    def stacked(layers: list[list[Any]]) -> Any:
+        matrices = [m if isinstance(m, QuantizedMatrix) else m.weight for layer in layers for m in layer]
+        return _stacked(matrices, [m.bias for layer in layers for m in layer], len(layers), model.compute_dtype)
+
+    return Weights(
+        qkv=stacked([[a.query, a.key, a.value] for a in attentions]),
+        output=stacked([[a.output] for a in attentions]),
+        up=stacked([[f.up] if f.gate is None else [f.gate, f.up] for f in feeds]),
+        down=stacked([[f.down] for f in feeds]),
+        head=_stacked([model.head_weight], [model.head.bias], 1, model.compute_dtype),
+        attention_norm=_norms([block.attention_norm for block in blocks]),
+        feed_forward_norm=_norms([block.feed_forward_norm for block in blocks]),
+        final_norm=_norms([model.final_norm]),
+        query_norm=_norms([a.query_norm for a in attentions])[0],
+        key_norm=_norms([a.key_norm for a in attentions])[0],
+        windows=np.array(windows, np.int64),
+    )
+
+
+def _norms(norms: Sequence[Norm | None]) -> tuple[Array, Array]:
+    """Scales and shifts, layer after layer."""
+    scales = [norm.weight for norm in norms if norm is not None]
+    return _joined(scales), _joined([norm.bias for norm in norms if norm is not None and norm.bias is not None])
+
+
+def _joined(vectors: Sequence[Tensor]) -> Array:
+    return np.concatenate([flat(vector.float()) for vector in vectors] or [_NONE])
+
+
+def _stacked(matrices: Sequence[Matrix], biases: Sequence[Tensor | None], layers: int, dtype: torch.dtype) -> Any:
+    """Matrices one under the other, as many for each layer; their modules keep views of that. Raises Unfit."""
+    from fromzero.kernels.products import Matrix as Stack
+
+    bias = _joined([bias for bias in biases if bias is not None])
+    packed = [matrix.packed if isinstance(matrix, QuantizedMatrix) else None for matrix in matrices]
+    if (kept := packed[0]) is None and not any(packed):
+        together = _one([cast(Tensor, matrix) for matrix in matrices], dtype)
+        for given in biases:
+            if given is not None:  # torch adds biases of the weights' dtype
+                given.data = given.data.to(dtype)
+        rows, inputs = together.shape[0] // layers, together.shape[1]
+        return Stack(flat(together), _HALVES, _HALVES, bias, rows, inputs, inputs, 32, 16)
+    if kept is None or len({(p.bits, p.group, p.shape[1]) if p else None for p in packed}) > 1 or kept.group % 32:
+        raise Unfit("matrices of one kind are kept in different ways, or in groups that are no multiple of 32")
+    parts = [[getattr(matrix, name) for matrix in matrices] for name in ("codes", "scale", "minimum")]
+    codes, scale, minimum = (_HALVES if part[0] is None else flat(_one(part)) for part in parts)
+    unit, apart = (32, 16) if kept.bits == 8 else (16, kept.group // 2)
+    rows = sum(p.shape[0] for p in packed if p) // layers
+    return Stack(codes, scale, minimum, bias, rows, kept.shape[1], kept.group, unit, apart)
+
+
+def _one(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:
+    """Tensors one under the other in one of `dtype`, of which they become views."""
+    together = torch.cat([tensor.detach().to(dtype or tensor.dtype) for tensor in tensors])
+    for tensor, part in zip(tensors, together.split([len(tensor) for tensor in tensors]), strict=True):
+        tensor.data = part
+    return together
