@@ -68,7 +68,7 @@ class Scheduler:
 
         Of the answers to one prompt the first goes ahead, so that the others find its pages.
         """
-        reading = {s.request.id for s in self.running if s.computed < s.prompt_length}
+        reading = {s.request.id for s in self.running if s.prompt_length - s.computed > self.pool.size}
         ready = (s for s in self.waiting if s.request.id not in reading)
         return min(ready, key=lambda s: (s.request.priority, self._served[s.request.tenant], s.arrival), default=None)
 
