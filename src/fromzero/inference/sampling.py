@@ -1,18 +1,28 @@
-"""From logits to one id. Each step is a pure function on a vector of logits (V,), and they apply in this order: what a
-constraint forbids, the bias of ids, penalties, temperature, top-k, top-p, min-p, typical, draw."""
+"""From logits to one id.
 
-from collections import Counter
-from collections.abc import Sequence
+The settings apply in this order: bias of ids, penalties, what a constraint or a minimal length forbids, temperature,
+top-k, top-p, min-p, typical, draw (from temperature on as in transformers). Each filter is a pure function from logits
+(N,) to the places that it keeps, so that the next one sees fewer. All of it is NumPy, whose sorts of a row are quick.
+V ids of the vocabulary, N that are left.
+"""
+
+import math
+import secrets
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fromzero.errors import UserError
 
-NEVER = float("-inf")
+Floats = NDArray[np.float32]
+Places = NDArray[np.int64]
+Filters = tuple[tuple[Callable[[Floats, Any], Places], float, float], ...]
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class SamplingConfig:
     frequency_penalty: float = 0.0
     """The same for each time that the answer has them."""
     logit_bias: dict[int, float] = field(default_factory=dict)
-    """Added to the logits of these ids."""
+    """Added to the logits of these ids, from -100 (never, in effect) to 100 (always)."""
     max_tokens: int = 256
     """Longest answer, tokens."""
     min_tokens: int = 0
@@ -63,10 +73,14 @@ class SamplingConfig:
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
             "typical_p": (0 < self.typical_p <= 1, "above 0 and at most 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "repetition_penalty": (0.01 <= self.repetition_penalty <= 100, "from 0.01 to 100"),
             "presence_penalty": (-2 <= self.presence_penalty <= 2, "from -2 to 2"),
             "frequency_penalty": (-2 <= self.frequency_penalty <= 2, "from -2 to 2"),
             "min_tokens": (0 <= self.min_tokens <= self.max_tokens, "from 0 to max_tokens"),
+            "logit_bias": (
+                all(-100 <= bias <= 100 for bias in self.logit_bias.values()),
+                "from -100 to 100 for each id",
+            ),
             "n": (self.n >= 1, "at least 1"),
             "logprobs": (self.logprobs is None or self.logprobs >= 0, "at least 0, or null"),
             "max_tokens": (self.max_tokens >= 1, "at least 1"),
@@ -75,6 +89,13 @@ class SamplingConfig:
         for name, (fits, rule) in limits.items():
             if not fits:
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Raises UserError for ids in logit_bias or stop_ids that the model does not have."""
+        for name, ids in (("logit_bias", self.logit_bias), ("stop_ids", self.stop_ids)):
+            for token in ids:
+                if not 0 <= token < vocab_size:
+                    raise UserError(f"{name} has the id {token}; the model knows 0 to {vocab_size - 1}")
 
 
 class Constraint(Protocol):
@@ -91,114 +112,152 @@ class Constraint(Protocol):
 
 
 class Sampler:
-    """How the tokens of one answer are chosen: the settings, what was seen, and a generator of its own.
+    """How the tokens of one answer are chosen: the settings, what was seen, and how many were drawn.
 
-    So a seed gives the same answer whatever else the machine does at the time.
+    The draw depends on these alone, so a seed gives the same answer whatever else the machine does at the time.
     """
 
     def __init__(self, config: SamplingConfig, prompt: Sequence[int], constraint: Constraint | None = None) -> None:
         self.config, self.constraint = config, constraint
-        self._seen, self._answered = set(prompt), Counter[int]()
-        self._generator = torch.Generator()
-        self._generator.manual_seed(config.seed) if config.seed is not None else self._generator.seed()
+        self._seed = secrets.randbits(63) if config.seed is None else config.seed
+        self._drawn = 0
+        self._bias = np.array(list(config.logit_bias), np.int64), np.array(list(config.logit_bias.values()), np.float32)
+        self._penalizing = (config.repetition_penalty, config.presence_penalty, config.frequency_penalty) != (1, 0, 0)
+        self._tokens = np.array(prompt if self._penalizing else (), np.int64)  # what was seen, and room for more
+        self._prompted = self._seen = len(self._tokens)
 
     def copy(self) -> "Sampler":
         """The same at the same place, to try tokens with; it draws what this one will."""
         copied = copy(self)
-        copied._seen, copied._answered = self._seen.copy(), self._answered.copy()
-        copied._generator = self._generator.clone_state()
+        copied._tokens = self._tokens.copy()
         copied.constraint = None if self.constraint is None else self.constraint.copy()
         return copied
 
-    def logits(self, logits_V: Tensor, forbidden: Sequence[int] = ()) -> Tensor:
-        """What is drawn from, as logits (V,) in fp32; forbidden: ids that may not come now."""
-        config, logits_V = self.config, logits_V.float()
-        if self.constraint is not None:
-            logits_V = logits_V.masked_fill(~self.constraint.allowed(), NEVER)
-        if forbidden:
-            logits_V = logits_V.index_fill(0, torch.tensor(forbidden), NEVER)
-        logits_V = add_bias(logits_V, config.logit_bias)
-        if config.repetition_penalty != 1:
-            logits_V = penalize_repetition(logits_V, torch.tensor(sorted(self._seen)), config.repetition_penalty)
-        logits_V = penalize_counts(logits_V, self._answered, config.presence_penalty, config.frequency_penalty)
-        if config.temperature == 0:
-            return logits_V
-        logits_V = keep_top_k(logits_V / config.temperature, config.top_k)
-        logits_V = drop_below_min_p(keep_top_p(logits_V, config.top_p), config.min_p)
-        return keep_typical(logits_V, config.typical_p)
-
     def choose(self, logits_V: Tensor, forbidden: Sequence[int] = ()) -> int:
-        """The next id; `accept` says that it is taken."""
-        logits_V = self.logits(logits_V, forbidden)
+        """The next id; `accept` says that it is taken. Raises UserError for logits that are no numbers.
+
+        forbidden: ids that may not come now, unless the constraint leaves nothing else.
+        """
+        ids_N, logits_N = self.candidates(logits_V, forbidden)
+        self._drawn += 1
         if self.config.temperature == 0:
-            return int(logits_V.argmax())
-        return int(torch.multinomial(logits_V.softmax(-1), 1, generator=self._generator))
+            return int(ids_N[logits_N.argmax()])
+        return int(ids_N[(logits_N + gumbel_noise(ids_N, self._seed, self._drawn)).argmax()])
+
+    def candidates(self, logits_V: Tensor, forbidden: Sequence[int] = ()) -> tuple[Places, Floats]:
+        """Ids that are drawn from, at least one, and their logits: (N,) each."""
+        config = self.config
+        ids_N, logits_N = self._possible(self._changed(logits_V.float().numpy()), forbidden)
+        if not math.isfinite(logits_N.max()):
+            raise UserError("the model's logits are no finite numbers: weights are damaged, or a dtype is too narrow")
+        if config.temperature == 0:
+            return ids_N, logits_N
+        logits_N = logits_N / np.float32(config.temperature)
+        filters: Filters = (top_k, config.top_k, 0), (top_p, config.top_p, 1), (min_p, config.min_p, 0)
+        for keep, setting, off in (*filters, (typical, config.typical_p, 1)):
+            if setting != off:
+                kept = keep(logits_N, setting)
+                ids_N, logits_N = ids_N[kept], logits_N[kept]
+        return ids_N, logits_N
 
     def accept(self, token: int) -> None:
         """The answer goes on with this id."""
-        self._seen.add(token)
-        self._answered[token] += 1
+        if self._penalizing:
+            if self._seen == len(self._tokens):
+                self._tokens = np.concatenate([self._tokens, np.zeros(max(64, self._seen), np.int64)])
+            self._tokens[self._seen] = token
+            self._seen += 1
         if self.constraint is not None:
             self.constraint.accept(token)
 
-
-def add_bias(logits_V: Tensor, bias: dict[int, float]) -> Tensor:
-    """Add numbers to the logits of some ids."""
-    if not bias:
+    def _changed(self, logits_V: Floats) -> Floats:
+        """With bias and penalties; never in place."""
+        config = self.config
+        if not (config.logit_bias or self._penalizing):
+            return logits_V
+        logits_V, (ids, bias) = logits_V.copy(), self._bias
+        logits_V[ids] += bias
+        seen, answered = self._tokens[: self._seen], self._tokens[self._prompted : self._seen]
+        if config.repetition_penalty != 1:
+            logits_V[seen] = repetition(logits_V[seen], config.repetition_penalty)
+        logits_V[answered] -= config.presence_penalty  # once, however often an id is among them
+        np.subtract.at(logits_V, answered, np.float32(config.frequency_penalty))  # for each time
         return logits_V
-    return logits_V.index_add(0, torch.tensor(list(bias)), torch.tensor(list(bias.values()), dtype=logits_V.dtype))
+
+    def _possible(self, logits_V: Floats, forbidden: Sequence[int]) -> tuple[Places, Floats]:
+        if self.constraint is None:
+            ids_N = np.arange(len(logits_V))
+        else:
+            ids_N = np.flatnonzero(self.constraint.allowed().numpy())
+        if forbidden:
+            others_N = ids_N[~np.isin(ids_N, forbidden)]
+            ids_N = others_N if len(others_N) else ids_N
+        return ids_N, logits_V if len(ids_N) == len(logits_V) else logits_V[ids_N]
 
 
-def penalize_counts(logits_V: Tensor, counts: dict[int, int], presence: float, frequency: float) -> Tensor:
-    """Take from the logits of ids that came already: presence once, frequency for each time (OpenAI's definition)."""
-    if not counts or (presence == 0 and frequency == 0):
-        return logits_V
-    ids, times = torch.tensor(list(counts)), torch.tensor(list(counts.values()), dtype=logits_V.dtype)
-    return logits_V.index_add(0, ids, -(presence + frequency * times))
+def repetition(logits_N: Floats, penalty: float) -> Floats:
+    """Of ids that came already: positive logits divided by the penalty, negative ones times it (Keskar 2019, 4.1)."""
+    return np.where(logits_N > 0, logits_N / np.float32(penalty), logits_N * np.float32(penalty))
 
 
-def penalize_repetition(logits_V: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Divide positive logits of seen ids by the penalty and multiply negative ones (Keskar 2019, section 4.1)."""
-    if penalty == 1.0 or not len(seen):
-        return logits_V
-    ids = seen.unique()
-    picked = logits_V[ids]
-    return logits_V.index_put((ids,), torch.where(picked > 0, picked / penalty, picked * penalty))
+def top_k(logits_N: Floats, k: int) -> Places:
+    """The k largest; among equals the first."""
+    if k >= len(logits_N):
+        return np.arange(len(logits_N))
+    least = np.partition(logits_N, -k)[-k]
+    more = np.flatnonzero(logits_N > least)
+    return np.concatenate([more, np.flatnonzero(logits_N == least)[: k - len(more)]])
 
 
-def keep_top_k(logits_V: Tensor, k: int) -> Tensor:
-    """Keep the k largest; 0 keeps all. Exactly k are kept, also among equals."""
-    if not 0 < k < len(logits_V):
-        return logits_V
-    values, ids = logits_V.topk(k)
-    return torch.full_like(logits_V, NEVER).index_put((ids,), values)
+def top_p(logits_N: Floats, p: float) -> Places:
+    """The shortest run of most likely ones whose probability reaches p (Holtzman 2019).
+
+    Those below (1 - p) / N weigh less than 1 - p together, so the run ends before them: only the others are sorted.
+    """
+    probabilities_N = softmax(logits_N)
+    likely = np.flatnonzero(probabilities_N >= (1 - p) / len(logits_N))
+    sums = np.sort(probabilities_N[likely])[::-1].cumsum(dtype=np.float64)
+    return likely[top_k(probabilities_N[likely], 1 + int(np.searchsorted(sums, p)))]
 
 
-def keep_top_p(logits_V: Tensor, p: float) -> Tensor:
-    """Keep the shortest run of most likely ids whose probability reaches p (Holtzman 2019); 1 keeps all."""
-    if p >= 1:
-        return logits_V
-    sorted_V, ids = logits_V.sort(descending=True)
-    probabilities = sorted_V.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities  # what is held without this one: the first always stays
-    return torch.full_like(logits_V, NEVER).index_put((ids,), sorted_V.masked_fill(before >= p, NEVER))
+def min_p(logits_N: Floats, share: float) -> Places:
+    """Those whose probability is at least `share` of the most likely one's (Nguyen 2024)."""
+    return np.flatnonzero(logits_N >= logits_N.max() + np.float32(math.log(share)))
 
 
-def drop_below_min_p(logits_V: Tensor, share: float) -> Tensor:
-    """Drop ids whose probability is below share x that of the most likely one (Nguyen 2024); 0 drops none."""
-    if share == 0:
-        return logits_V
-    probabilities = logits_V.softmax(-1)
-    return logits_V.masked_fill(probabilities < share * probabilities.max(), NEVER)
+def typical(logits_N: Floats, p: float) -> Places:
+    """Those whose surprise is closest to the entropy H, until their probability reaches p (Meister 2022, section 4).
+
+    Surprises above 2 H lie farther from H than any below; those above log(N / (1 - p)) weigh less than 1 - p together.
+    So what is above both is not reached, and need not be sorted.
+    """
+    probabilities_N = softmax(logits_N)
+    surprise_N = -np.log(np.maximum(probabilities_N, np.finfo(np.float32).tiny))
+    entropy = float((probabilities_N * surprise_N).sum())
+    near = np.flatnonzero(surprise_N <= max(2 * entropy, math.log(len(logits_N) / (1 - p))))
+    near = near[np.abs(surprise_N[near] - entropy).argsort(kind="stable")]
+    return near[: 1 + int(np.searchsorted(probabilities_N[near].cumsum(dtype=np.float64), p))]
 
 
-def keep_typical(logits_V: Tensor, p: float) -> Tensor:
-    """Keep the ids whose surprise is closest to the entropy, up to probability p (Meister 2022, section 4); 1: all."""
-    if p >= 1:
-        return logits_V
-    log_p = logits_V.log_softmax(-1)
-    entropy = -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum()
-    order = (-log_p - entropy).abs().argsort(stable=True)
-    probabilities = log_p.exp()[order]
-    kept = order[probabilities.cumsum(-1) - probabilities < p]
-    return torch.full_like(logits_V, NEVER).index_put((kept,), logits_V[kept])
+def softmax(logits_N: Floats) -> Floats:
+    """Probabilities."""
+    powers_N = np.exp(logits_N - logits_N.max())
+    return powers_N / powers_N.sum()
+
+
+def gumbel_noise(ids_N: Places, seed: int, draw: int) -> NDArray[np.float64]:
+    """What is added to logits so that the largest is one drawn by their softmax (Maddison 2014, "A* sampling").
+
+    The noise of an id depends on seed, number of the draw and id alone: whatever else may be drawn, and for two models
+    that nearly agree, it is the same (Daliri 2024). Random numbers are those of SplitMix64 (Steele 2014).
+    """
+    steps_N = (ids_N + 1).astype(np.uint64) * GOLDEN
+    mixed_N = _mixed(_mixed(np.array([seed], np.uint64) + np.array([draw], np.uint64) * GOLDEN) + steps_N)
+    uniform_N = (mixed_N >> np.uint64(11)) * 2.0**-53 + 2.0**-54  # above 0 and below 1
+    return -np.log(-np.log(uniform_N))
+
+
+def _mixed(bits_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits_N = (bits_N ^ (bits_N >> np.uint64(shift))) * np.uint64(factor)
+    return bits_N ^ (bits_N >> np.uint64(31))
