@@ -12,7 +12,7 @@ from torch import Tensor
 from fromzero.errors import UserError
 from fromzero.interop.download import find_model
 from fromzero.interop.gguf import save_gguf
-from fromzero.interop.huggingface import DTYPES, Model, Stored, load_any, open_stored, save_model
+from fromzero.interop.huggingface import DTYPES, Model, Stored, load_any, open_stored, save_model, unquantized
 from fromzero.interop.weights import read_json
 from fromzero.model import Transformer
 from fromzero.model.encoder_decoder import EncoderDecoder
@@ -65,9 +65,12 @@ def convert(config: ConvertConfig) -> Conversion:
     if config.output.exists() and (config.output.is_file() or any(config.output.iterdir())):
         raise UserError(f"{config.output} exists already; name a new one")
     source = find_model(config.source)
-    model = load_any(source).eval()
+    model = unquantized(load_any(source)).eval()
     before = _logits(model)
-    (_write_gguf if config.format == "gguf" else _write_folder)(model, source, config)
+    if config.format == "gguf":
+        _write_gguf(model, source, config)
+    else:
+        write_folder(model, source, config, config.output)
     made = _compared(model, before, open_stored(config.output))
     if not made.difference <= BOUNDS[config.dtype]:
         raise UserError(
@@ -77,10 +80,11 @@ def convert(config: ConvertConfig) -> Conversion:
     return made
 
 
-def _write_folder(model: Model, source: Path, config: ConvertConfig) -> None:
+def write_folder(model: Model, source: Path, config: ConvertConfig, output: Path) -> None:
+    """Config, weights, tokenizer and generation settings, as the source has them."""
     if config.dtype not in DTYPES:
         raise UserError(f"--dtype {config.dtype} is for --format gguf; choose one of {', '.join(DTYPES)}")
-    config.output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         settings = read_json(source / "config.json")
     else:
@@ -88,9 +92,9 @@ def _write_folder(model: Model, source: Path, config: ConvertConfig) -> None:
         settings = {f"{name}_id": tokenizer.special_tokens[text] for name, text in tokenizer.roles.items()}
     roles = ("bos", "eos", "pad", "decoder_start")
     ids = {role: settings[f"{role}_token_id"] for role in roles if settings.get(f"{role}_token_id") is not None}
-    save_model(model, config.output, source, ids, DTYPES[config.dtype], int(config.shard_gigabytes * 1e9))
+    save_model(model, output, source, ids, DTYPES[config.dtype], int(config.shard_gigabytes * 1e9))
     if (generation := source / "generation_config.json").is_file():
-        shutil.copyfile(generation, config.output / generation.name)
+        shutil.copyfile(generation, output / generation.name)
 
 
 def _write_gguf(model: Model, source: Path, config: ConvertConfig) -> None:

@@ -21,11 +21,13 @@ from fromzero.errors import UserError
 from fromzero.interop import bert
 from fromzero.interop.families import SUPPORTED, expressed
 from fromzero.interop.names import Part, Plan, plan, shape_of
+from fromzero.interop.quantized import CODES, copy_plain, description, put_stored
 from fromzero.interop.translate import Family, Theirs
 from fromzero.interop.weights import SHARD_BYTES, Weights, read_json, save_shards
 from fromzero.model import ModelConfig, Transformer
 from fromzero.model.encoder_decoder import EncoderDecoder
 from fromzero.model.heads import HeadConfig, HeadedTransformer
+from fromzero.model.narrow import to_compute
 
 Model = Transformer | EncoderDecoder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -65,8 +67,8 @@ def save_model(
     """
     config, places = layout_of(model)
     state = model.state_dict()
-    learned = dict(model.named_parameters())  # the rest stays fp32
-    kinds = {name: dtype if parts[0][0] in learned else torch.float32 for name, parts in places.items()}
+    learned = dict(model.named_parameters())  # the rest stays as it is
+    kinds = {name: dtype if (own := parts[0][0]) in learned else state[own].dtype for name, parts in places.items()}
     tensors = {n: torch.empty(shape_of(parts, state), dtype=kinds[n], device="meta") for n, parts in places.items()}
     save_shards(folder, tensors, lambda n: put_together(places[n], state, tensors[n].shape, kinds[n]), shard_bytes)
     named = next(name for name, known in DTYPES.items() if known == dtype)
@@ -82,7 +84,8 @@ def layout_of(model: Model) -> tuple[dict[str, Any], Plan]:
     """The config.json and the tensors of the family that can express a model, or else of our own layout."""
     names = list(model.state_dict())
     heads = model.heads if isinstance(model, HeadedTransformer) else HeadConfig()
-    if found := expressed(model.config):
+    few_bits = description(model)
+    if not few_bits and (found := expressed(model.config)):
         family, theirs = found
         more = bert.architecture_of(heads, model.config.head_bias) if family.model_type == "bert" else {}
         places = plan(names, model.config, family.model_type)
@@ -93,7 +96,7 @@ def layout_of(model: Model) -> tuple[dict[str, Any], Plan]:
             return theirs, places
     places = plan(names, model.config, OURS)
     assert places is not None
-    return {"model_type": OURS, OURS: to_plain(model.config), "heads": to_plain(heads)}, places
+    return {"model_type": OURS, OURS: to_plain(model.config), "heads": to_plain(heads), **few_bits}, places
 
 
 def put_together(
@@ -109,23 +112,31 @@ def put_together(
     return made
 
 
-def load_model(folder: Path, compute_dtype: torch.dtype = torch.float32) -> Transformer:
-    """Read a decoder: a model folder or a GGUF file, of a published family or of ours. Weights become fp32.
+def load_model(
+    folder: Path, compute_dtype: torch.dtype = torch.float32, dtype: torch.dtype | None = None
+) -> Transformer:
+    """Read a decoder: a model folder or a GGUF file, of a published family or of ours.
+
+    Weights become fp32, and those in few bits stay so. dtype: to run a model and not to train it, compute in this, and
+    keep matrices in it too; see model.narrow.
 
     Raises UserError for an unsupported architecture or setting, missing or misshapen tensors, unreadable files, and
     for a model that is no decoder.
     """
-    model = load_any(folder, compute_dtype)
+    model = load_any(folder, compute_dtype, dtype)
     if isinstance(model, EncoderDecoder) or model.config.kind != "decoder":
         kind = model.config.kind.replace("_", "-")
         raise UserError(f"{folder} holds an {kind}, which does not write text on its own; name a decoder")
     return model
 
 
-def load_any(folder: Path, compute_dtype: torch.dtype = torch.float32) -> Model:
+def load_any(folder: Path, compute_dtype: torch.dtype = torch.float32, dtype: torch.dtype | None = None) -> Model:
     """Read a model of any kind; see load_model. Encoders have the heads that the file has."""
     stored = open_stored(Path(folder))
-    model = build(stored.config, stored.heads, compute_dtype, stored.where).to_empty(device="cpu")
+    model = stored.empty(compute_dtype)
+    if dtype is not None:
+        to_compute(model, dtype)
+    model.to_empty(device="cpu")
     with torch.no_grad():
         for _, ours, theirs in stored.pairs(model.state_dict()):
             ours.copy_(theirs)
@@ -141,6 +152,14 @@ class Stored:
     heads: HeadConfig
     pairs: Callable[[Mapping[str, Tensor]], Iterator[tuple[str, Tensor, Tensor]]]
     """For the state dict of such a model: name, (part of) ours, and what the file has for it, one at a time."""
+    few_bits: Callable[[Model], None] = lambda model: None
+    """Puts matrices in few bits where the file has such."""
+
+    def empty(self, compute_dtype: torch.dtype = torch.float32) -> Model:
+        """Such a model without numbers, on no device."""
+        model = build(self.config, self.heads, compute_dtype, self.where)
+        self.few_bits(model)
+        return model
 
 
 def open_stored(path: Path) -> Stored:
@@ -161,7 +180,13 @@ def open_stored(path: Path) -> Stored:
     if max(layers, experts) > len(shapes):
         what = f"{layers} layers" + (f" and {experts} experts" if experts else "")
         raise UserError(f"{path}: the config says {what}, but there are {len(shapes)} tensors in the files")
-    state = build(config, heads, torch.float32, path).state_dict()
+
+    def few_bits(model: Model) -> None:
+        if not family:
+            put_stored(model, raw, shapes, path)
+
+    few_bits(empty := build(config, heads, torch.float32, path))
+    state = empty.state_dict()
     places = plan(list(state), config, family.model_type if family else OURS, shapes)
     assert places is not None, "the tables have a place for each tensor of a config that they read"
     check_tensors(places, shapes, state, config, path)
@@ -172,12 +197,25 @@ def open_stored(path: Path) -> Stored:
         for name, tensor in weights.read(own.__contains__):
             for ours, part in own[name]:
                 mine, theirs = part.pair(state[ours], tensor)
+                if ours.endswith(CODES) and mine.dtype != theirs.dtype:
+                    raise UserError(f"{path}: tensor '{name}' holds {theirs.dtype}, where {mine.dtype} is expected")
                 yield ours, mine, theirs.float() + part.shift if part.shift else theirs
         for name, tensor in weights.read(embeddings.__contains__):
-            if not torch.equal(tensor.float(), state["token_embedding.weight"]):
+            own_table = state["token_embedding.weight"]
+            if not torch.equal(tensor.float().to(own_table.dtype), own_table):
                 raise UserError(f"{path}: the config ties '{name}' to the token embedding, but the file has another")
 
-    return Stored(path, config, heads, pairs)
+    return Stored(path, config, heads, pairs, few_bits)
+
+
+def unquantized(model: Model) -> Model:
+    """The same model with what its matrices in few bits stand for."""
+    if not description(model):
+        return model
+    heads = model.heads if isinstance(model, HeadedTransformer) else HeadConfig()
+    plain = build(model.config, heads, model.compute_dtype, Path("the model")).to_empty(device="cpu")
+    copy_plain(model, plain)
+    return plain
 
 
 def _settings(

@@ -51,7 +51,7 @@ class Weights:
                 if size > _RENEW_BYTES:
                     opened, size = _opened(file), 0
                 stored = opened.get_slice(name).get_dtype()
-                if stored not in _FLOATS:
+                if stored not in _FLOATS and not name.endswith(".codes"):
                     raise UserError(f"{file}: tensor '{name}' holds {stored}; supported are {', '.join(_FLOATS)}")
                 tensor = opened.get_tensor(name)
                 size += tensor.nbytes

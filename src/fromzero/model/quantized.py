@@ -169,6 +169,7 @@ def put(model: nn.Module, name: str, packed: Packed) -> None:
     parent, _, leaf = name.rpartition(".")
     place = model.get_submodule(parent)
     there = getattr(place, leaf)
+    delattr(place, leaf)
     if isinstance(there, nn.Linear):
         setattr(place, leaf, QuantizedLinear(packed, there.bias))
     else:

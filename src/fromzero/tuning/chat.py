@@ -22,6 +22,7 @@ from fromzero.device import keep_freed_memory, pick_device
 from fromzero.errors import UserError
 from fromzero.interop import load_model
 from fromzero.model import Transformer
+from fromzero.model.quantized import quantized
 from fromzero.parallel import World
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.compiling import Choices
@@ -94,6 +95,8 @@ def _tune(config: ChatConfig, folder: Path) -> Mapping[str, Any]:
     device = pick_device(config.train.device)
     choices = Choices(folder / CHECKPOINTS, World(device))
     model = load_model(config.model, choices.dtype(config.train.dtype)).to(device)
+    if next(quantized(model), None):
+        raise UserError(f"{config.model} has weights in few bits, which can't be trained; tune what it was made of")
     tokenizer = load_tokenizer(config.model)
     packed = folder / "run" / "tokens"
     packing = ConversationsConfig(config.conversations, config.model, packed, context=model.config.context)
