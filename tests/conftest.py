@@ -145,6 +145,21 @@ def tiny_model(chain: Chain) -> Path:
 
 
 @pytest.fixture(scope="session")
+def served_model(chain: Chain) -> Path:
+    """A model of random weights with some context."""
+    from fromzero.interop.huggingface import save_model
+    from fromzero.model import ModelConfig, Transformer
+
+    config = ModelConfig(context=512, layers=2, width=32, heads=4, kv_heads=2, tied=False)
+    folder = chain.folder / "served"
+    folder.mkdir(exist_ok=True)
+    model = Transformer(config.with_vocab(chain.tokenizer.vocab_size), seed=2)
+    end = chain.tokenizer.end_of_text
+    save_model(model, folder, chain.tokenizer_folder, {"bos": end, "eos": end})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The address of a server that speaks S3."""
     import logging

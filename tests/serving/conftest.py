@@ -13,13 +13,10 @@ import openai
 import pytest
 
 from fromzero.inference.engine import Engine, EngineConfig
-from fromzero.interop.huggingface import save_model
-from fromzero.model import ModelConfig, Transformer
 from fromzero.serving import ServeConfig
 from fromzero.serving.app import build_app
 from fromzero.serving.server import listen, make_server
 from fromzero.serving.service import Service
-from tests.conftest import Chain
 
 
 @dataclass
@@ -60,18 +57,6 @@ class Live:
     def idle(self) -> bool:
         """Nothing is computed and no page is held."""
         return not self.engine.busy and self.engine.stats.pages_held == 0
-
-
-@pytest.fixture(scope="session")
-def served_model(chain: Chain) -> Path:
-    """A model of random weights with some context."""
-    config = ModelConfig(context=512, layers=2, width=32, heads=4, kv_heads=2, tied=False)
-    folder = chain.folder / "served"
-    folder.mkdir(exist_ok=True)
-    model = Transformer(config.with_vocab(chain.tokenizer.vocab_size), seed=2)
-    end = chain.tokenizer.end_of_text
-    save_model(model, folder, chain.tokenizer_folder, {"bos": end, "eos": end})
-    return folder
 
 
 StartServer = Callable[..., Live]

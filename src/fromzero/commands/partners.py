@@ -120,13 +120,16 @@ class Remote:
         async def following() -> dict[str, Any] | None:
             return await anext(events, None)
 
-        while event := self._runner.run(following()):
-            for choice in event.get("choices") or ():
-                reply.reason = choice.get("finish_reason") or reply.reason
-                yield choice.get("delta", {}).get("content") or ""
-            if usage := event.get("usage"):
-                reply.prompt, reply.tokens = usage["prompt_tokens"], usage["completion_tokens"]
-                reply.cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        try:
+            while event := self._runner.run(following()):
+                for choice in event.get("choices") or ():
+                    reply.reason = choice.get("finish_reason") or reply.reason
+                    yield choice.get("delta", {}).get("content") or ""
+                if usage := event.get("usage"):
+                    reply.prompt, reply.tokens = usage["prompt_tokens"], usage["completion_tokens"]
+                    reply.cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        finally:  # the server is not to go on for nobody
+            self._runner.run(events.aclose())
         self._tokens = reply.prompt + reply.tokens
 
     def size(self, messages: Messages) -> str:

@@ -82,7 +82,7 @@ class Server:
                 yield response
         except TimeoutError as error:
             raise self._refused(f"said nothing for {self.patience:g} seconds", "too slow") from error
-        except aiohttp.InvalidURL as error:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise self._refused("is no address; give one like http://127.0.0.1:8000", "no address") from error
         except aiohttp.ClientPayloadError as error:
             raise self._refused("ended an answer before it was whole", "cut off") from error
