@@ -22,7 +22,7 @@ from fromzero.model.quantized import Matrix, QuantizedMatrix
 from fromzero.model.scene import Tokens
 
 Array = NDArray[Any]
-_NONE, _HALVES = np.zeros(0, np.float32), np.zeros(0, np.uint16)
+_NONE = np.zeros(0, np.float32)
 
 
 class Unfit(Exception):
@@ -115,9 +115,9 @@ class Team:
 
 
 def flat(tensor: Tensor) -> Array:
-    """The same memory as a NumPy array of one dimension; bfloat16 and float16 as uint16."""
+    """The same memory as a NumPy array of one dimension, bfloat16 as uint16."""
     tensor = tensor.detach().contiguous().flatten()
-    return (tensor.view(torch.uint16) if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).numpy()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _check(model: Transformer, store: PageStore) -> None:
@@ -192,11 +192,12 @@ def _stacked(matrices: Sequence[Matrix], biases: Sequence[Tensor | None], layers
             if given is not None:  # torch adds biases of the weights' dtype
                 given.data = given.data.to(dtype)
         rows, inputs = together.shape[0] // layers, together.shape[1]
-        return Stack(flat(together), _HALVES, _HALVES, bias, rows, inputs, inputs, 32, 16)
+        return Stack(flat(together), _NONE, _NONE, bias, rows, inputs, inputs, 32, 16)
     if kept is None or len({(p.bits, p.group, p.shape[1]) if p else None for p in packed}) > 1 or kept.group % 32:
         raise Unfit("matrices of one kind are kept in different ways, or in groups that are no multiple of 32")
-    parts = [[getattr(matrix, name) for matrix in matrices] for name in ("codes", "scale", "minimum")]
-    codes, scale, minimum = (_HALVES if part[0] is None else flat(_one(part)) for part in parts)
+    codes = flat(_one([cast(QuantizedMatrix, matrix).codes for matrix in matrices]))
+    scale = _joined([p.scale for p in packed if p])
+    minimum = _joined([p.minimum for p in packed if p and p.minimum is not None])
     unit, apart = (32, 16) if kept.bits == 8 else (16, kept.group // 2)
     rows = sum(p.shape[0] for p in packed if p) // layers
     return Stack(codes, scale, minimum, bias, rows, kept.shape[1], kept.group, unit, apart)

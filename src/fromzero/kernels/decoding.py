@@ -232,27 +232,29 @@ def _turn(x: Any, at: Any, half: Any, angles: Any, row: Any, rows: Any) -> None:
 def _attend(
     row: Any, head: Any, layer: Any, window: Any, scores: Any, shape: Any, step: Any, room: Any, keys: Any, values: Any
 ) -> None:
-    """One head of one row over its sequence."""
-    width, last = shape.head_width, step.positions[row] + 1
+    """One head of one row over its sequence, page after page."""
+    width, page, last = shape.head_width, shape.page, step.positions[row] + 1
     first = max(0, last - window) if window else 0
     query = (row * (shape.heads + 2 * shape.kv_heads) + head) * width
-    most = len(step.pages) // len(step.positions)
-    place = head // (shape.heads // shape.kv_heads)
+    table, apart = row * (len(step.pages) // len(step.positions)), shape.kv_heads * width
+    base = (layer * shape.slots * shape.kv_heads + head // (shape.heads // shape.kv_heads)) * width
     top = np.float32(-np.inf)
-    for s in range(first, last):
-        slot = step.pages[row * most + s // shape.page] * shape.page + s % shape.page
-        at, sum_ = ((layer * shape.slots + slot) * shape.kv_heads + place) * width, zeros()
-        for i in range(0, width, 16):
-            sum_ = multiply_add(load(room.qkv, query + i), load(keys, at + i), sum_)
-        room.scores[scores + s] = total(sum_) * np.float32(shape.scale)
-        top = max(top, room.scores[scores + s])
+    for start in range(first // page * page, last, page):
+        at = base + (step.pages[table + start // page] * page - start) * apart
+        for s in range(max(first, start), min(last, start + page)):
+            sum_ = zeros()
+            for i in range(0, width, 16):
+                sum_ = multiply_add(load(room.qkv, query + i), load(keys, at + s * apart + i), sum_)
+            score = total(sum_) * np.float32(shape.scale)
+            room.scores[scores + s] = score
+            top = max(top, score)
     share = np.float32(1) / _soften(room.scores, scores + first, scores + last, top)
     for i in range(0, width, 16):
         sum_ = zeros()
-        for s in range(first, last):
-            slot = step.pages[row * most + s // shape.page] * shape.page + s % shape.page
-            at = ((layer * shape.slots + slot) * shape.kv_heads + place) * width
-            sum_ = multiply_add(spread(room.scores[scores + s] * share), load(values, at + i), sum_)
+        for start in range(first // page * page, last, page):
+            at = base + (step.pages[table + start // page] * page - start) * apart + i
+            for s in range(max(first, start), min(last, start + page)):
+                sum_ = multiply_add(spread(room.scores[scores + s] * share), load(values, at + s * apart), sum_)
         save(room.mixed, (row * shape.heads + head) * width + i, sum_)
 
 

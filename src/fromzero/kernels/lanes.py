@@ -70,11 +70,9 @@ def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.v16f32"), [a, b, c])
 
 
-def _half(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
-    """A float16 number, which comes as uint16, in all lanes."""
-    return _spread(
-        builder, builder.fpext(builder.bitcast(_read(context, builder, kind, array, at, 1), ir.HalfType()), _FLOAT)
-    )
+def _spread_one(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+    """An element of an array of fp32 in all lanes."""
+    return _spread(builder, _read(context, builder, kind, array, at, 1))
 
 
 @intrinsic
@@ -99,7 +97,7 @@ def unpack(typing: Any, codes: Any, scale: Any, minimum: Any, at: Any, group: An
         if codes.dtype == types.uint8:
             packed = builder.zext(_read(context, builder, codes, codes_value, start), _INTS)
             factor, base = (
-                _half(context, builder, kind, value, number)
+                _spread_one(context, builder, kind, value, number)
                 for kind, value in ((scale, scale_value), (minimum, minimum_value))
             )
             halves = (builder.and_(packed, _all(15)), builder.lshr(packed, _all(4)))
@@ -108,7 +106,7 @@ def unpack(typing: Any, codes: Any, scale: Any, minimum: Any, at: Any, group: An
             starts = (start, builder.add(start, start.type(WIDTH)))
             pair = [_widened(builder, codes, _read(context, builder, codes, codes_value, s)) for s in starts]
             if codes.dtype == types.int8:
-                factor = _half(context, builder, scale, scale_value, number)
+                factor = _spread_one(context, builder, scale, scale_value, number)
                 pair = [builder.fmul(half, factor) for half in pair]
         made = context.make_tuple(builder, signature.return_type, pair)
         return impl_ret_untracked(context, builder, signature.return_type, made)

@@ -17,7 +17,7 @@ class Matrix(NamedTuple):
     codes: Any
     """One-dimensional."""
     scale: Any
-    """float16 (as uint16) of each group of inputs, in 4 and 8 bits."""
+    """fp32, of each group of inputs, in 4 and 8 bits."""
     minimum: Any
     """The same in 4 bits."""
     bias: Any
@@ -34,35 +34,37 @@ class Matrix(NamedTuple):
 
 
 @inlined
-def dot(matrix: Any, row: Any, x: Any, at: Any) -> Any:
-    """A row of the matrix by the vector that begins at x[at]."""
-    first, second = zeros(), zeros()
-    code, group = row * (matrix.inputs // 32) * matrix.unit, row * (matrix.inputs // matrix.group)
-    for start in range(at, at + matrix.inputs, matrix.group):
-        for i in range(start, start + matrix.group // 32 * matrix.unit, matrix.unit):
+def _two_rows(matrix: Any, row: Any, other: Any, x: Any, at: Any) -> Any:
+    """Two rows of the matrix by the vector that begins at x[at]: more sums at once, as each waits for itself."""
+    groups, steps, unit, apart = matrix.inputs // matrix.group, matrix.group // 32, matrix.unit, matrix.apart
+    code, far, a, b, c, d = row * groups * steps * unit, (other - row) * groups, zeros(), zeros(), zeros(), zeros()
+    for group in range(row * groups, row * groups + groups):
+        for _ in range(steps):
             low, high = unpack(matrix.codes, matrix.scale, matrix.minimum, code, group)
-            first = multiply_add(low, load(x, i), first)
-            second = multiply_add(high, load(x, i + matrix.apart), second)
-            code += matrix.unit
-        group += 1
-    return total(first) + total(second)
+            low2, high2 = unpack(matrix.codes, matrix.scale, matrix.minimum, code + far * steps * unit, group + far)
+            a, b = multiply_add(low, load(x, at), a), multiply_add(high, load(x, at + apart), b)
+            c, d = multiply_add(low2, load(x, at), c), multiply_add(high2, load(x, at + apart), d)
+            code, at = code + unit, at + unit
+        at += matrix.group - steps * unit
+    return total(a) + total(b), total(c) + total(d)
 
 
 @inlined
-def four_dots(matrix: Any, row: Any, x: Any, at: Any) -> Any:
+def _four_vectors(matrix: Any, row: Any, x: Any, at: Any) -> Any:
     """A row of the matrix by four vectors that lie behind each other."""
-    a, b, c, d = zeros(), zeros(), zeros(), zeros()
-    code, group, width = row * (matrix.inputs // 32) * matrix.unit, row * (matrix.inputs // matrix.group), matrix.inputs
-    for start in range(at, at + width, matrix.group):
-        for i in range(start, start + matrix.group // 32 * matrix.unit, matrix.unit):
+    groups, steps, unit, apart = matrix.inputs // matrix.group, matrix.group // 32, matrix.unit, matrix.apart
+    code, a, b, c, d = row * groups * steps * unit, zeros(), zeros(), zeros(), zeros()
+    at2, at3, at4 = at + matrix.inputs, at + 2 * matrix.inputs, at + 3 * matrix.inputs
+    i = 0
+    for group in range(row * groups, row * groups + groups):
+        for _ in range(steps):
             low, high = unpack(matrix.codes, matrix.scale, matrix.minimum, code, group)
-            j = i + matrix.apart
-            a = multiply_add(high, load(x, j), multiply_add(low, load(x, i), a))
-            b = multiply_add(high, load(x, j + width), multiply_add(low, load(x, i + width), b))
-            c = multiply_add(high, load(x, j + 2 * width), multiply_add(low, load(x, i + 2 * width), c))
-            d = multiply_add(high, load(x, j + 3 * width), multiply_add(low, load(x, i + 3 * width), d))
-            code += matrix.unit
-        group += 1
+            a = multiply_add(high, load(x, at + i + apart), multiply_add(low, load(x, at + i), a))
+            b = multiply_add(high, load(x, at2 + i + apart), multiply_add(low, load(x, at2 + i), b))
+            c = multiply_add(high, load(x, at3 + i + apart), multiply_add(low, load(x, at3 + i), c))
+            d = multiply_add(high, load(x, at4 + i + apart), multiply_add(low, load(x, at4 + i), d))
+            code, i = code + unit, i + unit
+        i += matrix.group - steps * unit
     return total(a), total(b), total(c), total(d)
 
 
@@ -72,16 +74,21 @@ def product(matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, cou
 
     x: (count, inputs) from `at` on; y: (count, rows); both as one dimension.
     """
-    rows, whole = matrix.rows, count // 4 * 4
+    rows, whole, biased = matrix.rows, count // 4 * 4, len(matrix.bias) > 0
     for o in range(first, last):
         row = layer * rows + o
-        bias = matrix.bias[row] if len(matrix.bias) else np.float32(0)
+        bias = matrix.bias[row] if biased else np.float32(0)
         for n in range(0, whole, 4):
-            sums = four_dots(matrix, row, x, at + n * matrix.inputs)
+            sums = _four_vectors(matrix, row, x, at + n * matrix.inputs)
             for i in range(4):
                 _set(y, (n + i) * rows + o, sums[i] + bias, added)
+    for o in range(first, last, 2):
+        row, other = layer * rows + o, layer * rows + min(o + 1, last - 1)
         for n in range(whole, count):
-            _set(y, n * rows + o, dot(matrix, row, x, at + n * matrix.inputs) + bias, added)
+            one, two = _two_rows(matrix, row, other, x, at + n * matrix.inputs)
+            _set(y, n * rows + o, one + matrix.bias[row] if biased else one, added)
+            if other > row:
+                _set(y, n * rows + o + 1, two + matrix.bias[other] if biased else two, added)
 
 
 @inlined
