@@ -26,16 +26,18 @@ class Answer:
         """Ids that may not come now: those that would end an answer that is too short."""
         return sorted(self.ends) if self.tokens < self._config.min_tokens else ()
 
-    def add(self, token: int, logprobs: tuple[Logprob, ...] = (), full: bool = False) -> Output:
-        """The answer goes on with this; logprobs: of it, if asked for; full: the context has no room for more."""
+    def add(self, token: int, logprobs: tuple[Logprob, ...] = (), over: Reason | None = None) -> Output:
+        """The answer goes on with this; logprobs: of it, if asked for; over: why it ends with it."""
         if token in self.ends:
             return self.end("stop", token)
         self.tokens += 1
         text, self._held, stop = split_at_stop(self._held + self._decoder.feed([token]), self._stops())
         if stop is not None:
             return Output(self._request, self._index, (token,), text, logprobs, reason="stop", stop=stop)
-        if full or self.tokens >= self._config.max_tokens:
-            last = self.end("length" if self.tokens >= self._config.max_tokens else "context")
+        if over != "stop" and self.tokens >= self._config.max_tokens:
+            over = "length"
+        if over is not None:
+            last = self.end(over)
             return replace(last, tokens=(token,), text=text + last.text, logprobs=logprobs)
         return Output(self._request, self._index, (token,), text, logprobs)
 

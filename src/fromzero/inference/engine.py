@@ -154,6 +154,8 @@ class Engine:
     def submit(self, request: Request, constraint: Constraint | None = None) -> None:
         """Put a request into the queue. Raises UserError for one that can't be answered, Overloaded when it is full."""
         self._check(request)
+        if constraint is not None and request.sampling.ignore_end:
+            raise UserError("an answer that follows a rule ends when it is whole; leave out ignore_end")
         if not self._has_room(request):
             raise Overloaded(f"{len(self.scheduler.waiting)} requests wait already; try again later")
         answers = dict[Sequence, Answer]()
@@ -255,6 +257,7 @@ class Engine:
         for place, ids in (("prompt", request.prompt), ("source", request.source)):
             if wrong := next((token for token in ids if not 0 <= token < vocab), None):
                 raise UserError(f"the {place} has the id {wrong}; the model knows 0 to {vocab - 1}")
+        request.sampling.check_ids(vocab)
         longest = min(context, count + request.sampling.max_tokens)
         if longest > self.pool.count * self.pool.size:
             raise UserError(
@@ -299,7 +302,8 @@ class Engine:
         noted = () if top is None else logprobs_of(logits_V[None], [token], top)
         sequence.sampler.accept(token)
         sequence.tokens.append(token)
-        return answer.add(token, noted, full=len(sequence.tokens) >= self.model.config.context)
+        full = len(sequence.tokens) >= self.model.config.context
+        return answer.add(token, noted, "stop" if sequence.sampler.done else "context" if full else None)
 
     def _note_prompt(self, request: Request, span: Span, logits_NV: Tensor) -> None:
         noted = self._read.setdefault(request.id, [None])

@@ -36,6 +36,7 @@ def generate_tokens(
             f"the prompt has {len(prompt)} tokens and the model's context is {model.config.context}; shorten the prompt"
         )
     device = model.device
+    config.check_ids(model.config.vocab_size)
     sampler, ends = Sampler(config, prompt), sorted(stop_ids)
     capacity = len(prompt) + min(config.max_tokens, limit)
     cache = KVCache(model.config, 1, capacity, model.compute_dtype, device) if cached else None
@@ -82,7 +83,8 @@ def generate_text(
     def pieces() -> Iterator[str]:
         for token in generate_tokens(model, prompt, config, answer.ends):
             generation.tokens += 1
-            output = answer.add(token, full=len(prompt) + generation.tokens >= model.config.context)
+            full = len(prompt) + generation.tokens >= model.config.context
+            output = answer.add(token, over="context" if full else None)
             if output.text:
                 yield output.text
             if output.reason:

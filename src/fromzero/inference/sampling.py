@@ -101,8 +101,12 @@ class SamplingConfig:
 class Constraint(Protocol):
     """What an answer may look like, followed token by token."""
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing can follow: the answer ends here."""
+
     def allowed(self) -> Tensor:
-        """True for the ids that may come next, (V,)."""
+        """True for the ids that may come next, of the first ones of the vocabulary; the others may not."""
 
     def accept(self, token: int) -> None:
         """The answer goes on with it."""
@@ -132,6 +136,11 @@ class Sampler:
         copied._tokens = self._tokens.copy()
         copied.constraint = None if self.constraint is None else self.constraint.copy()
         return copied
+
+    @property
+    def done(self) -> bool:
+        """Whether the constraint leaves nothing to say."""
+        return self.constraint is not None and self.constraint.done
 
     def choose(self, logits_V: Tensor, forbidden: Sequence[int] = ()) -> int:
         """The next id; `accept` says that it is taken. Raises UserError for logits that are no numbers.
@@ -188,7 +197,7 @@ class Sampler:
         if self.constraint is None:
             ids_N = np.arange(len(logits_V))
         else:
-            ids_N = np.flatnonzero(self.constraint.allowed().numpy())
+            ids_N = np.flatnonzero(self.constraint.allowed().numpy()[: len(logits_V)])
         if forbidden:
             others_N = ids_N[~np.isin(ids_N, forbidden)]
             ids_N = others_N if len(others_N) else ids_N
