@@ -25,7 +25,7 @@ Array = NDArray[Any]
 _NONE = np.zeros(0, np.float32)
 
 
-class Unfit(Exception):
+class UnfitError(Exception):
     """A model can't be decoded so; says why."""
 
 
@@ -33,7 +33,7 @@ class CompiledRunner:
     """Steps of few tokens go through one compiled call, all others through torch."""
 
     def __init__(self, model: Transformer, store: PageStore, most: int = 8, threads: int = 0) -> None:
-        """most: tokens of a step that is compiled; threads: 0 for as many as torch has. Raises Unfit."""
+        """most: tokens of a step that is compiled; threads: 0 for as many as torch has. Raises UnfitError."""
         _check(model, store)
         self.model, self.store, self.most = model, store, most
         self._team = Team(threads or torch.get_num_threads())
@@ -125,11 +125,11 @@ def _check(model: Transformer, store: PageStore) -> None:
     usual = config.kind == "decoder" and config.norm_placement == "pre" and not config.parallel
     special = config.latent or config.experts or config.sinks or config.attention_softcap or config.qk_norm == "full"
     if not usual or special or config.positions in ("alibi", "relative"):
-        raise Unfit("its shape has parts that the compiled decoder lacks")
+        raise UnfitError("its shape has parts that the compiled decoder lacks")
     if config.head_size % 16 or any(n % 32 for n in (config.width, config.ffn_size, config.heads * config.head_size)):
-        raise Unfit("a size is no multiple of 32, or a head's width none of 16")
+        raise UnfitError("a size is no multiple of 32, or a head's width none of 16")
     if model.device.type != "cpu" or not dtypes <= {torch.float32, torch.bfloat16}:
-        raise Unfit("it does not compute in float32 or bfloat16 on a CPU")
+        raise UnfitError("it does not compute in float32 or bfloat16 on a CPU")
 
 
 def _shape(config: ModelConfig, store: PageStore) -> Any:
@@ -181,7 +181,7 @@ def _joined(vectors: Sequence[Tensor]) -> Array:
 
 
 def _stacked(matrices: Sequence[Matrix], biases: Sequence[Tensor | None], layers: int, dtype: torch.dtype) -> Any:
-    """Matrices one under the other, as many for each layer; their modules keep views of that. Raises Unfit."""
+    """Matrices one under the other, as many for each layer; their modules keep views of that. Raises UnfitError."""
     from fromzero.kernels.products import Matrix as Stack
 
     bias = _joined([bias for bias in biases if bias is not None])
@@ -194,7 +194,7 @@ def _stacked(matrices: Sequence[Matrix], biases: Sequence[Tensor | None], layers
         rows, inputs = together.shape[0] // layers, together.shape[1]
         return Stack(flat(together), _NONE, _NONE, bias, rows, inputs, inputs, 32, 16)
     if kept is None or len({(p.bits, p.group, p.shape[1]) if p else None for p in packed}) > 1 or kept.group % 32:
-        raise Unfit("matrices of one kind are kept in different ways, or in groups that are no multiple of 32")
+        raise UnfitError("matrices of one kind are kept in different ways, or in groups that are no multiple of 32")
     codes = flat(_one([cast(QuantizedMatrix, matrix).codes for matrix in matrices]))
     scale = _joined([p.scale for p in packed if p])
     minimum = _joined([p.minimum for p in packed if p and p.minimum is not None])

@@ -1,4 +1,4 @@
-"""One step of a plain decoder for a few tokens, compiled as a whole: what `Transformer` does in some hundred operations.
+"""One step of a plain decoder for a few tokens, compiled as a whole: what `Transformer` does in hundreds of calls.
 
 Each token is a row, at a place of its own sequence, whose keys and values are in pages. All threads run `decode` and
 share the work of each part: outputs of products, heads of attention; where one part needs all of the part before it,

@@ -115,6 +115,21 @@ def unpack(typing: Any, codes: Any, scale: Any, minimum: Any, at: Any, group: An
 
 
 @intrinsic
+def prefetch(typing: Any, array: Any, at: Any) -> Any:
+    """Begin to bring what is there into the cache; it may be behind the end."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [place.type, _INT, _INT, _INT])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, _INT(0), _INT(3), _INT(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, at), generate
+
+
+@intrinsic
 def zeros(typing: Any) -> Any:
     """Nothing in all lanes."""
     return LANES(), lambda context, builder, signature, arguments: ir.Constant(_FLOATS, [0.0] * WIDTH)

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fromzero.kernels.compiling import inlined, lean
-from fromzero.kernels.lanes import load, multiply_add, total, unpack, zeros
+from fromzero.kernels.lanes import load, multiply_add, prefetch, total, unpack, zeros
+
+
+AHEAD = 4096  # elements of a matrix that are on their way from memory: by itself the machine fetches too few
 
 
 class Matrix(NamedTuple):
@@ -44,6 +47,8 @@ def _two_rows(matrix: Any, row: Any, other: Any, x: Any, at: Any) -> Any:
             low2, high2 = unpack(matrix.codes, matrix.scale, matrix.minimum, code + far * steps * unit, group + far)
             a, b = multiply_add(low, load(x, at), a), multiply_add(high, load(x, at + apart), b)
             c, d = multiply_add(low2, load(x, at), c), multiply_add(high2, load(x, at + apart), d)
+            prefetch(matrix.codes, code + AHEAD)
+            prefetch(matrix.codes, code + far * steps * unit + AHEAD)
             code, at = code + unit, at + unit
         at += matrix.group - steps * unit
     return total(a) + total(b), total(c) + total(d)
