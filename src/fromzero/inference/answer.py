@@ -54,11 +54,13 @@ class Answer:
 
 def split_at_stop(text: str, stops: Sequence[str]) -> tuple[str, str, str | None]:
     """(text that is safe to show, text to hold back, the stop text that was found, if any)."""
+    if not stops:
+        return text, "", None
     found = [(at, stop) for stop in stops if (at := text.find(stop)) >= 0]
     if found:
         at, stop = min(found)
         return text[:at], "", stop
-    for start in range(max(0, len(text) - max(map(len, stops), default=0)), len(text)):
+    for start in range(max(0, len(text) - max(map(len, stops))), len(text)):
         if any(stop.startswith(text[start:]) for stop in stops):
             return text[:start], text[start:], None
     return text, "", None

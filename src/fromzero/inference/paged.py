@@ -89,8 +89,8 @@ class PagedStep:
     @property
     def positions_BT(self) -> Tensor:
         """Where each token is in its sequence, (1, T)."""
-        places = [torch.arange(span.start, span.start + len(span.ids)) for span in self._spans]
-        return torch.cat(places)[None].to(self._store.device)
+        places = [place for span in self._spans for place in range(span.start, span.start + len(span.ids))]
+        return torch.tensor([places], device=self._store.device)
 
     def layer(self, index: int) -> LayerCache:
         """What layer `index` stores into; its attention comes next."""

@@ -129,6 +129,7 @@ class Sampler:
         self._penalizing = (config.repetition_penalty, config.presence_penalty, config.frequency_penalty) != (1, 0, 0)
         self._tokens = np.array(prompt if self._penalizing else (), np.int64)  # what was seen, and room for more
         self._prompted = self._seen = len(self._tokens)
+        self._plain = config.temperature == 0 and not (constraint or config.logit_bias or self._penalizing)
 
     def copy(self) -> "Sampler":
         """The same at the same place, to try tokens with; it draws what this one will."""
@@ -147,6 +148,10 @@ class Sampler:
 
         forbidden: ids that may not come now, unless the constraint leaves nothing else.
         """
+        if self._plain and not forbidden:
+            best = int(logits_V.numpy().argmax())
+            if math.isfinite(logits_V[best]):
+                return best
         ids_N, logits_N = self.candidates(logits_V, forbidden)
         self._drawn += 1
         if self.config.temperature == 0:
