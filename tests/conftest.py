@@ -150,7 +150,7 @@ def served_model(chain: Chain) -> Path:
     from fromzero.interop.huggingface import save_model
     from fromzero.model import ModelConfig, Transformer
 
-    config = ModelConfig(context=512, layers=2, width=32, heads=4, kv_heads=2, tied=False)
+    config = ModelConfig(context=1024, layers=2, width=32, heads=4, kv_heads=2, tied=False)
     folder = chain.folder / "served"
     folder.mkdir(exist_ok=True)
     model = Transformer(config.with_vocab(chain.tokenizer.vocab_size), seed=2)

@@ -86,7 +86,7 @@ def test_stop_and_lengths(live: Live) -> None:
     assert shortest.usage.completion_tokens == 30
     full = create(live, max_tokens=100_000, extra_body={"ignore_eos": True})
     assert full.choices[0].finish_reason == "length"
-    assert full.usage.total_tokens == 512
+    assert full.usage.total_tokens == 1024
 
 
 def test_bias_and_other_settings(live: Live) -> None:
@@ -161,7 +161,10 @@ def test_tools_that_must_be_called(live: Live, stream: bool) -> None:
 
 def test_json_answers(live: Live) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 99}}, "required": ["n"]}
-    wanted = {"type": "json_schema", "json_schema": {"name": "number", "schema": schema | {"additionalProperties": False}}}
+    wanted = {
+        "type": "json_schema",
+        "json_schema": {"name": "number", "schema": schema | {"additionalProperties": False}},
+    }
     answer = create(live, response_format=wanted, max_tokens=200, temperature=1.0, seed=1).choices[0]
     assert isinstance(json.loads(answer.message.content)["n"], int)
     assert answer.finish_reason == "stop"

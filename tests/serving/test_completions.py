@@ -113,7 +113,7 @@ def test_what_is_known_about_the_model(live: Live) -> None:
     assert live.client.models.retrieve("tiny").id == "tiny"
     info = live.get("/tokenizer_info").json()
     assert info["eos_token"] == live.service.tokenizer.roles["eos_token"]
-    assert info["max_model_len"] == 512
+    assert info["max_model_len"] == 1024
     assert "im_start" in info["chat_template"]
     assert live.get("/version").json()["version"]
     shown = live.post("/tokenize", {"prompt": "The é", "return_token_strs": True}).json()

@@ -38,7 +38,7 @@ async def chat_job(service: Service, body: ChatRequest, job_id: str) -> Job:
         sampling = replace(sampling, ignore_end=True, stop_ids=(*sampling.stop_ids, *sorted(ends)))
     request = service.request(f"{job_id}-0", prompt, sampling, body, goes_on=body.continue_final_message)
     schema = style.schema(forced) if forced and style is not None else None
-    constraint = await constraint_of(tokenizer, body, schema)
+    constraint = await constraint_of(tokenizer, body, body.continue_final_message, schema)
     shape = ChatShape(tokenizer, style, bool(forced), bool(body.logprobs))
     return Job(job_id, [request], shape, constraint, bool(body.stream), body.stream_options or StreamOptions())
 

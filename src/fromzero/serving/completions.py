@@ -43,7 +43,7 @@ async def completion_job(service: Service, body: CompletionRequest, job_id: str)
     texts = [given] if isinstance(given, str) else given
     shown = [text if isinstance(text, str) else None for text in texts] if len(texts) == len(prompts) else [None]
     shape = CompletionShape(service.tokenizer, requests, body, shown, n, asked)
-    constraint = await constraint_of(service.tokenizer, body)
+    constraint = await constraint_of(service.tokenizer, body, goes_on=True)
     return Job(job_id, requests, shape, constraint, bool(body.stream), body.stream_options or StreamOptions())
 
 

@@ -3,13 +3,16 @@
 import asyncio
 from typing import Any
 
+from fromzero.inference.constrain import compile_rule
 from fromzero.inference.sampling import Constraint
 from fromzero.serving.errors import bad
 from fromzero.serving.schema import ChatRequest, Sampled
 from fromzero.tokenizer import Tokenizer
 
 
-async def constraint_of(tokenizer: Tokenizer, body: Sampled, call: dict[str, Any] | None = None) -> Constraint | None:
+async def constraint_of(
+    tokenizer: Tokenizer, body: Sampled, goes_on: bool, call: dict[str, Any] | None = None
+) -> Constraint | None:
     """The one rule of a request, compiled; call: the schema of a call that is demanded. Raises ApiError, UserError."""
     rules: list[tuple[str, Any]] = [] if call is None else [("schema", call)]
     wanted = body.response_format if isinstance(body, ChatRequest) else None
@@ -27,7 +30,5 @@ async def constraint_of(tokenizer: Tokenizer, body: Sampled, call: dict[str, Any
         raise bad("one answer can follow one rule: of response_format, structured_outputs and a forced tool call")
     if not rules:
         return None
-    from fromzero.inference.constrain import compile_rule
-
     (name, rule), *_ = rules
-    return await asyncio.to_thread(compile_rule, tokenizer, **{name: rule})
+    return await asyncio.to_thread(compile_rule, tokenizer, goes_on=goes_on, **{name: rule})

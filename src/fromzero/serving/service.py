@@ -94,10 +94,6 @@ class Service:
         """A prompt as the engine has it. Raises ApiError."""
         if body.priority < 0:
             raise bad(f"priority is {body.priority}; it must be at least 0, the usual one", "priority")
-        known = range(self.tokenizer.vocab_size)
-        for field, ids in (("logit_bias", sampling.logit_bias), ("stop_token_ids", sampling.stop_ids)):
-            if wrong := [i for i in ids if i not in known]:
-                raise bad(f"{field} has the id {wrong[0]}; the model knows 0 to {len(known) - 1}", field)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, max(1, self.context - len(prompt))))
         salt = body.cache_salt or ""
         return Request(name, tuple(prompt), sampling, body.priority, salt, prompt_logprobs, goes_on=goes_on)
