@@ -9,7 +9,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 from functools import reduce
 from time import monotonic
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,13 +17,14 @@ from torch import Tensor
 from fromzero.device import total_memory_bytes
 from fromzero.errors import UserError
 from fromzero.inference.answer import Answer
-from fromzero.inference.paged import Model, PageStore, run_spans, token_bytes
+from fromzero.inference.paged import Model, PageStore, token_bytes
 from fromzero.inference.pages import PagePool
 from fromzero.inference.request import Logprob, Output, Overloaded, Request, Sequence, Span, Stats
+from fromzero.inference.runners import Runner, pick_runner
 from fromzero.inference.sampling import Constraint, Sampler
 from fromzero.inference.scheduler import Scheduler
 from fromzero.inference.sources import SourceRunner
-from fromzero.inference.speculate import AheadHeads, Costs, Kind, Speculation, make_proposer
+from fromzero.inference.speculate import AheadHeads, Kind, Speculation, make_proposer
 from fromzero.model import EncoderDecoder, Transformer
 from fromzero.tokenizer import Tokenizer
 
@@ -73,30 +74,6 @@ class EngineConfig:
         return PageStore(model, -(-tokens // self.page_tokens), self.page_tokens, dtype, device)
 
 
-class Runner(Protocol):
-    """What computes a step."""
-
-    def run(self, spans: Ids[Span]) -> Tensor:
-        """Logits (N, V) in fp32 on the CPU of the wanted places, span after span."""
-
-    def forget(self, key: str) -> None:
-        """What it keeps for a request beside pages is not needed any more."""
-
-
-class TorchRunner:
-    """Runs any decoder."""
-
-    def __init__(self, model: Transformer, store: PageStore) -> None:
-        self.model, self.store = model, store
-
-    def run(self, spans: Ids[Span]) -> Tensor:
-        """See Runner."""
-        return run_spans(self.model, self.store, spans).cpu()
-
-    def forget(self, key: str) -> None:
-        """Nothing is kept."""
-
-
 class Engine:
     """Requests in, outputs out."""
 
@@ -117,12 +94,12 @@ class Engine:
         if isinstance(model, EncoderDecoder):
             self.runner = SourceRunner(model, self.store)
         else:
-            self.runner = TorchRunner(model, self.store)
+            self.runner = pick_runner(model, self.store)
         self.scheduler = Scheduler(self.pool, self.config.step_tokens, self.config.running)
         self._answers: dict[str, dict[Sequence, Answer]] = {}
         self._arrivals = 0
         self._read: dict[str, list[Logprob | None]] = {}
-        self._counts = Stats(pages=self.store.pages)
+        self._counts = self.scheduler.stats
         self.speculation = self._speculation(self.store, draft)
 
     @property
@@ -136,9 +113,6 @@ class Engine:
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             pages_held=pool.count - pool.free,
-            lookups=scheduler.lookups,
-            hits=scheduler.hits,
-            preemptions=scheduler.preemptions,
             finished=counts.finished.copy(),
             drafted=drafted_at.total(),
             accepted=accepted_at.total(),
@@ -179,14 +153,6 @@ class Engine:
         self._read.pop(request, None)
         self.runner.forget(request)
 
-    def knows(self, request: str) -> bool:
-        """Whether some of its answers are in the making."""
-        return request in self._answers
-
-    def unfinished(self, request: str) -> list[int]:
-        """Which of its answers are."""
-        return [sequence.index for sequence in self._answers.get(request, ())]
-
     def step(self) -> list[Output]:
         """Compute once, and say what that adds to the answers. One that can't go on (UserError) fails alone."""
         if self.speculation is not None:
@@ -199,6 +165,7 @@ class Engine:
         for sequence, _ in planned:
             sequence.timing.started = sequence.timing.started or now
         logits_NV = self.runner.run([span for _, span in planned])
+        seconds = monotonic() - now
         outputs, place = [], 0
         for sequence, span in planned:
             rows_NV, place = logits_NV[place : place + span.wanted], place + span.wanted
@@ -211,7 +178,7 @@ class Engine:
             if output is not None:
                 outputs.append(self._finished(sequence, output) if output.reason else output)
         if self.speculation is not None:
-            self.speculation.proposer.watch(planned)
+            self.speculation.watch(planned, seconds)
         return outputs
 
     def answers(self, requests: Ids[Request]) -> dict[tuple[str, int], list[Output]]:
@@ -238,8 +205,7 @@ class Engine:
             return None
         if isinstance(proposer, AheadHeads):
             self.runner = proposer
-        costs = Costs(self.runner.run, store.size, min(context, self.pool.count * store.size))
-        return Speculation(proposer, config.draft_tokens, context, costs)
+        return Speculation(proposer, config.draft_tokens, context)
 
     def _has_room(self, request: Request) -> bool:
         return len(self.scheduler.waiting) + request.sampling.n <= self.config.queued

@@ -15,19 +15,17 @@ from torch import Tensor
 from fromzero.inference.cache import KVCache
 from fromzero.inference.paged import PageStore, hidden_spans, wanted_logits
 from fromzero.inference.request import Sequence, Span
-from fromzero.inference.speculate.cost import fastest
+from fromzero.inference.speculate.speculation import Proposer, guess
 from fromzero.model import Transformer
 
 
-class AheadHeads:
+class AheadHeads(Proposer):
     """Runs the model, and drafts from the hidden states that it had."""
 
     def __init__(self, model: Transformer, store: PageStore) -> None:
         self.model, self.store = model, store
         self._x_TD = torch.empty(0)
         self._trails: dict[Sequence, _Trail] = {}
-        place_D = torch.zeros(1, model.config.width, dtype=model.compute_dtype, device=store.device)
-        self.seconds = fastest(lambda: _Trail(model, 0).guess(0, [0], place_D))
 
     def run(self, spans: Ids[Span]) -> Tensor:
         """See Runner."""
@@ -50,45 +48,34 @@ class AheadHeads:
             trail = self._trails.get(sequence)
             if trail is None or trail.end < span.start:
                 trail = self._trails[sequence] = _Trail(self.model, span.start)
-            trail.add(x_TD[trail.end - span.start :])
+            trail.unseen[0] = torch.cat([trail.unseen[0], x_TD[trail.end - span.start :]])
+            trail.end = max(trail.end, sequence.computed)
 
 
 class _Trail:
     """Of one sequence, from some place on: hidden states that heads have still to see, and the heads' caches."""
 
     def __init__(self, model: Transformer, start: int) -> None:
-        self.model, self.start, self.end = model, start, start
         config, device = replace(model.config, layers=1, predict_ahead=0), model.device
         nothing_TD = torch.empty(0, model.config.width, dtype=model.compute_dtype, device=device)
-        self._unseen = [nothing_TD for _ in model.ahead]
+        self.model, self.end, self.unseen = model, start, [nothing_TD for _ in model.ahead]
         self._caches = [KVCache(config, dtype=model.compute_dtype, device=device) for _ in model.ahead]
 
-    def add(self, x_TD: Tensor) -> None:
-        """The model's hidden states of the next places."""
-        self._unseen[0] = torch.cat([self._unseen[0], x_TD])
-        self.end += len(x_TD)
-
+    @torch.inference_mode()
     def draft(self, sequence: Sequence, most: int) -> list[int]:
         """Tokens behind the sequence, whose hidden states but that of the last token are all here."""
-        sampler, drafted, guessed_TD = sequence.sampler.copy(), list[int](), self._unseen[0][:0]
-        for head in range(min(most, len(self._caches))):
-            cache, x_TD = self._caches[head], torch.cat([self._unseen[head], guessed_TD])
+        sampler, drafted, guessed_TD = sequence.sampler.copy(), list[int](), self.unseen[0][:0]
+        for head, cache in enumerate(self._caches[:most]):
+            x_TD = torch.cat([self.unseen[head], guessed_TD])
             ids = [*sequence.tokens[-len(x_TD) :], *drafted][-len(x_TD) :]
             final = max(0, len(x_TD) - head)  # places behind see drafted tokens
             stays = cache.position + final
-            made_TD, logits_V = self.guess(head, ids, x_TD)
+            made_TD = self.model.run_ahead(head, torch.tensor([ids], device=x_TD.device), x_TD[None], cache)[0]
             cache.reset(stays)
-            self._unseen[head] = x_TD[final : max(0, len(x_TD) - head + 1)]
+            self.unseen[head] = x_TD[final : max(0, len(x_TD) - head + 1)]
             if head + 1 < len(self._caches):
-                self._unseen[head + 1] = torch.cat([self._unseen[head + 1], made_TD[:final]])
+                self.unseen[head + 1] = torch.cat([self.unseen[head + 1], made_TD[:final]])
             guessed_TD = made_TD[final:]
-            drafted.append(sampler.choose(logits_V))
-            sampler.accept(drafted[-1])
+            if not guess(sampler, self.model.head(made_TD[-1], self.model.head_weight).float().cpu(), drafted):
+                break
         return drafted
-
-    @torch.inference_mode()
-    def guess(self, head: int, ids: Ids[int], x_TD: Tensor) -> tuple[Tensor, Tensor]:
-        """What a head makes of hidden states and of the tokens that came, and its logits (V,) at the last place."""
-        ids_BT = torch.tensor([ids], device=x_TD.device)
-        made_TD = self.model.run_ahead(head, ids_BT, x_TD[None], self._caches[head])[0]
-        return made_TD, self.model.head(made_TD[-1], self.model.head_weight).float().cpu()

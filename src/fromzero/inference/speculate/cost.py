@@ -1,39 +1,33 @@
-"""What a step costs by the number of its tokens: measured, since processors and kernels differ widely in it."""
+"""What a step costs by the number of its tokens, learned from steps: processors and kernels differ widely in it."""
 
-from collections.abc import Callable
-from collections.abc import Sequence as Ids
-from functools import partial
-from time import perf_counter
-
-import numpy as np
-
-from fromzero.inference.request import Span
-
-LENGTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
-"""Tokens of the steps that are timed; longer ones are busy enough without drafts."""
+LONGEST = 32
+"""Tokens of a step; a longer one is busy enough without drafts."""
+FORGETTING = 0.98
+"""What an observation counts after a step more."""
+SLOPE, SURE = 0.1, 4.0
+"""Before anything is known: what a token more adds to a step of one, and how much that counts."""
 
 
 class Costs:
-    """Seconds of a step by its tokens."""
+    """Seconds of a step: a straight line by least squares, of late."""
 
-    def __init__(self, run: Callable[[Ids[Span]], object], page_tokens: int, room: int) -> None:
-        """Times short steps. They write into the first pages, so nothing may be in the cache; room: tokens it holds."""
-        self._lengths = [length for length in LENGTHS if length <= room]
-        spans = [Span((0,) * length, 0, range(-(-length // page_tokens)), length) for length in self._lengths]
-        self._seconds = [fastest(partial(run, [span])) for span in spans]
-        self.longest = self._lengths[-1]
-        """Tokens of the longest step that was timed."""
+    def __init__(self) -> None:
+        self._sums = [0.0] * 5
+
+    def note(self, tokens: int, seconds: float) -> None:
+        """A step took so long. One that was held up by something else counts as four at most."""
+        if tokens > LONGEST:
+            return
+        seconds = min(seconds, 4 * self(tokens)) if self._sums[0] else seconds
+        seen = (1.0, tokens, seconds, tokens**2, tokens * seconds)
+        self._sums = [FORGETTING * total + new for total, new in zip(self._sums, seen, strict=True)]
 
     def __call__(self, tokens: int) -> float:
-        """In between, along straight lines."""
-        return float(np.interp(tokens, self._lengths, self._seconds))
-
-
-def fastest(action: Callable[[], object], times: int = 4) -> float:
-    """Seconds of the fastest of a few runs: the others were disturbed, or the first."""
-    seconds = []
-    for _ in range(times):
-        start = perf_counter()
-        action()
-        seconds.append(perf_counter() - start)
-    return min(seconds)
+        """The line neither falls nor begins below 0."""
+        count, length, seconds, squares, products = self._sums
+        if not count:
+            return 1.0
+        length, seconds = length / count, seconds / count
+        guess = SLOPE * seconds / (1 - SLOPE + SLOPE * length)
+        slope = (products - count * length * seconds + SURE * guess) / (squares - count * length**2 + SURE)
+        return seconds + min(max(slope, 0.0), seconds / length) * (tokens - length)

@@ -1,7 +1,6 @@
 """A draft model: a smaller one with the same tokens says what it would answer."""
 
 from collections.abc import Mapping
-from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -10,17 +9,16 @@ from torch import Tensor
 from fromzero.inference.paged import PageStore, run_spans
 from fromzero.inference.pages import PagePool, PageTable
 from fromzero.inference.request import Sequence, Span
-from fromzero.inference.speculate.cost import fastest
+from fromzero.inference.speculate.speculation import Proposer, guess
 from fromzero.model import Transformer
 
 
-class DraftModel:
+class DraftModel(Proposer):
     """Drafts with keys and values in pages of its own, for all sequences at once."""
 
     def __init__(self, model: Transformer, pages: int, page_tokens: int) -> None:
         self.model, self.pool = model, PagePool(pages, page_tokens)
         self.store = PageStore(model, pages, page_tokens, model.compute_dtype, model.device)
-        self.seconds = fastest(lambda: self._run([Span((0,), 0, (0,), 1)]))
         self._drafts: dict[Sequence, _Draft] = {}
 
     def propose(self, asked: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
@@ -30,18 +28,11 @@ class DraftModel:
         begun = [draft for sequence, most in asked.items() if most and (draft := self._begin(sequence, most))]
         going = begun
         while going:
-            logits_NV = self._run([draft.span() for draft in going])
-            for draft, logits_V in zip(going, logits_NV, strict=True):
-                draft.take(logits_V)
-                self.pool.seal(draft.table, draft.sequence.tokens, draft.known)
-            going = [draft for draft in going if len(draft.tokens) < draft.most]
+            logits_NV = run_spans(self.model, self.store, [draft.span() for draft in going]).cpu()
+            going = [draft for draft, logits_V in zip(going, logits_NV, strict=True) if draft.goes_on(logits_V)]
+        for draft in begun:
+            self.pool.seal(draft.table, draft.sequence.tokens, draft.known)
         return {draft.sequence: draft.tokens for draft in begun}
-
-    def watch(self, planned: Ids[tuple[Sequence, Span]]) -> None:
-        """Nothing: what it lacks is computed when it drafts again."""
-
-    def _run(self, spans: Ids[Span]) -> Tensor:
-        return run_spans(self.model, self.store, spans).cpu()
 
     def _begin(self, sequence: Sequence, most: int) -> "_Draft | None":
         """None where a draft does not fit the context or the pages."""
@@ -81,8 +72,7 @@ class _Draft:
         ids = self.sequence.tokens[self.computed :] + self.tokens[max(0, self.computed - self.known) :]
         return Span(ids, self.computed, self.table.pages, 1)
 
-    def take(self, logits_V: Tensor) -> None:
-        """What the sampler would choose, were these the logits of the model itself."""
+    def goes_on(self, logits_V: Tensor) -> bool:
+        """Take what follows; whether more is wanted."""
         self.computed = self.known + len(self.tokens)
-        self.tokens.append(self.sampler.choose(logits_V))
-        self.sampler.accept(self.tokens[-1])
+        return guess(self.sampler, logits_V, self.tokens) and len(self.tokens) < self.most
