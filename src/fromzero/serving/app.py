@@ -138,7 +138,7 @@ def _add_state_routes(app: FastAPI, service: Service) -> None:
 
     def described() -> dict[str, Any]:
         known = {"id": name, "object": "model", "created": made, "owned_by": "fromzero"}
-        return {**known, "root": name, "max_model_len": service.context}
+        return {**known, "root": name, "max_model_len": service.context, "capabilities": service.capabilities}
 
     @app.get("/v1/models", responses=ERRORS)
     async def models() -> dict[str, Any]:

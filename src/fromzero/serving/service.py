@@ -57,6 +57,13 @@ class Service:
         return self.embedder.tokenizer
 
     @property
+    def capabilities(self) -> list[str]:
+        """What it can be asked for, in the words of other servers."""
+        chats = self.streams is not None and self.tokenizer.chat_template is not None
+        can = {"chat": chats, "completion": self.streams is not None, "embedding": self.embedder is not None}
+        return [name for name, holds in can.items() if holds]
+
+    @property
     def longest(self) -> int:
         """Most tokens of a text that is embedded or classified."""
         return self.embedder.longest if self.embedder is not None else self.context
