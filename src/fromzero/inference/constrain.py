@@ -65,7 +65,7 @@ class Grammar:
     @property
     def done(self) -> bool:
         """Whether nothing can follow: the answer is whole."""
-        return bool(self._matcher.is_stopped())
+        return self._matcher.is_stopped() and not self._matcher.is_error()
 
     def allowed(self) -> Tensor:
         """True for the ids that may come next, (V,), and where the answer is whole, for those that end it."""
@@ -86,8 +86,9 @@ class Grammar:
         return Grammar(self._matcher.deep_copy(), self._ends, self._vocab_size)
 
     def _check(self, fits: bool) -> None:
-        if self._matcher.is_error() or not fits:
-            cause = _cause(self._matcher.get_error()) if self._matcher.is_error() else "no token of the vocabulary fits"
+        if (cause := self._matcher.get_error()) or not fits:
+            stuck = not cause or cause.startswith("NoExtension")
+            cause = "no token of the vocabulary fits" if stuck else _cause(cause)
             raise UserError(f"the answer can't go on by its rule: {cause}")
 
 
