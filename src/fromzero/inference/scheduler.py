@@ -8,7 +8,7 @@ out, the last in line gives up its own and computes them anew later, on from wha
 from collections import Counter
 
 from fromzero.inference.pages import PagePool, PageTable
-from fromzero.inference.request import Sequence, Span
+from fromzero.inference.request import Sequence, Span, Stats
 
 
 class Scheduler:
@@ -19,11 +19,7 @@ class Scheduler:
         self.pool, self.budget, self.most = pool, budget, most
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self.preemptions = 0
-        self.lookups = 0
-        """Tokens that were looked for in the cache ..."""
-        self.hits = 0
-        """... and those that were found."""
+        self.stats = Stats(pages=pool.count)
         self._served: Counter[str] = Counter()
 
     def add(self, sequence: Sequence) -> None:
@@ -101,8 +97,8 @@ class Scheduler:
         sequence.computed = cached
         if not sequence.preemptions:
             sequence.cached = cached
-            self.lookups += sequence.prompt_length
-            self.hits += cached
+            self.stats.lookups += sequence.prompt_length
+            self.stats.hits += cached
 
     def _make_room(self, sequence: Sequence, count: int) -> int:
         """Pages for so many more tokens of a running one, from the last in line if need be; 0 if that is itself.
@@ -124,7 +120,7 @@ class Scheduler:
         self.pool.release(sequence.table)
         sequence.computed, sequence.draft = 0, []
         sequence.preemptions += 1
-        self.preemptions += 1
+        self.stats.preemptions += 1
         self.running.remove(sequence)
         self.waiting.append(sequence)
 
