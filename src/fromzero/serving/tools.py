@@ -67,31 +67,21 @@ class ToolReader:
                 call, end, rest = self._held.partition(self._style.end) if self._style.end else (self._held, "", "")
                 if not end:
                     break
-                calls += self._calls(call) or self._refused(call + end)
-                self._inside, self._held = False, rest
+                found = self._calls(call)
+                words += "" if found else self._style.begin + call + end  # what only looks like a call is said as it is
+                calls, self._inside, self._held = calls + found, False, rest
                 continue
             ready, self._held = self._words()
             words += ready
             if not self._inside:
                 break
-        return words + self._spilled(), calls
+        return words, calls
 
     def flush(self) -> tuple[str, list[dict[str, Any]]]:
         """What is left at the end of the answer."""
         held, self._held = self._held, ""
         calls = self._calls(held) if self._inside else []
         return ("" if calls else (self._style.begin if self._inside else "") + held), calls
-
-    _spill = ""
-
-    def _spilled(self) -> str:
-        text, self._spill = self._spill, ""
-        return text
-
-    def _refused(self, text: str) -> list[dict[str, Any]]:
-        """What looked like a call and is none is said as it is."""
-        self._spill += self._style.begin + text
-        return []
 
     def _words(self) -> tuple[str, str]:
         """(words to say now, what to hold back); a call may begin here."""
