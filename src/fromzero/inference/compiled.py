@@ -35,7 +35,7 @@ class CompiledRunner:
     def __init__(self, model: Transformer, store: PageStore, most: int = 8, threads: int = 0) -> None:
         """most: tokens of a step that is compiled; threads: 0 for as many as torch has. Raises UnfitError."""
         _check(model, store)
-        self.model, self.store, self.most = model, store, most
+        self.model, self.store, self.most, self.why = model, store, most, "chosen by hand"
         self._team = Team(threads or torch.get_num_threads())
         self._shape, self._weights = _shape(model.config, store), _weights(model)
         self._caches = [flat(tensor) for tensor in store.tensors]

@@ -10,7 +10,6 @@ import numpy as np
 from fromzero.kernels.compiling import inlined, lean
 from fromzero.kernels.lanes import load, multiply_add, prefetch, total, unpack, zeros
 
-
 AHEAD = 4096  # elements of a matrix that are on their way from memory: by itself the machine fetches too few
 
 

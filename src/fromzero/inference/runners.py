@@ -1,0 +1,76 @@
+"""What computes a step of a decoder, and which way is the fastest on this machine."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from fromzero.inference.compiled import CompiledRunner, UnfitError
+from fromzero.inference.paged import PageStore, run_spans
+from fromzero.inference.request import Span
+from fromzero.model import Transformer
+
+TRIED = (4, 16, 32)
+"""Tokens of a step for which both ways are measured."""
+
+
+class Runner(Protocol):
+    """What computes a step."""
+
+    def run(self, spans: Sequence[Span]) -> Tensor:
+        """Logits (N, V) in fp32 on the CPU of the wanted places, span after span."""
+
+    def forget(self, key: str) -> None:
+        """What it keeps for a request beside pages is not needed any more."""
+
+
+class TorchRunner:
+    """Runs any decoder."""
+
+    def __init__(self, model: Transformer, store: PageStore, why: str = "") -> None:
+        """why: it was chosen."""
+        self.model, self.store, self.why = model, store, why
+
+    def run(self, spans: Sequence[Span]) -> Tensor:
+        """See Runner."""
+        return run_spans(self.model, self.store, spans).cpu()
+
+    def forget(self, key: str) -> None:
+        """Nothing is kept."""
+
+
+def pick_runner(model: Transformer, store: PageStore) -> TorchRunner | CompiledRunner:
+    """Compiled steps where they can be and a measurement shows them to be faster, else torch; `why` says it.
+
+    The pages must be empty: what is measured writes into them.
+    """
+    plain = TorchRunner(model, store)
+    try:
+        compiled = CompiledRunner(model, store, TRIED[-1])
+    except UnfitError as reason:
+        plain.why = f"torch computes all steps: {reason}"
+        return plain
+    most = 0
+    for rows in TRIED:
+        spans = [Span([0], store.size - 1, [row % store.pages], 1) for row in range(rows)]
+        torch_seconds, own_seconds = (
+            _seconds(lambda spans=spans: plain.run(spans)),
+            _seconds(lambda spans=spans: compiled.run(spans)),
+        )  # type: ignore[misc]
+        if own_seconds >= torch_seconds:
+            break
+        most = rows
+    compiled.most = most
+    compiled.why = f"steps of up to {most} tokens are compiled, longer ones go through torch, as measured"
+    return compiled
+
+
+def _seconds(step: Callable[[], Tensor]) -> float:
+    """The better of two runs, after one that does not count."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
