@@ -102,8 +102,8 @@ def test_a_conversation_is_kept_and_gone_on_with(chat: Chat, tmp_path: Path) -> 
 
 
 def test_a_question_that_is_too_long_is_forgotten(chat: Chat) -> None:
-    with pytest.raises(UserError, match="the model's context is 512"):
-        chat.take("river " * 600)
+    with pytest.raises(UserError, match="the model's context is 1024"):
+        chat.take("river " * 2000)
     assert not chat.messages
     chat.take("The river?")
     assert len(chat.messages) == 2
@@ -189,7 +189,7 @@ def terminal(state: Path, *line: object) -> Iterator[Terminal]:
 
 def test_in_a_terminal(served_model: Path, tmp_path: Path) -> None:
     """Ctrl-C ends an answer and nothing else; the arrow key brings back what an earlier run was asked."""
-    arguments = ("-m", "fromzero", "chat", served_model, "--sampling.max_tokens", 450, "--sampling.ignore_end", "true")
+    arguments = ("-m", "fromzero", "chat", served_model, "--sampling.max_tokens", 900, "--sampling.ignore_end", "true")
     with terminal(tmp_path, *arguments) as chat:
         chat.until("> ")
         chat.type("Where is the river?\n")
@@ -197,7 +197,7 @@ def test_in_a_terminal(served_model: Path, tmp_path: Path) -> None:
         os.kill(chat.process.pid, signal.SIGINT)
         chat.until("(stopped)")
         chat.type("/tokens\n")
-        chat.until(" tokens of 512")
+        chat.until(" tokens of 1,024")
         chat.until("> ")
         chat.type("\x04")
         assert chat.process.wait(20) == 0
@@ -209,7 +209,7 @@ def test_in_a_terminal(served_model: Path, tmp_path: Path) -> None:
         chat.type("\x1b[A")
         chat.until("/tokens")
         chat.type("\n")
-        chat.until("0 tokens of 512")
+        chat.until("0 tokens of 1,024")
 
 
 def test_markdown_in_a_terminal(tmp_path: Path) -> None:

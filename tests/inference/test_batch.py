@@ -132,10 +132,10 @@ def test_a_prompt_that_can_not_be_answered_has_its_reason(
     served_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "prompts.txt"
-    file.write_text("The river\n" + "too long " * 600 + "\nThe cloud\n")
+    file.write_text("The river\n" + "too long " * 2000 + "\nThe cloud\n")
     assert generate(served_model, "--input", file, "--output", tmp_path / "out", *GREEDY) == 0
     found = rows(tmp_path / "out")
-    assert "the model's context is 512" in found[1]["error"]
+    assert "the model's context is 1024" in found[1]["error"]
     assert [row["answers"][0]["reason"] in ("length", "stop") for row in (found[0], found[2])] == [True, True]
     assert "1 of 3 prompts could not be answered" in " ".join(capsys.readouterr().err.split())
 
