@@ -68,7 +68,10 @@ def scale_block(block: Block, hessians: Mapping[nn.Module, Tensor], error: Calla
             total = sum(error(layer.weight * s_I, scaled_II) for layer in place.layers)
             if total < best:
                 best, chosen = total, s_KC
-        _fold(place, chosen, hessian_II)
+        _fold(place, chosen)
+        s_I = _spread(chosen, place.shape)
+        for shared_II in {id(hessians[layer]): hessians[layer] for layer in place.layers}.values():
+            shared_II.div_(torch.outer(s_I, s_I))
 
 
 def _spread(s_KC: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -76,11 +79,9 @@ def _spread(s_KC: Tensor, shape: tuple[int, int, int]) -> Tensor:
     return s_KC[:, None].expand(-1, shape[1], -1).flatten()
 
 
-def _fold(place: Place, s_KC: Tensor, hessian_II: Tensor) -> None:
-    s_I = _spread(s_KC, place.shape)
+def _fold(place: Place, s_KC: Tensor) -> None:
     for layer in place.layers:
-        layer.weight.mul_(s_I)
-    hessian_II.div_(torch.outer(s_I, s_I))
+        layer.weight.mul_(_spread(s_KC, place.shape))
     made = s_KC.flatten()
     place.source.weight.div_(made if place.source.weight.dim() == 1 else made[:, None])
     if place.source.bias is not None:

@@ -182,7 +182,7 @@ def _quantize(model: nn.Module, matrix: _Matrix, hessian_II: Tensor | None, conf
         packed = round_to_nearest(weight_OI, bits, group)
     changed, whole = (_squared(w_OI, hessian_II) for w_OI in (weight_OI - packed.unpacked(), weight_OI))
     put(model, name, packed)
-    return LayerReport(name, bits, group, (changed / max(whole, 1e-30)) ** 0.5)
+    return LayerReport(name, bits, group, (max(changed, 0.0) / max(whole, 1e-30)) ** 0.5)
 
 
 def _squared(weight_OI: Tensor, hessian_II: Tensor | None) -> float:
