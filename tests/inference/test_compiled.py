@@ -1,0 +1,145 @@
+"""Steps that are compiled give what steps through torch give; both use the same weights and pages."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fromzero.inference import SamplingConfig, generate_tokens
+from fromzero.inference.compiled import CompiledRunner, UnfitError, flat
+from fromzero.inference.engine import Engine, EngineConfig
+from fromzero.inference.paged import PageStore, run_spans
+from fromzero.inference.request import Request, Span
+from fromzero.inference.runners import TorchRunner, pick_runner
+from fromzero.kernels.lanes import exponential
+from fromzero.kernels.products import Matrix, product
+from fromzero.model import ModelConfig, Transformer
+from fromzero.model.config import Experts
+from fromzero.model.quantized import put, round_to_nearest
+from tests.conftest import Chain
+
+LLAMA = ModelConfig(vocab_size=500, context=96, layers=3, width=64, heads=4, kv_heads=2, tied=False)
+FAMILIES = {
+    "llama": LLAMA,
+    "tied": replace(LLAMA, tied=True, logit_softcap=5.0, embedding_scale=3.0, logit_scale=0.5),
+    "gpt2": replace(LLAMA, positions="learned", norm="layer", activation="gelu_tanh", bias=True, kv_heads=None),
+    "qwen2": replace(LLAMA, qkv_bias=True, rope_base=500.0, activation="geglu"),
+    "qwen3": replace(LLAMA, window=11, full_every=2, qk_norm="head", local_rope_base=5000.0, activation="relu_squared"),
+}
+STEPS = [(30, 20), (1, 1), (1, 3), (2, 5), (0, 1), (4, 1)]
+"""Tokens of two sequences in each step."""
+
+
+def both(model: Transformer, threads: int = 2) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits of each step through torch, and with short steps compiled."""
+    plain, other = (PageStore(model, 24, 4, model.compute_dtype) for _ in range(2))
+    runner = CompiledRunner(model, other, threads=threads)
+    ids = torch.randint(0, 500, (2, 48), generator=torch.Generator().manual_seed(1)).tolist()
+    tables, done, found = ([*range(0, 24, 2)], [*range(23, 0, -2)]), [0, 0], []
+    for step in STEPS:
+        spans = list[Span]()
+        for which, count in enumerate(step):
+            tokens = ids[which][done[which] : done[which] + count]
+            spans += [Span(tokens, done[which], tables[which], min(count, 2))] if count else []
+            done[which] += count
+        found.append((run_spans(model, plain, spans), runner.run(spans)))
+    return found
+
+
+def assert_close(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], tolerance: float) -> None:
+    for plain, compiled in pairs:
+        assert plain.shape == compiled.shape
+        assert float((plain - compiled).abs().max()) <= tolerance * float(plain.abs().max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_as_through_torch(family: str) -> None:
+    assert_close(both(Transformer(FAMILIES[family], seed=2).eval()), 1e-5)
+
+
+def test_in_bfloat16() -> None:
+    model = Transformer(FAMILIES["qwen2"], seed=2, compute_dtype=torch.bfloat16).eval()
+    assert_close(both(model), 3e-2)
+    assert model.blocks[0].attention.query.weight.dtype == torch.bfloat16
+
+
+def test_in_few_bits() -> None:
+    model = Transformer(FAMILIES["tied"], seed=2).eval()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear | nn.Embedding):
+            put(model, name, round_to_nearest(module.weight.detach(), 4 if isinstance(module, nn.Linear) else 8, 32))
+    assert_close(both(model, threads=1), 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "8 bits", "4 bits, groups of 32", "4 bits, groups of 64"])
+@pytest.mark.parametrize("rows", [1, 3, 6])
+def test_products(kind: str, rows: int) -> None:
+    weight, x = torch.randn(2 * 7, 128), torch.randn(rows, 128)  # two layers of seven outputs
+    none, bias = np.zeros(0, np.float32), torch.randn(14)
+    if "bits" in kind:
+        packed = round_to_nearest(weight, 4 if "4" in kind[0] else 8, 64 if "64" in kind else 32)
+        minimum = none if packed.minimum is None else flat(packed.minimum.float())
+        apart = 16 if packed.minimum is None else packed.group // 2
+        unit = 32 if packed.minimum is None else 16
+        matrix = Matrix(
+            flat(packed.codes), flat(packed.scale.float()), minimum, flat(bias), 7, 128, packed.group, unit, apart
+        )
+        weight = packed.unpacked()
+    else:
+        weight = weight.to(getattr(torch, kind))
+        matrix = Matrix(flat(weight), none, none, flat(bias), 7, 128, 128, 32, 16)
+    y = np.ones(rows * 7, np.float32)
+    product(matrix, 1, 0, 3, flat(x), 0, rows, y, False)
+    product(matrix, 1, 3, 7, flat(x), 0, rows, y, True)
+    expected = x.double() @ weight[7:].double().T + bias[7:] + torch.tensor([0.0] * 3 + [1.0] * 4)
+    torch.testing.assert_close(torch.from_numpy(y).view(rows, 7).double(), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_exponential() -> None:
+    x = np.linspace(-86, 88, 4001, dtype=np.float32)
+    found = np.array([exponential(number) for number in x], np.float32)
+    np.testing.assert_allclose(found, np.exp(x.astype(np.float64)), rtol=4e-7)
+
+
+def test_engine_answers_as_alone(chain: Chain) -> None:
+    """Prompts through torch, answers compiled, of several sequences at once, with room for few pages."""
+    model = Transformer(replace(LLAMA, vocab_size=chain.tokenizer.vocab_size), seed=5).eval()
+    used = Engine(model, chain.tokenizer, EngineConfig(cache_tokens=160, page_tokens=4, step_tokens=13, running=4))
+    used.runner = CompiledRunner(model, used.store)
+    sampling = SamplingConfig(temperature=0, max_tokens=20, ignore_end=True)
+    asked = [Request(str(n), tuple(range(1 + n, 8 + 3 * n)), sampling) for n in range(6)]
+    found = used.answers(asked)
+    for request in asked:
+        tokens = [token for output in found[request.id, 0] for token in output.tokens]
+        assert tokens == list(generate_tokens(model, request.prompt, sampling))
+
+
+def test_what_does_not_fit_goes_through_torch() -> None:
+    unfit = {
+        "parts": replace(LLAMA, experts=Experts(count=2, active=1)),
+        "multiple": replace(LLAMA, width=48, heads=3, kv_heads=3),
+        "bfloat16 on a CPU": LLAMA,
+    }
+    for reason, config in unfit.items():
+        model = Transformer(config, compute_dtype=torch.float16 if "CPU" in reason else torch.float32)
+        store = PageStore(model, 2, 4, model.compute_dtype)
+        with pytest.raises(UnfitError, match=reason):
+            CompiledRunner(model, store)
+        assert reason in pick_runner(model, store).why
+
+
+def test_matrices_of_several_kinds_do_not_fit() -> None:
+    model = Transformer(LLAMA)
+    put(model, "blocks.1.attention.query", round_to_nearest(model.blocks[1].attention.query.weight.detach(), 8, 32))
+    with pytest.raises(UnfitError, match="in different ways"):
+        CompiledRunner(model, PageStore(model, 2, 4, torch.float32))
+
+
+def test_pick_runner_measures() -> None:
+    model = Transformer(LLAMA).eval()
+    runner = pick_runner(model, PageStore(model, 24, 4, torch.float32))
+    assert isinstance(runner, TorchRunner | CompiledRunner)
+    assert "measured" in runner.why
