@@ -22,7 +22,6 @@ from fromzero.errors import UserError
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
 Filters = tuple[tuple[Callable[[Floats, Any], Places], float, float], ...]
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -259,19 +258,19 @@ def softmax(logits_N: Floats) -> Floats:
     return powers_N / powers_N.sum()
 
 
-def gumbel_noise(ids_N: Places, seed: int, draw: int) -> NDArray[np.float64]:
+def gumbel_noise(ids_N: Places, seed: int, draw: int) -> Floats:
     """What is added to logits so that the largest is one drawn by their softmax (Maddison 2014, "A* sampling").
 
     The noise of an id depends on seed, number of the draw and id alone: whatever else may be drawn, and for two models
-    that nearly agree, it is the same (Daliri 2024). Random numbers are those of SplitMix64 (Steele 2014).
+    that nearly agree, it is the same (Daliri 2024). Seed and number are mixed by SplitMix64 (Steele 2014), each id with
+    that by a hash of 32 bits (Wellons 2018, "Prospecting for hash functions").
     """
-    steps_N = (ids_N + 1).astype(np.uint64) * GOLDEN
-    mixed_N = _mixed(_mixed(np.array([seed], np.uint64) + np.array([draw], np.uint64) * GOLDEN) + steps_N)
-    uniform_N = (mixed_N >> np.uint64(11)) * 2.0**-53 + 2.0**-54  # above 0 and below 1
-    return -np.log(-np.log(uniform_N))
-
-
-def _mixed(bits_N: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    key = (seed + draw * 0x9E3779B97F4A7C15) % 2**64
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        bits_N = (bits_N ^ (bits_N >> np.uint64(shift))) * np.uint64(factor)
-    return bits_N ^ (bits_N >> np.uint64(31))
+        key = (key ^ key >> shift) * factor % 2**64
+    bits_N = ids_N.astype(np.uint32) * np.uint32(0x9E3779B9) + np.uint32(key % 2**32)
+    bits_N = (bits_N ^ bits_N >> np.uint32(16)) * np.uint32(0x21F0AAAD) ^ np.uint32(key >> 32)
+    bits_N = (bits_N ^ bits_N >> np.uint32(15)) * np.uint32(0x735A2D97)
+    bits_N ^= bits_N >> np.uint32(15)
+    uniform_N = (bits_N.astype(np.float32) + np.float32(0.5)) * np.float32(2**-32 * (1 - 2**-23))  # inside 0 and 1
+    return -np.log(-np.log1p(-uniform_N))
