@@ -175,7 +175,8 @@ async def test_a_fault_reaches_everyone_and_who_comes_later(streams: Streams) ->
 
 async def test_200_streams_at_once_leave_nothing_behind(streams: Streams) -> None:
     async def use(number: int) -> int:
-        async with aclosing(streams.stream(asked(str(number), tokens=6, prompt=1 + number % 7))) as stream:  # type: ignore[type-var]
+        one = asked(str(number), tokens=6 if number % 5 else 2000, prompt=1 + number % 7)
+        async with aclosing(streams.stream(one)) as stream:  # type: ignore[type-var]
             seen = 0
             async for output in stream:
                 seen += len(output.tokens)
@@ -193,6 +194,5 @@ async def test_200_streams_at_once_leave_nothing_behind(streams: Streams) -> Non
     assert len(asyncio.all_tasks()) == tasks
     assert not streams._listeners
     stats = streams.engine.stats
-    assert stats.finished["length"] == 160
-    assert sum(stats.finished.values()) == 200
+    assert stats.finished == {"length": 160, "cancelled": 40}
     assert stats.running == stats.waiting == stats.pages_held == 0
