@@ -6,7 +6,8 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fromzero.console import say
@@ -102,7 +103,7 @@ async def _serve(service: "Service", server: "uvicorn.Server", listening: socket
     stop = asyncio.create_task(signals.get())
     running = asyncio.create_task(server.serve([listening]))
     try:
-        loading = asyncio.create_task(asyncio.to_thread(service.load))
+        loading = _aside(service.load)
         await asyncio.wait((loading, stop, running), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             loading.result()
@@ -113,6 +114,27 @@ async def _serve(service: "Service", server: "uvicorn.Server", listening: socket
         service.close()
         server.should_exit = True
         await running
+
+
+def _aside(work: Callable[[], None]) -> "asyncio.Future[None]":
+    """Have it done by a thread that nobody waits for when the process ends."""
+    loop, done = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+
+    def tell(error: BaseException | None) -> None:
+        if not done.done():
+            done.set_result(None) if error is None else done.set_exception(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except Exception as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, error)
+
+    threading.Thread(target=run, name="loading", daemon=True).start()
+    return done
 
 
 async def drain(service: "Service", seconds: float, signals: "asyncio.Queue[int]") -> None:
