@@ -85,5 +85,5 @@ def test_what_few_bits_cost(published: Path) -> None:
         quantize_model(model, QuantizeConfig(bits, method), None if method == "rtn" else ids_NT)  # type: ignore[arg-type]
         cost[bits, method] = bits_per_byte(model, tokenizer) / exact - 1
     assert cost[8, "rtn"] < 0.005, cost
-    assert cost[4, "rtn"] < 0.12, cost
+    assert cost[4, "rtn"] < 0.25, cost
     assert max(cost[4, "gptq"], cost[4, "awq"]) < cost[4, "rtn"], cost
