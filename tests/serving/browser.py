@@ -98,9 +98,9 @@ class Browser:
         return result["result"].get("value")
 
     def wait(self, script: str, seconds: float = 30) -> Any:
-        """The value of an expression as soon as it is true."""
+        """The value of an expression as soon as it is true; an element, which has no value here, is."""
         until = time.monotonic() + seconds
-        while not (value := self.run(script)):
+        while not (value := self.run(script)) and value != {}:
             assert time.monotonic() < until, (
                 f"never came: {script}\n{self.run('document.body.innerText')}\n{self.problems}"
             )

@@ -4,11 +4,12 @@ export const find = (selector, root = document) => root.querySelector(selector);
 
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
+  element.append(...children.filter((child) => child != null && child !== false));
+  // After the children: with dir="auto" already there, every child that comes makes the browser look at all before it.
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(name, value);
     else if (value !== false && value != null) element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.filter((child) => child != null && child !== false));
   return element;
 }
 
