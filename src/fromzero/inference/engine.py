@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, replace
 from functools import reduce
+from pathlib import Path
 from time import monotonic
 from typing import Literal
 
@@ -51,6 +52,8 @@ class EngineConfig:
     speculate: Kind = "none"
     """Who guesses tokens so that a step can do several: a look-up in the text so far, a draft model, or the model's own
     heads for further tokens. Answers stay the same."""
+    draft: Path | None = None
+    """The draft model: folder, GGUF file or name of a small model with the same tokenizer."""
     draft_tokens: int = 7
     """Most tokens to guess at once; they are fewer, or none, where that pays more."""
 
@@ -84,7 +87,7 @@ class Engine:
         config: EngineConfig | None = None,
         draft: Transformer | None = None,
     ) -> None:
-        """draft: a smaller model with the same tokenizer, for `speculate: draft`."""
+        """draft: the model that `config.draft` names."""
         self.model, self.tokenizer, self.config = model, tokenizer, config or EngineConfig()
         if model.config.kind == "encoder":
             raise UserError("an encoder writes no text; the engine needs a decoder, or an encoder-decoder")

@@ -25,15 +25,21 @@ def check_model(folder: Path) -> Path:
 
 
 def open_engine(model: Path, device: DeviceName = "auto", config: EngineConfig | None = None) -> Engine:
-    """The engine of a model folder, a GGUF file or a downloaded model by its name.
+    """The engine of a model folder, a GGUF file or a downloaded model by its name, and of the draft model in `config`.
 
-    Raises UserError for what is no model, is damaged, or writes no text.
+    Raises UserError for what is no model, is damaged, writes no text, or drafts other tokens.
     """
     folder = check_model(model)
     opened: Any = load_any(folder).to(pick_device(device)).eval()
     if not isinstance(opened, EncoderDecoder) and opened.config.kind != "decoder":
         raise UserError(f"{model} holds an {opened.config.kind}, which writes no text; name a decoder")
-    return Engine(opened, load_tokenizer(folder), config)
+    tokenizer = load_tokenizer(folder)
+    if config is None or config.draft is None:
+        return Engine(opened, tokenizer, config)
+    if load_tokenizer(smaller := check_model(config.draft)).tokens != tokenizer.tokens:
+        raise UserError(f"{config.draft} has another tokenizer than {model}; a draft model must have the same")
+    draft: Any = load_any(smaller).to(pick_device(device)).eval()
+    return Engine(opened, tokenizer, config, draft)
 
 
 def start_id(model: Path, tokenizer: Tokenizer) -> int:
