@@ -121,12 +121,12 @@ def _rule(config: GenerateConfig, engine: Engine) -> Constraint | None:
             schema = json.loads(config.json_schema.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{config.json_schema} holds no JSON ({error}); correct it") from None
-    rules = {"schema": schema, "regex": config.regex, "choices": config.choices or None}
-    if not (given := {name: rule for name, rule in rules.items() if rule is not None}):
+    if schema is None and config.regex is None and not config.choices:
         return None
     from fromzero.inference.constrain import compile_rule
 
-    return compile_rule(engine.tokenizer, **given)
+    choices, goes_on = config.choices or None, not config.chat
+    return compile_rule(engine.tokenizer, schema=schema, regex=config.regex, choices=choices, goes_on=goes_on)
 
 
 def _stream(engine: Engine, request: Request, rule: Constraint | None, prompt: str) -> None:
