@@ -94,8 +94,8 @@ class CompiledRunner:
             inside,
             config.ffn_size,
         )
-        arrays = [np.zeros(rows * width, np.float32) for width in widths]
-        return Room(*arrays, np.zeros(threads * longest, np.float32), np.zeros(rows * config.vocab_size, np.float32))
+        sizes = [*(rows * width for width in widths), threads * longest, rows * config.vocab_size]
+        return Room(*[np.zeros(size, np.float32) for size in sizes])
 
 
 class Team:

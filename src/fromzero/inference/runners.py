@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -54,11 +55,7 @@ def pick_runner(model: Transformer, store: PageStore) -> TorchRunner | CompiledR
     most = 0
     for rows in TRIED:
         spans = [Span([0], store.size - 1, [row % store.pages], 1) for row in range(rows)]
-        torch_seconds, own_seconds = (
-            _seconds(lambda spans=spans: plain.run(spans)),
-            _seconds(lambda spans=spans: compiled.run(spans)),
-        )  # type: ignore[misc]
-        if own_seconds >= torch_seconds:
+        if _seconds(partial(compiled.run, spans)) >= _seconds(partial(plain.run, spans)):
             break
         most = rows
     compiled.most = most

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_untracked
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
 from fromzero.kernels.compiling import inlined
 
+intrinsic: Any = extending.intrinsic
 WIDTH = 16
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
 _FLOATS, _INTS = ir.VectorType(_FLOAT, WIDTH), ir.VectorType(_INT, WIDTH)
