@@ -84,7 +84,7 @@ def test_figures_of_known_times() -> None:
     one = Timed(due=10.0, times=[10.5, 10.6, 10.8], prompt=7, tokens=5)
     two = Timed(due=10.2, times=[11.2], prompt=3, tokens=1)
     failed = Timed(due=10.0, times=[10.1], tokens=1, error="cut off")
-    found = figures([one, two, failed], begun=10.0)
+    found = figures([one, two, failed])
     assert found["requests"] == 2
     assert found["errors"] == {"cut off": 1}
     assert found["seconds"] == pytest.approx(1.2)
@@ -97,7 +97,7 @@ def test_figures_of_known_times() -> None:
     assert found["tpot_ms"]["p50"] == pytest.approx(75)  # 0.3 s for four tokens; an answer of one has none
     assert found["itl_ms"]["mean"] == pytest.approx(150)
     assert found["e2el_ms"]["p99"] == pytest.approx(998)
-    assert figures([failed], 10.0)["ttft_ms"] is None
+    assert figures([failed])["ttft_ms"] is None
 
 
 def test_a_server_with_known_delays(scripted: Callable[..., tuple[str, Scripted]], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from fromzero.console import say
 from fromzero.errors import Interrupted, UserError
@@ -34,16 +34,6 @@ class Reply:
     """Lines to say below it."""
 
 
-class Partner(Protocol):
-    """Who answers."""
-
-    def ask(self, messages: Messages, sampling: SamplingConfig, reply: Reply) -> Iterator[str]:
-        """Pieces of the answer; Ctrl-C raises KeyboardInterrupt. Raises UserError."""
-
-    def size(self, messages: Messages) -> str:
-        """How long the conversation is."""
-
-
 class Local:
     """A model on this machine, which answers from documents if there is an index. Its cache has the earlier turns."""
 
@@ -55,7 +45,7 @@ class Local:
         self.engine, self.index, self.context = engine, index, engine.model.config.context
 
     def ask(self, messages: Messages, sampling: SamplingConfig, reply: Reply) -> Iterator[str]:
-        """See Partner. Forgets the oldest turns when the context is full."""
+        """Pieces of the answer; Ctrl-C raises KeyboardInterrupt. Forgets the oldest turns when the context is full."""
         self._forget(messages)
         shown = self._grounded(self.index, messages, sampling, reply) if self.index else messages
         request = Request("", tuple(prompt_ids(self.engine.tokenizer, shown)), replace(sampling, n=1, logprobs=None))
@@ -78,7 +68,7 @@ class Local:
             raise KeyboardInterrupt
 
     def size(self, messages: Messages) -> str:
-        """See Partner."""
+        """How long the conversation is."""
         return f"{self._tokens(messages) if messages else 0:,} tokens of {self.context:,}"
 
     def _tokens(self, messages: Messages) -> int:
@@ -113,7 +103,7 @@ class Remote:
         self.model, self._tokens = names[0], 0
 
     def ask(self, messages: Messages, sampling: SamplingConfig, reply: Reply) -> Iterator[str]:
-        """See Partner."""
+        """As Local does; what the context holds is for the server to say."""
         body = {"model": self.model, "messages": messages, "stream_options": {"include_usage": True}}
         events = self._server.events("/chat/completions", body | request_fields(sampling))
 
@@ -133,5 +123,8 @@ class Remote:
         self._tokens = reply.prompt + reply.tokens
 
     def size(self, messages: Messages) -> str:
-        """See Partner."""
+        """How long the conversation was."""
         return f"{self._tokens:,} tokens after the last answer"
+
+
+Partner = Local | Remote

@@ -23,7 +23,7 @@ import numpy as np
 from fromzero.artifact import write_json
 from fromzero.device import DeviceName
 from fromzero.errors import UserError
-from fromzero.inference.client import RefusedError, Server, request_fields
+from fromzero.inference.client import Server, request_fields
 from fromzero.inference.engine import EngineConfig
 from fromzero.inference.opening import open_engine
 from fromzero.inference.request import Request
@@ -97,9 +97,9 @@ def measure_speed(config: SpeedConfig, say_level: Callable[[dict[str, Any]], Non
 
 
 async def _measure(config: SpeedConfig, say_level: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    random, streams = Random(config.seed), None
+    random, streams, levels = Random(config.seed), None, list[dict[str, Any]]()
     if config.url:
-        name, ask = await _server(config)
+        name, ask = await _server(config, config.url)
     elif config.model:
         streams = Streams(open_engine(config.model, config.device, config.engine))
         name, ask = str(config.model), _engine(config, streams)
@@ -108,17 +108,8 @@ async def _measure(config: SpeedConfig, say_level: Callable[[dict[str, Any]], No
     try:
         for _ in range(config.warmup):
             await ask(_prompt(config, random), Timed(0))
-        levels = []
         for level in config.rates or config.concurrency:
-            count = config.requests if config.rates else max(config.requests, int(level))
-            prompts = [_prompt(config, random) for _ in range(count)]
-            begun = time.perf_counter()
-            run = (
-                _arriving(ask, prompts, _gaps(config, level, random))
-                if config.rates
-                else _busy(ask, prompts, int(level))
-            )
-            found = figures(await run, begun)
+            found = figures(await _run(config, ask, level, random))
             levels.append({"rate" if config.rates else "concurrency": level, **found})
             say_level(levels[-1])
     finally:
@@ -131,10 +122,38 @@ async def _measure(config: SpeedConfig, say_level: Callable[[dict[str, Any]], No
     return result
 
 
-def figures(timed: list[Timed], begun: float) -> dict[str, Any]:
-    """What the module's docstring defines, in milliseconds, and rates a second, of a level that began at `begun`."""
+async def _run(config: SpeedConfig, ask: Ask, level: float, random: Random) -> list[Timed]:
+    """The requests of a level: of so many clients, or so many a second."""
+    count = config.requests if config.rates else max(config.requests, int(level))
+    prompts = iter([_prompt(config, random) for _ in range(count)])
+    if not config.rates:
+
+        async def client() -> list[Timed]:
+            return [await _one(ask, prompt, time.perf_counter()) for prompt in prompts]
+
+        return sum(await asyncio.gather(*(client() for _ in range(int(level)))), list[Timed]())
+    due, tasks = time.perf_counter(), list[asyncio.Task[Timed]]()
+    for prompt in prompts:
+        await asyncio.sleep(due - time.perf_counter())
+        tasks.append(asyncio.create_task(_one(ask, prompt, due)))
+        due += random.expovariate(level) if config.arrivals == "poisson" else 1 / level
+    return await asyncio.gather(*tasks)
+
+
+async def _one(ask: Ask, prompt: str, due: float) -> Timed:
+    timed = Timed(due)
+    try:
+        await ask(prompt, timed)
+        timed.error = "" if timed.times else "no text"
+    except UserError as error:
+        timed.error = getattr(error, "kind", type(error).__name__)
+    return timed
+
+
+def figures(timed: list[Timed]) -> dict[str, Any]:
+    """What the module's docstring defines, in milliseconds, and rates a second, from the first request on."""
     good = [t for t in timed if not t.error and t.times]
-    seconds = max((t.times[-1] for t in good), default=begun) - begun
+    seconds = max(t.times[-1] for t in good) - min(t.due for t in timed) if good else 0.0
     first, last = [t.times[0] - t.due for t in good], [t.times[-1] - t.due for t in good]
     values = {
         "ttft": first,
@@ -142,13 +161,18 @@ def figures(timed: list[Timed], begun: float) -> dict[str, Any]:
         "itl": [b - a for t in good for a, b in zip(t.times, t.times[1:], strict=False)],
         "e2el": last,
     }
-    found: dict[str, Any] = {"requests": len(good), "errors": dict(Counter(t.error for t in timed if t.error))}
-    found["seconds"] = seconds
-    totals = {"requests": len(good), "tokens": sum(t.tokens for t in good)}
-    totals["prompt_tokens"] = sum(t.prompt for t in good)
-    found |= {f"{name}_per_second": total / seconds if seconds else 0.0 for name, total in totals.items()}
-    found |= {"tokens": totals["tokens"], "prompt_tokens": totals["prompt_tokens"]}
-    return found | {f"{name}_ms": _spread(times) for name, times in values.items()}
+    totals = {
+        "requests": len(good),
+        "tokens": sum(t.tokens for t in good),
+        "prompt_tokens": sum(t.prompt for t in good),
+    }
+    return {
+        **totals,
+        "errors": dict(Counter(t.error for t in timed if t.error)),
+        "seconds": seconds,
+        **{f"{name}_per_second": total / seconds if seconds else 0.0 for name, total in totals.items()},
+        **{f"{name}_ms": _spread(times) for name, times in values.items()},
+    }
 
 
 def _spread(seconds: list[float]) -> dict[str, float] | None:
@@ -160,44 +184,6 @@ def _spread(seconds: list[float]) -> dict[str, float] | None:
 
 def _prompt(config: SpeedConfig, random: Random) -> str:
     return " ".join(random.choices(WORDS.split(), k=config.prompt_tokens))
-
-
-def _gaps(config: SpeedConfig, rate: float, random: Random) -> Callable[[], float]:
-    return lambda: random.expovariate(rate) if config.arrivals == "poisson" else 1 / rate
-
-
-async def _one(ask: Ask, prompt: str, due: float) -> Timed:
-    timed = Timed(due)
-    try:
-        await ask(prompt, timed)
-        timed.error = "" if timed.times else "no text"
-    except RefusedError as error:
-        timed.error = error.kind
-    except UserError as error:
-        timed.error = type(error).__name__
-    return timed
-
-
-async def _busy(ask: Ask, prompts: list[str], concurrency: int) -> list[Timed]:
-    """So many clients, each of which sends its next request when the former is answered."""
-    coming, found = iter(prompts), list[Timed]()
-
-    async def client() -> None:
-        for prompt in coming:
-            found.append(await _one(ask, prompt, time.perf_counter()))
-
-    await asyncio.gather(*(client() for _ in range(concurrency)))
-    return found
-
-
-async def _arriving(ask: Ask, prompts: list[str], gap: Callable[[], float]) -> list[Timed]:
-    """Requests at their times, however long earlier ones take; waiting for its turn to be sent counts, too."""
-    due, tasks = time.perf_counter(), list[asyncio.Task[Timed]]()
-    for prompt in prompts:
-        await asyncio.sleep(due - time.perf_counter())
-        tasks.append(asyncio.create_task(_one(ask, prompt, due)))
-        due += gap()
-    return await asyncio.gather(*tasks)
 
 
 def _sampling(config: SpeedConfig) -> SamplingConfig:
@@ -222,9 +208,9 @@ def _engine(config: SpeedConfig, streams: Streams) -> Ask:
     return ask
 
 
-async def _server(config: SpeedConfig) -> tuple[str, Ask]:
+async def _server(config: SpeedConfig, url: str) -> tuple[str, Ask]:
     """What the server calls its model, and what asks it."""
-    server = Server(config.url or "", os.environ.get("FROMZERO_API_KEY", ""), config.patience)
+    server = Server(url, os.environ.get("FROMZERO_API_KEY", ""), config.patience)
     model = str(config.model) if config.model else next(iter(await server.models()), "")
     chat = config.endpoint == "chat"
     body = {"model": model, "stream_options": {"include_usage": True}, **request_fields(_sampling(config))}
