@@ -232,6 +232,24 @@ def handles() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.slow
+def test_two_hundred_streams_polite_and_rude(start_server: StartServer) -> None:
+    """As many tokens are made a second among the rude as among the polite, less a tenth, and /health answers."""
+    live = start_server(engine=EngineConfig(queued=256, running=32))
+    made: dict[bool, list[float]] = {False: [], True: []}
+    asyncio.run(crowd(live, 200, 3, rude=False))
+    before = handles()
+    for rude in (False, True) * 3:
+        start, tokens = time.monotonic(), live.engine.stats.generated_tokens
+        _, _, waits = asyncio.run(crowd(live, 200, 15, rude=rude))
+        made[rude].append((live.engine.stats.generated_tokens - tokens) / (time.monotonic() - start))
+        assert sorted(waits)[int(0.95 * len(waits))] < 0.1, "the client has the same cores, so not the slowest one"
+        live.wait(live.idle, seconds=10)
+    assert sorted(made[True])[1] > 0.9 * sorted(made[False])[1], made
+    live.wait(lambda: handles() <= before + 8, seconds=10)
+    assert live.metric("http_requests_total", status="500") == 0
+
+
 def test_a_rude_crowd(start_server: StartServer) -> None:
     live = start_server(engine=EngineConfig(queued=64, running=32))
     asyncio.run(crowd(live, 20, 0.5, rude=True))

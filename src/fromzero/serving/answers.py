@@ -89,7 +89,7 @@ class Job:
 
     def usage(self, told: Sequence[Told]) -> dict[str, Any]:
         """Tokens read and written."""
-        read = sum(len(request.prompt) for request in self.requests)
+        read = sum(len(request.source or request.prompt) for request in self.requests)
         written = sum(len(answer.tokens) for answer in told)
         cached, first = 0, 0
         for request in self.requests:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from fromzero.inference.embedding import Embedder
-from fromzero.inference.opening import check_model, open_engine
+from fromzero.inference.opening import check_model, open_engine, start_id
 from fromzero.inference.request import Output, Request
 from fromzero.inference.sampling import Constraint, SamplingConfig
 from fromzero.inference.streams import Streams
@@ -30,6 +30,7 @@ class Service:
         self.streams: Streams | None = None
         self.embedder: Embedder | None = None
         self.context, self.made = 0, int(time.time())
+        self.start: int | None = None  # of an encoder-decoder: the id that its answers begin with
         self._embedding = asyncio.Lock()
 
     def load(self) -> None:
@@ -41,7 +42,9 @@ class Service:
             self.embedder = Embedder(config.model, config.device)
         else:
             engine = open_engine(config.model, config.device, config.engine)
-            if not isinstance(engine.model, EncoderDecoder):
+            if isinstance(engine.model, EncoderDecoder):
+                self.start = start_id(config.model, engine.tokenizer)
+            else:
                 self.embedder = Embedder.over(engine.model, engine.tokenizer)
             self.metrics.watch(engine)
             self.context = min(self.context, engine.pool.count * engine.pool.size)
@@ -102,8 +105,14 @@ class Service:
         if body.priority < 0:
             raise bad(f"priority is {body.priority}; it must be at least 0, the usual one", "priority")
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, max(1, self.context - len(prompt))))
-        salt = body.cache_salt or ""
-        return Request(name, tuple(prompt), sampling, body.priority, salt, prompt_logprobs, goes_on=goes_on)
+        request = Request(name, tuple(prompt), sampling, body.priority, body.cache_salt or "", prompt_logprobs)
+        if self.start is None:
+            return replace(request, goes_on=goes_on)
+        if prompt_logprobs:
+            raise bad("an encoder-decoder reads its prompt and does not score it; leave echo out", "echo")
+        ends = [self.tokenizer.special_tokens[text] for text in self.tokenizer.suffix]
+        source = prompt if list(prompt[-len(ends) :]) == ends else (*prompt, *ends)
+        return replace(request, prompt=(self.start,), source=tuple(source))
 
     async def outputs(
         self, requests: Sequence[Request], constraint: Constraint | None = None
@@ -146,6 +155,8 @@ class Service:
             await found.put(None)
         except Exception as error:
             await found.put(error)
+        finally:
+            self.metrics.forget(request)
 
     async def embed(self, rows: list[list[int]]) -> list[list[float]]:
         """Vectors of texts, one request at a time. Raises ApiError for a model that makes none."""
