@@ -1,5 +1,5 @@
 // One answer as it comes: its text, its tokens, how fast it was, how it ended, and what a screen reader hears of it.
-import { ApiError, stream } from "./api.js";
+import { stream } from "./api.js";
 import { find } from "./dom.js";
 import { readTokens } from "./tokens.js";
 import { t } from "./words.js";
@@ -24,7 +24,7 @@ export async function ask(body, node, probabilities, signal, changed) {
     node.reason ??= "stop";
   } catch (error) {
     if (signal.aborted) node.reason = "stopped";
-    else node.error = error instanceof ApiError ? { kind: error.kind, message: error.message, wait: error.wait } : { kind: "refused", message: String(error) };
+    else node.error = { kind: error.kind ?? "refused", message: error.message, wait: error.wait ?? 0 };
   }
   say(true);
 }
@@ -36,16 +36,13 @@ function taker(node) {
   return ({ choices: [choice], usage }) => {
     const now = performance.now();
     const text = choice?.delta?.content ?? choice?.text ?? "";
-    if (text) {
-      first ||= now;
-      count += 1;
-    }
+    if (text) [first, count] = [first || now, count + 1];
     node.text += text;
     node.tokens?.push(...readTokens(choice?.logprobs, decoder));
     node.reason = choice?.finish_reason ?? node.reason;
     const tokens = usage?.completion_tokens ?? count;
     const rate = now > first && tokens > 1 ? (tokens - 1) / ((now - first) / 1000) : undefined;
-    node.stats = { tokens, rate: choice ? rate : (node.stats?.rate && rate), first: first && (first - began) / 1000 };
+    node.stats = { tokens, rate, first: first && (first - began) / 1000 };
   };
 }
 
@@ -54,10 +51,7 @@ function oncePerFrame(call) {
   return () => {
     if (waits) return;
     waits = true;
-    requestAnimationFrame(() => {
-      waits = false;
-      call();
-    });
+    requestAnimationFrame(() => ((waits = false), call()));
   };
 }
 

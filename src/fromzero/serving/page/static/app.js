@@ -18,6 +18,7 @@ const running = new Map(); // AbortController of the answer in the making, by co
 
 const model = () => models.find(({ id }) => id === settings.model) ?? models[0];
 const chats = () => model()?.capabilities?.includes("chat") ?? true;
+const question = (said) => (chats() ? { messages: said } : { prompt: asText(said), max_tokens: settings.sampling.max_tokens ?? 256 });
 const stop = () => running.get(conversation.id)?.abort();
 
 // ---- What is shown
@@ -36,9 +37,8 @@ function show() {
 }
 
 function showState() {
-  const busy = running.has(conversation.id);
-  find("#send").hidden = busy;
-  find("#stop").hidden = !busy;
+  find("#send").hidden = running.has(conversation.id);
+  find("#stop").hidden = !find("#send").hidden;
   find("#bars").setAttribute("aria-pressed", settings.probabilities);
   find("#gist").textContent = conversation.system;
   find("#system").hidden = !chats();
@@ -112,21 +112,16 @@ async function send(text) {
   await answer(text ? add(conversation, last, "user", text).id : last);
 }
 
-async function answer(parent) {
-  const node = add(conversation, parent, "assistant");
-  show();
-  scrollDown(true);
-  await run(node);
-}
+const answer = (parent) => run(add(conversation, parent, "assistant"));
 
 async function run(node) {
-  const asking = Object.assign(new AbortController(), { node, conversation });
-  const { conversation: its } = asking;
+  const its = conversation; // another may be open by the time the answer comes
+  const asking = Object.assign(new AbortController(), { node, conversation: its });
   running.set(its.id, asking);
   show();
+  scrollDown(true);
   await keep(its);
-  const said = messages(its, node.parent);
-  const body = { model: model()?.id ?? "", ...settings.sampling, ...(chats() ? { messages: said } : { prompt: asText(said) }) };
+  const body = { model: model()?.id ?? "", ...settings.sampling, ...question(messages(its, node.parent)) };
   await ask(body, node, settings.probabilities, asking.signal, () => {
     showNode(node);
     scrollDown();
@@ -187,8 +182,8 @@ function count() {
     if (signal.aborted || running.has(conversation.id)) return;
     const said = messages(conversation, shown.at(-1)?.id);
     if (typed) said.push({ role: "user", content: typed });
-    const text = chats() ? { messages: said } : { prompt: asText(said) };
-    const counted = await countTokens({ model: model().id, ...text }, signal).catch(() => null);
+    const { max_tokens, ...asked } = question(said);
+    const counted = await countTokens({ model: model().id, ...asked }, signal).catch(() => null);
     if (signal.aborted || counted === null) return;
     const most = model().max_model_len;
     const line = most ? t("tokensOf", { n: number(counted), most: number(most) }) : t("tokens", { n: number(counted) });
@@ -251,33 +246,17 @@ document.addEventListener("keydown", (event) => {
 });
 
 const on = (selector, event, call) => find(selector).addEventListener(event, call);
-on("#text", "input", () => {
-  grow();
-  count();
-});
-on("#composer", "submit", (event) => {
-  event.preventDefault();
-  send(find("#text").value.trim());
-});
-on("#stop", "click", () => {
-  stop();
-  find("#text").focus();
-});
+on("#text", "input", () => (grow(), count()));
+on("#composer", "submit", (event) => (event.preventDefault(), send(find("#text").value.trim())));
+on("#stop", "click", () => (stop(), find("#text").focus()));
 on("#new", "click", begin);
 on("#menu", "click", () => showDrawer(true));
-on("#hide", "click", () => showDrawer(false));
-on("#shade", "click", () => showDrawer(false));
+for (const away of ["#hide", "#shade"]) on(away, "click", () => showDrawer(false));
 on("#search", "input", listed);
 on("#latest", "click", () => scrollDown(true));
-on("#bars", "click", () => {
-  keepSettings({ probabilities: !settings.probabilities });
-  show();
-});
+on("#bars", "click", () => (keepSettings({ probabilities: !settings.probabilities }), show()));
 on("#tune", "click", () => openSettings(refresh, { exportAll: save, importAll: bring }));
-on("#model", "change", ({ target }) => {
-  keepSettings({ model: target.value });
-  showState();
-});
+on("#model", "change", ({ target }) => (keepSettings({ model: target.value }), showState()));
 on("#system-text", "input", ({ target }) => {
   conversation.system = target.value.trim();
   keepSettings({ system: conversation.system });
@@ -287,12 +266,7 @@ on("#system-text", "input", ({ target }) => {
 window.addEventListener("popstate", () => open(location.hash.slice(1)));
 store.whenChangedElsewhere(listed);
 
-function refresh() {
-  show();
-  listed();
-  findModels();
-}
+const refresh = () => (show(), listed(), findModels());
 
 applySettings();
 await Promise.all([open(location.hash.slice(1)), findModels()]);
-find("#text").focus();

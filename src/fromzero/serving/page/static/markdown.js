@@ -4,6 +4,7 @@
 import { button, copy, make } from "./dom.js";
 import { t } from "./words.js";
 
+const TAGS = { "**": "strong", __: "strong", "~~": "del" };
 const DEEPEST = 8; // quotes in lists in quotes ..., emphasis in emphasis
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`\s]*)[^`]*$/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
@@ -12,26 +13,12 @@ const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( {0,3}(?:[-*+]|(\d{1,9})[.)])(?: {1,4}|$))(.*)$/;
 const INLINE = /\\([!-/:-@[-`{-~])|(`+)|(\*\*\*|\*\*|\*|__|_|~~)|(!?\[)|(https?:\/\/[^\s<>()"'，。；、）]+)|(\n)/g;
 const LINK = /!?\[([^[\]]*)\]\(\s*<?((?:[^\s<>()]|\([^\s<>()]*\))*)>?[^()\n]*\)/y;
-const WORDS =
-  "as|async|await|break|case|catch|class|const|continue|def|do|elif|else|enum|except|export|extends|false|False|finally|" +
-  "fn|for|from|func|function|if|impl|import|in|interface|is|lambda|let|match|mut|new|None|not|null|or|and|package|pass|" +
-  "pub|raise|return|self|static|struct|switch|this|throw|true|True|try|type|use|var|void|while|with|yield|" +
-  "SELECT|FROM|WHERE|JOIN|ON|AND|OR|INSERT|UPDATE|CREATE|TABLE";
-const CODE = new RegExp(
-  String.raw`(//.*|#(?!\w*[;{]).*|/\*[^]*?(?:\*/|$))|("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|` +
-    String.raw`\b(\d[\w.]*)\b|\b(${WORDS})\b`,
-  "g",
-);
-
 export function showMarkdown(container, text) {
   const blocks = parse(text.split("\n"), 0);
-  const before = container.sources ?? [];
-  blocks.forEach(({ source, build }, at) => {
-    if (source === before[at]) return;
-    if (at < container.childNodes.length) container.childNodes[at].replaceWith(build());
-    else container.append(build());
-  });
-  while (container.childNodes.length > blocks.length) container.lastChild.remove();
+  const same = blocks.findIndex(({ source }, at) => source !== container.sources?.[at]);
+  const kept = same < 0 ? blocks.length : same;
+  while (container.childNodes.length > kept) container.lastChild.remove();
+  container.append(...blocks.slice(kept).map(({ build }) => build()));
   container.sources = blocks.map((block) => block.source);
 }
 
@@ -39,12 +26,8 @@ export function showMarkdown(container, text) {
 function parse(lines, depth) {
   const blocks = [];
   for (let at = 0; at < lines.length; ) {
-    if (!lines[at].trim()) {
-      at += 1;
-      continue;
-    }
     const [end, build] = depth < DEEPEST ? nextBlock(lines, at, depth) : paragraph(lines, at, lines.length);
-    blocks.push({ source: lines.slice(at, end).join("\n"), build });
+    if (lines[at].trim()) blocks.push({ source: lines.slice(at, end).join("\n"), build });
     at = end;
   }
   return blocks;
@@ -52,6 +35,7 @@ function parse(lines, depth) {
 
 function nextBlock(lines, at, depth) {
   const [line, fence, heading] = [lines[at], FENCE.exec(lines[at]), HEADING.exec(lines[at])];
+  if (!line.trim()) return [at + 1];
   if (fence) return fenced(lines, at, fence);
   // The page has a heading of its own above these.
   if (heading) return [at + 1, () => make(`h${Math.min(heading[1].length + 2, 6)}`, {}, ...inline(heading[2]))];
@@ -85,18 +69,8 @@ function fenced(lines, at, [, mark, language]) {
 function codeBlock(code, language) {
   const control = button("copy", t("copyCode"), () => copy(code, control));
   const head = make("div", { class: "code-head" }, make("span", {}, language || t("code")), control);
-  const body = make("pre", { tabindex: "0", "aria-label": t("code") }, make("code", {}, ...coloured(code)));
+  const body = make("pre", { tabindex: "0", "aria-label": t("code") }, make("code", {}, code));
   return make("div", { class: "code", dir: "ltr" }, head, body);
-}
-
-function* coloured(code) {
-  let from = 0;
-  for (const found of code.matchAll(CODE)) {
-    yield code.slice(from, found.index);
-    yield make("span", { class: ["c-note", "c-text", "c-number", "c-word"][found.slice(1).findIndex((f) => f)] }, found[0]);
-    from = found.index + found[0].length;
-  }
-  yield code.slice(from);
 }
 
 function listed(lines, at, depth) {
@@ -181,10 +155,8 @@ function closing(text, mark, from) {
   return at;
 }
 
-function emphasis(mark, inner) {
-  if (mark === "***") return make("strong", {}, make("em", {}, ...inner));
-  return make(mark === "~~" ? "del" : mark.length > 1 ? "strong" : "em", {}, ...inner);
-}
+const emphasis = (mark, inner) =>
+  mark === "***" ? make("strong", {}, make("em", {}, ...inner)) : make(TAGS[mark] ?? "em", {}, ...inner);
 
 function link(target, label) {
   const safe = /^(https?:\/\/|mailto:)/i.test(target) && URL.canParse(target);
