@@ -128,7 +128,7 @@ def test_probabilities_are_those_of_a_plain_forward(config: EngineConfig, chain:
             outputs = found[request.id, index]
             ids = [*request.prompt, *tokens(outputs)]
             with torch.inference_mode():
-                logprobs_TV = used.model(torch.tensor([ids]))[0].log_softmax(-1)  # type: ignore[operator]
+                logprobs_TV = used.model(torch.tensor([ids]))[0].log_softmax(-1)
             noted: list[Logprob | None] = [p for output in outputs for p in output.prompt_logprobs]
             if request.prompt_logprobs:
                 assert noted.pop(0) is None
@@ -293,7 +293,7 @@ def test_a_cache_in_8_bits_is_as_near_as_it_says(family: str, chain: Chain) -> N
 
 
 def test_a_cache_in_8_bits_changes_little_of_what_is_said(chain: Chain) -> None:
-    exact, coded = (engine(chain, replace(TIGHT, cache_dtype=dtype)) for dtype in ("float32", "int8"))  # type: ignore[arg-type]
+    exact, coded = (engine(chain, replace(TIGHT, cache_dtype=dtype)) for dtype in ("float32", "int8"))
     assert coded.store.bytes < 0.4 * exact.store.bytes
     sampling = replace(PLAIN, max_tokens=1, logprobs=0)
     for number, request in enumerate(requests(8, chain.tokenizer.vocab_size)):

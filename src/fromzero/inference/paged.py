@@ -86,8 +86,7 @@ class PagedStep:
         self._layer = 0
         self._scenes: dict[tuple[bool, int], Scene] = {}
 
-    @property
-    def positions_BT(self) -> Tensor:
+    def positions(self) -> Tensor:
         """Where each token is in its sequence, (1, T)."""
         places = [place for span in self._spans for place in range(span.start, span.start + len(span.ids))]
         return torch.tensor([places], device=self._store.device)
@@ -114,12 +113,10 @@ class PagedStep:
         sinks_H: Tensor | None = None,
     ) -> Tensor:
         """Attention of each span over its own sequence, (1, H, T, C); k and v are in the store already."""
-        mixed, end = [], 0
-        for number, span in enumerate(self._spans):
-            start, end = end, end + len(span.ids)
+        mixed = []
+        for number, own_BHTC in enumerate(q_BHTC.split([len(span.ids) for span in self._spans], 2)):
             k_BKSC, v_BKSC = self._keys_values(number, q_BHTC.dtype)
-            scene = self._scene(number)
-            mixed.append(attend(q_BHTC[:, :, start:end], k_BKSC, v_BKSC, scene, scale, softcap, sinks_H))
+            mixed.append(attend(own_BHTC, k_BKSC, v_BKSC, self._scene(number), scale, softcap, sinks_H))
         return torch.cat(mixed, 2)
 
     def _keys_values(self, number: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -155,7 +152,7 @@ def hidden_spans(model: Model, store: PageStore, spans: Sequence[Span], memory: 
     )
     step = PagedStep(decoder, store, spans)
     ids_BT = torch.tensor([[i for span in spans for i in span.ids]], device=store.device)
-    return hidden(ids_BT, step, positions_BT=step.positions_BT, attend=step.attend, memory=memory)[0]
+    return hidden(ids_BT, step, positions_BT=step.positions(), attend=step.attend, memory=memory)[0]
 
 
 @torch.inference_mode()

@@ -13,11 +13,11 @@ Reason = Literal["stop", "length", "context", "cancelled", "error"]
 """Why an answer ended: a stop text or id; max_tokens; the context; nobody wants it any more; a fault of the engine."""
 
 
-class Overloaded(UserError):
+class Overloaded(UserError):  # noqa: N818 - a state, as the next one
     """The queue is full: try again later."""
 
 
-class Unavailable(UserError):
+class Unavailable(UserError):  # noqa: N818
     """The engine is stopping, or has failed."""
 
 

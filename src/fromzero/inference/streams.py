@@ -7,7 +7,7 @@ cancelled before the next step. A fault in a step ends all requests with reason 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 
@@ -37,7 +37,7 @@ class Streams:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    async def stream(self, request: Request, constraint: Constraint | None = None) -> AsyncIterator[Output]:
+    async def stream(self, request: Request, constraint: Constraint | None = None) -> AsyncGenerator[Output, None]:
         """The outputs of a request, of all its answers as they come.
 
         Raises UserError, Overloaded and Unavailable at once. Leave it by `aclose` (contextlib.aclosing), so that what

@@ -148,7 +148,7 @@ class Service:
     ) -> None:
         assert self.streams is not None
         try:
-            async with aclosing(self.streams.stream(request, constraint)) as outputs:  # type: ignore[type-var]
+            async with aclosing(self.streams.stream(request, constraint)) as outputs:
                 async for output in outputs:
                     self.metrics.note(request, output)
                     await found.put((number * request.sampling.n + output.index, output))
