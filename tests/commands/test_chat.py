@@ -35,13 +35,14 @@ def contents(chat: Chat) -> list[str]:
 
 
 def test_a_later_turn_begins_in_the_cache(chat: Chat) -> None:
-    for question in ("Where is the river?", "And where is the mountain near the garden?"):
-        chat.take(question)
+    chat.take("/system The river near the mountain is quiet. Nobody saw the letter, but the garden remembers it.")
+    chat.take("Where is the river?")
+    first = int(re.findall(r"\d+", chat.stats.split("; ")[1])[1])
+    chat.take("And where is the mountain near the garden?")
     assert isinstance(chat.partner, Local)
     assert chat.partner.engine.pool.free == chat.partner.engine.pool.count
     cached, prompt = map(int, re.findall(r"\d+", chat.stats.split("; ")[1]))
-    assert prompt - 60 < cached < prompt
-    assert cached >= 16
+    assert prompt > cached >= first // 16 * 16 >= 48  # whole pages of the first prompt, at least
 
 
 def test_taking_back_and_answering_anew(chat: Chat) -> None:

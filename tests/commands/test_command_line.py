@@ -69,7 +69,7 @@ def test_help_does_not_load_torch(command: RunCommand) -> None:
         ),
         ([*BUILD, "--classifiers", "3"], "'{name: value}', each value a path, not '3'"),
         (
-            [*BUILD, "--lists.domains", "3"],
+            [*BUILD, "--lists.domains", "[3"],
             "--lists.domains takes a list in brackets, as in '[a, b]', each item a path",
         ),
         ([*BUILD, "--lists.max_words", "x"], "--lists.max_words takes a number, not 'x'"),
