@@ -2,7 +2,7 @@
 
 In: a model, its tokenizer, held-out documents. Out: numbers with their uncertainty. Reading order: `perplexity`
 (the definitions and the scoring of documents), `shards` (the quicker figure that training watches), `baselines`,
-`evaluate` (the stage).
+`evaluate` (the stage); `speed` (how fast a model or a server answers).
 """
 
 from fromzero.evaluation.evaluate import EvaluationConfig, evaluate
