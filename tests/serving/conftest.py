@@ -19,6 +19,13 @@ from fromzero.serving.server import listen, make_server
 from fromzero.serving.service import Service
 
 
+def metric(url: str, name: str, **labels: str) -> float:
+    """The sum of a metric, of those that have these labels."""
+    text = httpx.get(f"{url}/metrics", timeout=60).text
+    lines = [line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name]
+    return sum(float(line.split()[-1]) for line in lines if all(f'{k}="{v}"' in line for k, v in labels.items()))
+
+
 @dataclass
 class Live:
     """A running server."""
@@ -43,9 +50,8 @@ class Live:
         return httpx.get(self.url + path, timeout=60, **options)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric, of those that have these labels."""
-        lines = [line for line in self.get("/metrics").text.splitlines() if line.split("{")[0].split(" ")[0] == name]
-        return sum(float(line.split()[-1]) for line in lines if all(f'{k}="{v}"' in line for k, v in labels.items()))
+        """See the function of this name."""
+        return metric(self.url, name, **labels)
 
     def wait(self, holds: Callable[[], bool], seconds: float = 10) -> None:
         """Until it holds."""
