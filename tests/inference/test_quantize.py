@@ -17,10 +17,13 @@ from fromzero import artifact
 from fromzero.commands import main
 from fromzero.errors import UserError
 from fromzero.inference import SamplingConfig, generate_tokens
+from fromzero.inference.engine import EngineConfig
+from fromzero.inference.opening import open_engine
 from fromzero.inference.quantize import QuantizeConfig, quantize_model
 from fromzero.inference.quantize.awq import places, scale_block
 from fromzero.inference.quantize.gptq import gptq
 from fromzero.inference.quantize.model import Method
+from fromzero.inference.request import Request
 from fromzero.interop import load_any, load_model, save_model
 from fromzero.interop.huggingface import unquantized
 from fromzero.model import ModelConfig, Transformer
@@ -410,3 +413,13 @@ def test_a_parameter_gives_way(chain: Chain) -> None:
     nats = model.head.nats(hidden, model.head_weight, targets)
     torch.testing.assert_close(nats[:2], -logits.log_softmax(-1)[[0, 1], [1, 5]])
     torch.testing.assert_close(model.head.loss(hidden, model.head_weight, targets), nats.sum())
+
+
+def test_an_engine_in_bfloat16(tmp_path: Path, chain: Chain) -> None:
+    folder = saved(tmp_path / "m", chain, bits=None)
+    engine = open_engine(folder, "cpu", EngineConfig(dtype="bfloat16", cache_tokens=256))
+    assert isinstance(engine.model, Transformer)
+    assert engine.model.compute_dtype == torch.bfloat16
+    assert not [name for name, p in engine.model.named_parameters() if p.dim() > 1 and p.dtype != torch.bfloat16]
+    request = Request("a", (1, 2, 3), SamplingConfig(temperature=0, max_tokens=5, ignore_end=True))
+    assert sum(len(output.tokens) for output in engine.answers([request])["a", 0]) == 5

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fromzero.device import total_memory_bytes
+from fromzero.device import DtypeName, total_memory_bytes
 from fromzero.errors import UserError
 from fromzero.inference.answer import Answer
 from fromzero.inference.paged import Model, PageStore, token_bytes
@@ -36,6 +36,8 @@ CacheDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 class EngineConfig:
     """How much the engine does at once."""
 
+    dtype: DtypeName = "float32"
+    """What `open_engine` keeps matrices in and computes in; bfloat16 takes half of the memory, and is less exact."""
     cache_tokens: int = 0
     """Tokens whose keys and values fit the cache, of all sequences; 0: for 8 of the longest, or what a quarter of the
     memory holds if that is less."""

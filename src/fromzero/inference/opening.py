@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fromzero import artifact
-from fromzero.device import DeviceName, pick_device
+from fromzero.device import DeviceName, pick_device, pick_dtype
 from fromzero.errors import UserError
 from fromzero.inference.engine import Engine, EngineConfig
 from fromzero.interop.download import find_model
@@ -29,16 +29,17 @@ def open_engine(model: Path, device: DeviceName = "auto", config: EngineConfig |
 
     Raises UserError for what is no model, is damaged, writes no text, or drafts other tokens.
     """
-    folder = check_model(model)
-    opened: Any = load_any(folder).to(pick_device(device)).eval()
+    folder, place, config = check_model(model), pick_device(device), config or EngineConfig()
+    dtype = pick_dtype(config.dtype, place)
+    opened: Any = load_any(folder, dtype=dtype).to(place).eval()
     if not isinstance(opened, EncoderDecoder) and opened.config.kind != "decoder":
         raise UserError(f"{model} holds an {opened.config.kind}, which writes no text; name a decoder")
     tokenizer = load_tokenizer(folder)
-    if config is None or config.draft is None:
+    if config.draft is None:
         return Engine(opened, tokenizer, config)
     if load_tokenizer(smaller := check_model(config.draft)).tokens != tokenizer.tokens:
         raise UserError(f"{config.draft} has another tokenizer than {model}; a draft model must have the same")
-    draft: Any = load_any(smaller).to(pick_device(device)).eval()
+    draft: Any = load_any(smaller, dtype=dtype).to(place).eval()
     return Engine(opened, tokenizer, config, draft)
 
 
