@@ -14,7 +14,9 @@ from fromzero.inference.engine import EngineConfig
 from tests.serving.conftest import Live, StartServer
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-HOSTILE = '<img src=x onerror="hurt=1"><script>hurt=1</script> [x](javascript:hurt=1) ![p](http://203.0.113.1/p.png) </div>'
+HOSTILE = (
+    '<img src=x onerror="hurt=1"><script>hurt=1</script> [x](javascript:hurt=1) ![p](http://203.0.113.1/p.png) </div>'
+)
 DONE = "!document.querySelector('.running') && document.querySelector('#stop').hidden"
 ANSWERS = "[...document.querySelectorAll('.assistant .body')].map((e) => e.innerText)"
 
@@ -42,7 +44,9 @@ def fresh(browser: Browser, live: Live, max_tokens: int = 12, **sampling: object
     browser.call("Storage.clearDataForOrigin", origin=live.url, storageTypes="all")
     browser.open(live.url)
     settings = {"language": "en", "sampling": {"max_tokens": max_tokens, "ignore_eos": True, **sampling}}
-    browser.run(f"localStorage.setItem('fromzero.settings', {json.dumps(json.dumps(settings))}), sessionStorage.clear()")
+    browser.run(
+        f"localStorage.setItem('fromzero.settings', {json.dumps(json.dumps(settings))}), sessionStorage.clear()"
+    )
     browser.problems.clear()
     browser.requests.clear()
     browser.open(live.url)
@@ -78,7 +82,9 @@ def test_an_answer_comes_word_by_word_and_stays(page: Browser, live: Live) -> No
     page.call("Page.reload")
     page.wait("document.querySelector('#list a')?.textContent === 'the river' && document.querySelector('.stats')")
     assert page.run(ANSWERS) == [text]
-    assert "length limit" in page.run("document.querySelector('#live').textContent + document.querySelector('.stats').textContent")
+    assert "length limit" in page.run(
+        "document.querySelector('#live').textContent + document.querySelector('.stats').textContent"
+    )
 
 
 def test_an_answer_can_be_stopped(page: Browser, live: Live) -> None:
@@ -120,7 +126,9 @@ def test_conversations_are_found_renamed_deleted_exported_and_brought_back(page:
         ask(page, text)
         answered(page)
         page.click("#new")
-        page.wait(f"document.querySelectorAll('#list li').length === {number + 1} && !document.querySelector('.message')")
+        page.wait(
+            f"document.querySelectorAll('#list li').length === {number + 1} && !document.querySelector('.message')"
+        )
     titles = "[...document.querySelectorAll('#list a')].map((e) => e.textContent)"
     page.click("#search")
     page.type("SILVER")
@@ -128,7 +136,9 @@ def test_conversations_are_found_renamed_deleted_exported_and_brought_back(page:
     page.run("document.querySelector('#list button').click()")
     page.type("<b>renamed</b>")
     page.press("Enter")
-    page.run("(document.querySelector('#search').value = '', document.querySelector('#search').dispatchEvent(new Event('input')))")
+    page.run(
+        "(document.querySelector('#search').value = '', document.querySelector('#search').dispatchEvent(new Event('input')))"
+    )
     page.wait(f"{titles}.join() === 'quiet winter,<b>renamed</b>'")
     exported = page.run("import('/page/store.js').then((store) => store.exportAll()).then((blob) => blob.text())")
     page.run("document.querySelector('#list li:last-child button:last-child').click()")
@@ -198,7 +208,10 @@ def test_markdown_becomes_elements(page: Browser) -> None:
     assert 'href="https://e.org/(x)"' in link and 'href="https://e.org/y"' in link
 
 
-@pytest.mark.parametrize("unit", ["*a ", "**", "[", "[a](", "`", "``a`", "> ", "- ", "|a", "a|\n-|\n", "\"'", "_a_", "1. a\n", "# ", "```\n", "~~a"])
+@pytest.mark.parametrize(
+    "unit",
+    ["*a ", "**", "[", "[a](", "`", "``a`", "> ", "- ", "|a", "a|\n-|\n", "\"'", "_a_", "1. a\n", "# ", "```\n", "~~a"],
+)
 def test_no_text_takes_more_than_linear_time(page: Browser, unit: str) -> None:
     took = page.run(f"""import('/page/markdown.js').then(({{showMarkdown}}) => [20000, 80000].map((length) => {{
         const start = performance.now();
@@ -236,7 +249,9 @@ def test_a_key_is_asked_for_in_place_and_kept_for_the_tab(chromium: Browser, sta
     browser.press("Enter")
     browser.wait("!document.querySelector('.problem')")
     assert answered(browser)[0]
-    assert browser.run("[JSON.stringify(sessionStorage), JSON.stringify(localStorage)].map((s) => s.includes('secret'))") == [True, False]
+    assert browser.run(
+        "[JSON.stringify(sessionStorage), JSON.stringify(localStorage)].map((s) => s.includes('secret'))"
+    ) == [True, False]
     browser.problems.clear()  # the browser's own lines of 401
 
 
@@ -261,10 +276,14 @@ def test_a_full_queue_says_when_to_come_again(chromium: Browser, start_server: S
     busy = start_server(engine=EngineConfig(queued=1, running=1))
     fresh(chromium, busy)
     body = {"model": "tiny", "prompt": "a", "max_tokens": 900, "ignore_eos": True}
-    crowd = [threading.Thread(target=lambda: httpx.post(f"{busy.url}/v1/completions", json=body, timeout=60)) for _ in range(2)]
-    for thread in crowd:
-        thread.start()
-    busy.wait(lambda: busy.engine.stats.waiting >= 1)
+    crowd = [
+        threading.Thread(target=lambda: httpx.post(f"{busy.url}/v1/completions", json=body, timeout=60))
+        for _ in range(2)
+    ]
+    crowd[0].start()
+    busy.wait(lambda: busy.engine.busy and busy.engine.stats.waiting == 0)
+    crowd[1].start()
+    busy.wait(lambda: busy.engine.stats.waiting == 1)
     ask(chromium, "the mountain")
     assert "busy" in chromium.wait("document.querySelector('.problem [role=alert]')?.textContent")
     assert chromium.run("document.querySelector('.problem button').textContent").startswith("Try again in")
@@ -343,15 +362,29 @@ def test_it_can_be_read_and_named_by_everyone(page: Browser, theme: str) -> None
         found = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n["ignored"]]
         assert [role for role, name in found if role in used and not name.strip()] == []
         roles = {role for role, _ in found}
-        assert "dialog" in roles if open_settings else {"main", "navigation", "banner", "heading", "article"} - roles <= {"banner"}
+        assert (
+            "dialog" in roles
+            if open_settings
+            else {"main", "navigation", "banner", "heading", "article"} - roles <= {"banner"}
+        )
 
 
 def test_the_page_s_files_are_these_and_nothing_else(live: Live) -> None:
     answer = live.get("/")
     policy = answer.headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "unsafe" not in policy and answer.headers["x-content-type-options"] == "nosniff"
+    assert (
+        "default-src 'none'" in policy
+        and "unsafe" not in policy
+        and answer.headers["x-content-type-options"] == "nosniff"
+    )
     assert live.get("/", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
-    for path in ("/page/..%2f__init__.py", "/page/__init__.py", "/page/%2e%2e/__init__.py", "/page/", "/page/index.html"):
+    for path in (
+        "/page/..%2f__init__.py",
+        "/page/__init__.py",
+        "/page/%2e%2e/__init__.py",
+        "/page/",
+        "/page/index.html",
+    ):
         assert live.get(path).status_code == 404
     text = answer.text + "".join(live.get(f"/page/{name}").text for name in ("app.js", "style.css"))
     assert "style=" not in text and "onclick" not in text and "https://" not in text

@@ -34,7 +34,7 @@ function foot(conversation, node, { edit, again, choose }) {
     versions(conversation, node, choose),
     node.text && copying,
     node.role === "user" ? button("edit", t("edit"), () => edit(node)) : !node.error && button("again", t("again"), () => again(node)),
-    node.role === "assistant" && make("span", { class: "stats" }, statistics(node)));
+    node.role === "assistant" && !node.error && make("span", { class: "stats" }, statistics(node)));
 }
 
 function versions(conversation, node, choose) {
