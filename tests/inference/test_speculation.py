@@ -83,7 +83,7 @@ def whole(outputs: list[Output]) -> tuple[Any, ...]:
 def test_answers_stay_the_same(family: str, kind: str, chain: Chain) -> None:
     config = replace(FAMILIES[family], predict_ahead=3 if kind == "ahead" else 0)
     model = Transformer(config.with_vocab(12), seed=2).eval()
-    asked = requests(9, 12)
+    asked = requests(12, 12)
     engine = speculating(model, chain, kind)
     found = engine.answers(asked)
     for request in asked:
@@ -91,7 +91,7 @@ def test_answers_stay_the_same(family: str, kind: str, chain: Chain) -> None:
         assert [token for output in found[request.id, 0] for token in output.tokens] == alone, request.id
         assert found[request.id, 0][-1].reason == "length"
     stats = engine.stats
-    assert 0 < stats.accepted < stats.drafted
+    assert 0 < stats.accepted <= stats.drafted - (kind != "lookup")
     assert stats.preemptions > 0
     assert stats.steps < stats.generated_tokens
     assert engine.pool.free == engine.pool.count
