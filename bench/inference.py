@@ -3,8 +3,8 @@
     python bench/inference.py [--llama-cpp FOLDER] [--rounds 5] [--save]
 
 SmolLM2-135M (`fromzero download smollm2-135m-instruct`), greedy, answers of fixed lengths. In 4 bits, llama.cpp reads
-the GGUF file (Q4_1) and ours are the same weights rounded to 4 bits in groups of 32, the embedding in 8 as there. A round
-measures all sides in turn; figures are medians of rounds, ratios are medians of the ratios within a round.
+the GGUF file (Q4_1) and ours are the same weights rounded to 4 bits in groups of 32, the embedding in 8 as there. A
+round measures all sides in turn; figures are medians of rounds, ratios are medians of the ratios within a round.
 """
 
 import argparse
@@ -80,7 +80,8 @@ def main() -> None:
     rows += [bandwidth_row(name, engine, rounds) for name, engine in ours.items()]
     versions = {"transformers": transformers.__version__} | ({"llama.cpp": peer.version} if peer else {})
     header = ["measure", "fromzero", "peer", "peer's", "times as fast", "spread"]
-    body = f"Tokens a second, but where it says otherwise; medians of {rounds} rounds.\n\n{markdown_table(header, rows)}\n\n"
+    body = f"Tokens a second, but where it says otherwise; medians of {rounds} rounds."
+    body += f"\n\n{markdown_table(header, rows)}\n\n"
     body += "\n".join(f"- {name}: {engine.runner.why}" for name, engine in ours.items())  # type: ignore[attr-defined]
     publish("inference", "Inference beside transformers and llama.cpp", body, machine_lines(**versions), arguments.save)
 

@@ -71,7 +71,13 @@ def test_in_few_bits() -> None:
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear | nn.Embedding):
             put(model, name, round_to_nearest(module.weight.detach(), 4 if isinstance(module, nn.Linear) else 8, 32))
+    x_TD, query, key = torch.randn(5, 64), model.blocks[1].attention.query, model.blocks[1].attention.key
+    plain = [query(x_TD), key(x_TD), model.head(x_TD, model.head_weight)]
     assert_close(both(model, threads=1), 1e-5)
+    assert query.product
+    assert model.token_embedding.product
+    for before, now in zip(plain, [query(x_TD), key(x_TD), model.head(x_TD, model.head_weight)], strict=True):
+        torch.testing.assert_close(now, before)
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "8 bits", "4 bits, groups of 32", "4 bits, groups of 64"])

@@ -6,10 +6,12 @@ views of them, so nothing is kept twice, and prompts go through torch on the sam
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,7 +39,7 @@ class CompiledRunner:
         _check(model, store)
         self.model, self.store, self.most, self.why = model, store, most, "chosen by hand"
         self._team = Team(threads or torch.get_num_threads())
-        self._shape, self._weights = _shape(model.config, store), _weights(model)
+        self._shape, self._weights = _shape(model.config, store), _weights(model, self._team)
         self._caches = [flat(tensor) for tensor in store.tensors]
         self._room = self._made_room(1024)
 
@@ -144,7 +146,7 @@ def _shape(config: ModelConfig, store: PageStore) -> Any:
     )  # fmt: skip
 
 
-def _weights(model: Transformer) -> Any:
+def _weights(model: Transformer, team: Team) -> Any:
     from fromzero.kernels.decoding import Weights
 
     blocks: list[Any] = list(model.blocks)
@@ -153,14 +155,14 @@ def _weights(model: Transformer) -> Any:
 
     def stacked(layers: list[list[Any]]) -> Any:
         matrices = [m if isinstance(m, QuantizedMatrix) else m.weight for layer in layers for m in layer]
-        return _stacked(matrices, [m.bias for layer in layers for m in layer], len(layers), model.compute_dtype)
+        return _stacked(matrices, [m.bias for layer in layers for m in layer], len(layers), model.compute_dtype, team)
 
     return Weights(
         qkv=stacked([[a.query, a.key, a.value] for a in attentions]),
         output=stacked([[a.output] for a in attentions]),
         up=stacked([[f.up] if f.gate is None else [f.gate, f.up] for f in feeds]),
         down=stacked([[f.down] for f in feeds]),
-        head=_stacked([model.head_weight], [model.head.bias], 1, model.compute_dtype),
+        head=_stacked([model.head_weight], [model.head.bias], 1, model.compute_dtype, team),
         attention_norm=_norms([block.attention_norm for block in blocks]),
         feed_forward_norm=_norms([block.feed_forward_norm for block in blocks]),
         final_norm=_norms([model.final_norm]),
@@ -180,7 +182,9 @@ def _joined(vectors: Sequence[Tensor]) -> Array:
     return np.concatenate([flat(vector.float()) for vector in vectors] or [_NONE])
 
 
-def _stacked(matrices: Sequence[Matrix], biases: Sequence[Tensor | None], layers: int, dtype: torch.dtype) -> Any:
+def _stacked(
+    matrices: Sequence[Matrix], biases: Sequence[Tensor | None], layers: int, dtype: torch.dtype, team: Team
+) -> Any:
     """Matrices one under the other, as many for each layer; their modules keep views of that. Raises UnfitError."""
     from fromzero.kernels.products import Matrix as Stack
 
@@ -200,7 +204,21 @@ def _stacked(matrices: Sequence[Matrix], biases: Sequence[Tensor | None], layers
     minimum = _joined([p.minimum for p in packed if p and p.minimum is not None])
     unit, apart = (32, 16) if kept.bits == 8 else (16, kept.group // 2)
     rows = sum(p.shape[0] for p in packed if p) // layers
-    return Stack(codes, scale, minimum, bias, rows, kept.shape[1], kept.group, unit, apart)
+    stack, first = Stack(codes, scale, minimum, bias, rows, kept.shape[1], kept.group, unit, apart), 0
+    for matrix in matrices:
+        assert isinstance(matrix, QuantizedMatrix)
+        matrix.product = partial(_times, stack, first, team)
+        first += matrix.packed.shape[0]
+    return stack
+
+
+def _times(stack: Any, first: int, team: Team, x: Tensor, matrix: QuantizedMatrix) -> Tensor:
+    """x W^T of many rows x: W is made anew for each product, which takes little time beside it."""
+    from fromzero.kernels.products import widen_rows
+
+    weight = torch.empty(matrix.packed.shape, dtype=x.dtype)
+    team.run(widen_rows, stack, first, len(weight), flat(weight))
+    return F.linear(x, weight)
 
 
 def _one(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fromzero.kernels.compiling import inlined, lean
-from fromzero.kernels.lanes import load, multiply_add, prefetch, total, unpack, zeros
+from fromzero.kernels.lanes import load, multiply_add, prefetch, save_number, total, unpack, zeros
 
 AHEAD = 4096  # elements of a matrix that are on their way from memory: by itself the machine fetches too few
 
@@ -98,3 +98,23 @@ def product(matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, cou
 @inlined
 def _set(y: Any, at: Any, value: Any, added: Any) -> None:
     y[at] = y[at] + value if added else value
+
+
+@lean
+def widen_rows(thread: Any, threads: Any, gate: Any, matrix: Any, first: Any, count: Any, to: Any) -> None:
+    """Write rows of a matrix in few bits as numbers, (count, inputs), fp32 or bfloat16; for all threads at once."""
+    size, half = matrix.group, matrix.group // 2
+    groups = matrix.inputs // size
+    for row in range(count * thread // threads, count * (thread + 1) // threads):
+        for group in range(groups):
+            source, at = (first + row) * groups + group, (row * groups + group) * size
+            scale = matrix.scale[source]
+            if matrix.unit == 32:
+                for i in range(size):
+                    save_number(to, at + i, np.float32(matrix.codes[source * size + i]) * scale)
+            else:
+                minimum = matrix.minimum[source]
+                for i in range(half):
+                    code = matrix.codes[source * half + i]
+                    save_number(to, at + i, np.float32(code & 15) * scale + minimum)
+                    save_number(to, at + half + i, np.float32(code >> 4 & 15) * scale + minimum)
