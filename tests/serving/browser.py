@@ -32,12 +32,13 @@ class Browser:
         ]
         command += ["--remote-debugging-pipe", f"--user-data-dir={folder}", f"--lang={language}", "about:blank"]
         place = f'exec 3<&{theirs} 4>&{back}; exec "$@"'
-        # fmt: off
         self._process = subprocess.Popen(
-            ["bash", "-c", place, "browser", *command], pass_fds=(theirs, back), env={**os.environ, "LANGUAGE": language},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            ["bash", "-c", place, "browser", *command],
+            pass_fds=(theirs, back),
+            env={**os.environ, "LANGUAGE": language},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
-        # fmt: on
         os.close(theirs)
         os.close(back)
         self._buffer, self._last, self._session = b"", 0, ""
