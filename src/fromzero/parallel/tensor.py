@@ -31,6 +31,7 @@ from fromzero.model.experts import Mixture, Routes
 from fromzero.model.latent_attention import LatentAttention
 from fromzero.model.layers import Embedding, FeedForward, Head, Norm
 from fromzero.model.linear_loss import IGNORE, BlockLoss, linear_cross_entropy
+from fromzero.model.quantized import Matrix, numbers
 from fromzero.model.scene import Memory
 from fromzero.parallel.mesh import Mesh
 
@@ -235,15 +236,15 @@ class _SplitEmbedding(_Split, Embedding):
 
 
 class _SplitHead(_Split, Head):
-    def forward(self, x: Tensor, weight_VD: Tensor) -> Tensor:
+    def forward(self, x: Tensor, weight_VD: Matrix) -> Tensor:
         """Logits of the whole vocabulary."""
         part = super().forward(_enter(x, self.ranks), weight_VD)
         return _moved(part, self.ranks, Shard(part.dim() - 1), _WHOLE)
 
-    def loss(self, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def loss(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor) -> Tensor:
         """Without ever having the logits of the whole vocabulary."""
         x_ND, loss = _enter(x_ND, self.ranks), vocabulary_loss(self.ranks)
-        return linear_cross_entropy(x_ND, weight_VD, targets_N, loss, self.bias, self.scale, self.softcap)
+        return linear_cross_entropy(x_ND, numbers(weight_VD), targets_N, loss, self.bias, self.scale, self.softcap)
 
 
 def vocabulary_loss(ranks: DeviceMesh) -> BlockLoss:
