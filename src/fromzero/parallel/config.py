@@ -57,8 +57,8 @@ class ParallelConfig:
         if known != world_size:
             named = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "1 process"
             raise UserError(
-                f"parallel: {named} needs {known} processes, but there are {world_size}; change the sizes, or start "
-                f"{known} with torchrun --nproc-per-node"
+                f"parallel: {named} needs {known} processes, but there are {world_size}; change the sizes, or start it "
+                f"with: torchrun --nproc-per-node {known} -m fromzero ..."
             )
         if sizes["shard"] % self.expert:
             raise UserError(f"parallel.expert ({self.expert}) does not divide parallel.shard ({sizes['shard']})")
