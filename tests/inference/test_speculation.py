@@ -20,7 +20,7 @@ from fromzero.inference.speculate.cost import Costs
 from fromzero.inference.speculate.lookup import LONGEST, SHORTEST, PromptLookup
 from fromzero.model import Transformer
 from tests.conftest import Chain
-from tests.inference.test_engine import FAMILIES, LLAMA, TIGHT, requests
+from tests.inference.test_together import FAMILIES, LLAMA, TIGHT, requests
 
 KINDS = ("lookup", "draft", "ahead")
 TIGHTER = replace(TIGHT, cache_tokens=96)

@@ -191,7 +191,7 @@ async def test_200_streams_at_once_leave_nothing_behind(streams: Streams) -> Non
     assert seen == [2 if number % 5 == 0 else 6 for number in range(200)]
     await until(lambda: idle(streams))
     gc.collect()
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
     assert len(asyncio.all_tasks()) == tasks
     assert not streams._listeners
     stats = streams.engine.stats
