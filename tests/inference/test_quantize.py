@@ -57,7 +57,7 @@ def inputs(rows: int, width: int, seed: int = 0) -> Tensor:
 
 def change(found: Tensor, exact: Tensor) -> float:
     """Of all numbers together, relative."""
-    return float((found.float() - exact.float()).norm() / exact.float().norm())
+    return ((found.float() - exact.float()).norm() / exact.float().norm()).item()
 
 
 def squared(weight: Tensor, x: Tensor) -> float:
@@ -104,9 +104,9 @@ def test_products_rows_and_gradients(bits: Bits) -> None:
     ids = torch.tensor([[3, 0], [23, 3]])
     assert torch.equal(table(ids), packed.unpacked()[ids])
     (gradient,) = torch.autograd.grad(layer(x).square().sum(), x)
-    moved = torch.randn_like(x) * 1e-3
-    grown = (layer(x + moved).square().sum() - layer(x - moved).square().sum()) / 2
-    torch.testing.assert_close((gradient * moved).sum(), grown, rtol=1e-3, atol=1e-4)
+    moved = torch.randn_like(x)  # a square's central difference is exact at any distance
+    grown = (layer(x + moved).square() - layer(x - moved).square()).double().sum() / 2
+    torch.testing.assert_close((gradient * moved).double().sum(), grown, rtol=1e-4, atol=1e-2)
     assert not any(p.requires_grad for p in layer.parameters())
     layer.product = lambda x, own: x.new_full((*x.shape[:-1], own.packed.shape[0]), 7.0)
     assert torch.equal(layer(x.detach()), 7 + bias.expand(5, -1))
