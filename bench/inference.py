@@ -262,9 +262,9 @@ def read_all(thread: Any, threads: Any, gate: Any, x: Any, out: Any) -> None:
 
 def bandwidth_row(kind: str, engine: Engine, rounds: int) -> list[str]:
     """How much of the memory's bandwidth decoding makes use of: bytes of weights x tokens a second, beside reading."""
-    weights = engine.runner._weights  # type: ignore[attr-defined]
-    matrices = (weights.qkv, weights.output, weights.up, weights.down, weights.head)
-    size = sum(array.nbytes for m in matrices for array in (m.codes, m.scale, m.minimum))
+    assert isinstance(engine.model, Transformer)
+    kept = {tensor.data_ptr(): tensor.nbytes for tensor in (*engine.model.parameters(), *engine.model.buffers())}
+    size = sum(kept.values())  # the embedding is the head, too
     x, out, team = np.ones(2**26, np.float32), np.zeros(64, np.float32), Team(core_count())
 
     def reading() -> float:

@@ -286,10 +286,10 @@ def test_a_cache_in_8_bits_is_as_near_as_it_says(family: str, chain: Chain) -> N
     new[0][:, :, 3] = 0.0
     slots = torch.tensor([39, 3, 4, 17, 0, 21, 22, 9, 30])
     store.write(1, slots, new)
-    for given, back in zip(new, store.read(1, slots, torch.float32), strict=True):
+    for given, back in zip(new, store.read(1, slots[None], torch.float32), strict=True):
         assert (given - back).abs().le(given.abs().amax(-1, keepdim=True) / 254 * 1.0001).all()
     for other in (0, 2):
-        assert not any(found.any() for found in store.read(other, slots, torch.float32))
+        assert not any(found.any() for found in store.read(other, slots[None], torch.float32))
 
 
 def test_a_cache_in_8_bits_changes_little_of_what_is_said(chain: Chain) -> None:

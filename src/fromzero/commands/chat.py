@@ -21,6 +21,7 @@ from fromzero.device import DeviceName
 from fromzero.errors import UserError, nearest
 from fromzero.inference import SamplingConfig
 from fromzero.inference.embedding import Embedder
+from fromzero.inference.engine import EngineConfig
 from fromzero.inference.opening import open_engine
 from fromzero.inference.retrieval import Index
 from fromzero.tokenizer.messages import check_messages
@@ -58,6 +59,8 @@ class ChatConfig:
     """How tokens are chosen."""
     verbose: bool = False
     """Whether to say after each answer how fast it was."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """How a model on this machine is run."""
     device: DeviceName = "auto"
     """Where the model runs."""
 
@@ -90,7 +93,7 @@ def _partner(config: ChatConfig) -> Partner:
     if config.model is None:
         raise UserError("name a model, or a server with --url")
     index = Index(config.documents, Embedder(config.embedding, config.device)) if config.documents else None
-    return Local(open_engine(config.model, config.device), index)
+    return Local(open_engine(config.model, config.device, config.engine), index)
 
 
 class Chat:

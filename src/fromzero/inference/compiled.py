@@ -24,18 +24,22 @@ from fromzero.model.quantized import Matrix, QuantizedMatrix
 from fromzero.model.scene import Tokens
 
 Array = NDArray[Any]
-_NONE = np.zeros(0, np.float32)
+_NONE, _HALVES = np.zeros(0, np.float32), np.zeros(0, np.int16)
 
 
 class UnfitError(Exception):
     """A model can't be decoded so; says why."""
 
 
+FEW = 8
+"""Tokens of a sequence in a step, up to which they are compiled: answers, and drafts of them."""
+
+
 class CompiledRunner:
-    """Steps of few tokens go through one compiled call, all others through torch."""
+    """Sequences with few tokens in a step go through compiled calls, longer pieces of prompts through torch."""
 
     def __init__(self, model: Transformer, store: PageStore, most: int = 8, threads: int = 0) -> None:
-        """most: tokens of a step that is compiled; threads: 0 for as many as torch has. Raises UnfitError."""
+        """most: tokens of a compiled call; threads: 0 for as many as torch has. Raises UnfitError."""
         _check(model, store)
         self.model, self.store, self.most, self.why = model, store, most, "chosen by hand"
         self._team = Team(threads or torch.get_num_threads())
@@ -45,9 +49,25 @@ class CompiledRunner:
 
     def run(self, spans: Sequence[Span]) -> Tensor:
         """See Runner."""
-        if sum(len(span.ids) for span in spans) > self.most:
-            return run_spans(self.model, self.store, spans)
-        return self.decode(spans)
+        calls, long, room = list[list[int]](), list[int](), 0
+        for number, span in enumerate(spans):
+            count = len(span.ids)
+            if count > min(FEW, self.most):
+                long.append(number)
+                continue
+            if count > room:
+                calls.append([])
+                room = self.most
+            calls[-1].append(number)
+            room -= count
+        if len(calls) == 1 and not long:
+            return self.decode(spans)
+        found: dict[int, Tensor] = {}
+        for which in [*calls, *([long] if long else [])]:
+            some = [spans[number] for number in which]
+            logits_NV = run_spans(self.model, self.store, some) if which is long else self.decode(some)
+            found |= zip(which, logits_NV.split([span.wanted for span in some]), strict=True)
+        return torch.cat([found[number] for number in range(len(spans))])
 
     def forget(self, key: str) -> None:
         """Nothing is kept."""
@@ -79,12 +99,15 @@ class CompiledRunner:
         step = Step(numbers[0], numbers[1].ravel(), tuple(angles), numbers[2])
         with first_use("the decoder"):
             self._team.run(decode, self._shape, self._weights, step, room, *self._caches)
-        made = torch.from_numpy(room.logits[: len(wanted) * config.vocab_size]).view(len(wanted), -1)
-        logits_NV = made * config.logit_scale
-        return logits_NV if (cap := config.logit_softcap) is None else (logits_NV / cap).tanh_() * cap
+        # NumPy, not torch: its threads would go on for milliseconds, in a loop that keeps ours from their cores.
+        logits = room.logits[: len(wanted) * config.vocab_size] * np.float32(config.logit_scale)
+        if (cap := config.logit_softcap) is not None:
+            logits = np.tanh(logits / np.float32(cap)) * np.float32(cap)
+        return torch.from_numpy(logits).view(len(wanted), config.vocab_size)
 
     def _made_room(self, longest: int) -> Any:
         from fromzero.kernels.decoding import Room
+        from fromzero.kernels.narrow import room_for_rounded
 
         config, rows, threads = self.model.config, self.most, self._team.threads
         inside, head = self._weights.up.rows, config.head_size
@@ -97,7 +120,8 @@ class CompiledRunner:
             config.ffn_size,
         )
         sizes = [*(rows * width for width in widths), threads * longest, rows * config.vocab_size]
-        return Room(*[np.zeros(size, np.float32) for size in sizes])
+        rounded = room_for_rounded(threads * rows, max(config.width, config.heads * head, config.ffn_size))
+        return Room(*[np.zeros(size, np.float32) for size in sizes], rounded)
 
 
 class Team:
@@ -189,26 +213,27 @@ def _stacked(
     from fromzero.kernels.products import Matrix as Stack
 
     bias = _joined([bias for bias in biases if bias is not None])
-    packed = [matrix.packed if isinstance(matrix, QuantizedMatrix) else None for matrix in matrices]
-    if (kept := packed[0]) is None and not any(packed):
-        together = _one([cast(Tensor, matrix) for matrix in matrices], dtype)
+    kept = [matrix for matrix in matrices if isinstance(matrix, QuantizedMatrix)]
+    if not kept:
+        weights = [cast(Tensor, matrix) for matrix in matrices]
         for given in biases:
             if given is not None:  # torch adds biases of the weights' dtype
                 given.data = given.data.to(dtype)
-        rows, inputs = together.shape[0] // layers, together.shape[1]
-        return Stack(flat(together), _NONE, _NONE, bias, rows, inputs, inputs, 32, 16)
-    if kept is None or len({(p.bits, p.group, p.shape[1]) if p else None for p in packed}) > 1 or kept.group % 32:
+        rows, inputs = sum(map(len, weights)) // layers, weights[0].shape[1]
+        return Stack(_one(weights, dtype), _HALVES, _HALVES, bias, rows, inputs, inputs, 32, 16)
+    packed = kept[0].packed
+    alike = {(p.bits, p.group, p.shape[1]) for p in (matrix.packed for matrix in kept)}
+    if len(kept) < len(matrices) or len(alike) > 1 or packed.group % 32:
         raise UnfitError("matrices of one kind are kept in different ways, or in groups that are no multiple of 32")
-    codes = flat(_one([cast(QuantizedMatrix, matrix).codes for matrix in matrices]))
-    scale = _joined([p.scale for p in packed if p])
-    minimum = _joined([p.minimum for p in packed if p and p.minimum is not None])
-    unit, apart = (32, 16) if kept.bits == 8 else (16, kept.group // 2)
-    rows = sum(p.shape[0] for p in packed if p) // layers
-    stack, first = Stack(codes, scale, minimum, bias, rows, kept.shape[1], kept.group, unit, apart), 0
-    for matrix in matrices:
-        assert isinstance(matrix, QuantizedMatrix)
+    codes, scale = _one([m.codes for m in kept], room=64), _one([m.scale for m in kept], room=16).view(np.int16)
+    minima = [m.minimum for m in kept if m.minimum is not None]
+    minimum = _one(minima, room=16).view(np.int16) if minima else scale
+    unit, apart = (32, 16) if packed.bits == 8 else (16, packed.group // 2)
+    rows = sum(len(matrix.codes) for matrix in kept) // layers
+    stack, first = Stack(codes, scale, minimum, bias, rows, packed.shape[1], packed.group, unit, apart), 0
+    for matrix in kept:
         matrix.product = partial(_times, stack, first, team)
-        first += matrix.packed.shape[0]
+        first += len(matrix.codes)
     return stack
 
 
@@ -221,9 +246,10 @@ def _times(stack: Any, first: int, team: Team, x: Tensor, matrix: QuantizedMatri
     return F.linear(x, weight)
 
 
-def _one(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> Tensor:
-    """Tensors one under the other in one of `dtype`, of which they become views."""
-    together = torch.cat([tensor.detach().to(dtype or tensor.dtype) for tensor in tensors])
-    for tensor, part in zip(tensors, together.split([len(tensor) for tensor in tensors]), strict=True):
-        tensor.data = part
-    return together
+def _one(tensors: Sequence[Tensor], dtype: torch.dtype | None = None, room: int = 0) -> Array:
+    """Tensors one under the other in one of `dtype`, of which they become views; with room for more behind the end."""
+    parts = [tensor.detach().to(dtype or tensor.dtype) for tensor in tensors]
+    together = torch.cat([*(part.flatten() for part in parts), parts[0].new_zeros(room)])
+    for tensor, part in zip(tensors, together.split([*(part.numel() for part in parts), room]), strict=False):
+        tensor.data = part.view(tensor.shape)
+    return flat(together)

@@ -6,9 +6,11 @@ of a model works on tokens one by one, so every decoder can be served like this.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fromzero.inference.request import Span
@@ -59,18 +61,31 @@ class PageStore:
                 new_TKC = (new_TKC / scale_TK.clamp(min=1e-30)[..., None]).round()
             store[layer].index_copy_(0, slots_T, new_TKC.to(store.dtype))
 
-    def read(self, layer: int, slots_S: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """Keys and values (1, K, S, C) of one sequence in one layer."""
-        found_SKC = [store[layer].index_select(0, slots_S) for store in self.tensors]
+    def read(self, layer: int, slots_BS: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Keys and values (B, K, S, C) of sequences in one layer."""
+        flat_S = slots_BS.flatten()
+        found_SKC = [store[layer].index_select(0, flat_S) for store in self.tensors]
         for number, scale in enumerate(self.scales):
-            found_SKC[number] = found_SKC[number] * scale[layer].index_select(0, slots_S)[..., None]
-        return tuple(found.transpose(0, 1).unsqueeze(0).to(dtype) for found in found_SKC)
+            found_SKC[number] = found_SKC[number] * scale[layer].index_select(0, flat_S)[..., None]
+        return tuple(found.unflatten(0, slots_BS.shape).transpose(1, 2).to(dtype) for found in found_SKC)
 
 
 def token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """What a token takes in a PageStore."""
     scale = 4 if dtype == torch.int8 else 0
     return config.layers * sum(heads * (width * dtype.itemsize + scale) for heads, width in config.cache_shapes)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Spans whose attention is computed at once: one of several tokens, or all of one token."""
+
+    tokens_N: Tensor
+    """Which tokens of the step, those of one span behind those of another."""
+    slots_BS: Tensor
+    """Where the keys of each span are; shorter ones have anything on the left ..."""
+    keep_BS: Tensor | None
+    """... that is False here."""
 
 
 class PagedStep:
@@ -81,10 +96,32 @@ class PagedStep:
     def __init__(self, decoder: Stack, store: PageStore, spans: Sequence[Span]) -> None:
         self._config, self._store, self._spans = decoder.config, store, spans
         self._table = None if decoder.relative_bias is None else decoder.relative_bias.weight
-        self._seen = store.slots(spans)
-        self._new_T = torch.cat([seen[span.start :] for span, seen in zip(spans, self._seen, strict=True)])
+        seen = store.slots(spans)
+        self._new_T = torch.cat([slots[span.start :] for span, slots in zip(spans, seen, strict=True)])
+        self._groups = self._grouped(seen)
+        order_T = torch.cat([group.tokens_N for group in self._groups])
+        self._back_T = order_T.argsort() if len(self._groups) > 1 else None
         self._layer = 0
         self._scenes: dict[tuple[bool, int], Scene] = {}
+
+    def _grouped(self, seen: Sequence[Tensor]) -> list[_Group]:
+        device, single, groups, place = self._store.device, list[tuple[int, Tensor]](), list[_Group](), 0
+        for span, slots_S in zip(self._spans, seen, strict=True):
+            if len(span.ids) == 1:
+                single.append((place, slots_S))
+            else:
+                tokens_N = torch.arange(place, place + len(span.ids), device=device)
+                groups.append(_Group(tokens_N, slots_S[None], None))
+            place += len(span.ids)
+        if single:
+            lengths_B = torch.tensor([len(slots_S) for _, slots_S in single], device=device)
+            longest = int(lengths_B.max())
+            slots_BS = torch.stack([F.pad(slots_S, (longest - len(slots_S), 0)) for _, slots_S in single])
+            keep_BS = torch.arange(longest, device=device) >= longest - lengths_B[:, None]
+            alike = len({len(slots_S) for _, slots_S in single}) == 1
+            tokens_N = torch.tensor([token for token, _ in single], device=device)
+            groups.append(_Group(tokens_N, slots_BS, None if alike else keep_BS))
+        return groups
 
     def positions(self) -> Tensor:
         """Where each token is in its sequence, (1, T)."""
@@ -114,20 +151,25 @@ class PagedStep:
     ) -> Tensor:
         """Attention of each span over its own sequence, (1, H, T, C); k and v are in the store already."""
         mixed = []
-        for number, own_BHTC in enumerate(q_BHTC.split([len(span.ids) for span in self._spans], 2)):
-            k_BKSC, v_BKSC = self._keys_values(number, q_BHTC.dtype)
-            mixed.append(attend(own_BHTC, k_BKSC, v_BKSC, self._scene(number), scale, softcap, sinks_H))
-        return torch.cat(mixed, 2)
+        for number, group in enumerate(self._groups):
+            own_BHNC = q_BHTC[0].index_select(1, group.tokens_N).unflatten(1, (len(group.slots_BS), -1)).transpose(0, 1)
+            k_BKSC, v_BKSC = self._keys_values(group, q_BHTC.dtype)
+            mixed_BHNC = attend(own_BHNC, k_BKSC, v_BKSC, self._scene(number, group), scale, softcap, sinks_H)
+            mixed.append(mixed_BHNC.transpose(0, 1).flatten(1, 2))
+        mixed_HTC = torch.cat(mixed, 1)
+        return (mixed_HTC if self._back_T is None else mixed_HTC.index_select(1, self._back_T))[None]
 
-    def _keys_values(self, number: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        first, second = self._store.read(self._layer, self._seen[number], dtype)
+    def _keys_values(self, group: _Group, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        first, second = self._store.read(self._layer, group.slots_BS, dtype)
         return (torch.cat([first, second], -1), first) if self._config.latent else (first, second)
 
-    def _scene(self, number: int) -> Scene:
-        """Who sees whom in a span: the same in all layers alike."""
-        windowed, span = self._config.windowed(self._layer), self._spans[number]
+    def _scene(self, number: int, group: _Group) -> Scene:
+        """Who sees whom in a group: the same in all layers alike."""
+        windowed = self._config.windowed(self._layer)
         if (windowed, number) not in self._scenes:
-            tokens = Tokens(span.start, len(span.ids), self._store.device)
+            spans, keys = group.slots_BS.shape
+            count = len(group.tokens_N) // spans
+            tokens = Tokens(keys - count, count, self._store.device, keep_BT=group.keep_BS)
             self._scenes[windowed, number] = make_scene(self._config, tokens, True, windowed, None, self._table)
         return self._scenes[windowed, number]
 

@@ -12,8 +12,8 @@ from fromzero.inference.paged import PageStore, run_spans
 from fromzero.inference.request import Span
 from fromzero.model import Transformer
 
-TRIED = (4, 16, 32)
-"""Tokens of a step for which both ways are measured."""
+TRIED = (1, 8, 32)
+"""Sequences with a token each, for which both ways are measured."""
 
 
 class Runner(Protocol):
@@ -59,7 +59,7 @@ def pick_runner(model: Transformer, store: PageStore) -> TorchRunner | CompiledR
             break
         most = rows
     compiled.most = most
-    compiled.why = f"steps of up to {most} tokens are compiled, longer ones go through torch, as measured"
+    compiled.why = f"calls of up to {most} tokens are compiled, pieces of prompts go through torch, as measured"
     return compiled
 
 

@@ -95,6 +95,8 @@ class Room(NamedTuple):
     """(threads, longest sequence)."""
     logits: Any
     """(wanted, V)."""
+    rounded: Any
+    """A `narrow.Rounded` for (threads, R) vectors."""
 
 
 @lean
@@ -106,6 +108,7 @@ def decode(
     gate: where they meet, int64, one array for all steps. keys, values: (layers, slots, K, C), fp32 or bfloat16.
     """
     rows, own, scores = len(step.positions), thread * len(room.x), thread * (len(room.scores) // threads)
+    base = thread * (len(room.x) // shape.width)  # of rounded vectors
     for layer in range(shape.layers):
         _norm(shape, weights.attention_norm, layer, room.x, 0, rows, room.normed, own)
         _heads(
@@ -116,6 +119,7 @@ def decode(
             step,
             room,
             own,
+            base,
             keys,
             values,
         )
@@ -125,12 +129,12 @@ def decode(
             _attend(unit // shape.heads, unit % shape.heads, layer, window, scores, shape, step, room, keys, values)
         meet(gate, threads)
         first, last = _share(shape.width, thread, threads)
-        product(weights.output, layer, first, last, room.mixed, 0, rows, room.x, True)
+        product(weights.output, layer, first, last, room.mixed, 0, rows, room.x, True, room.rounded, base)
         meet(gate, threads)
         _norm(shape, weights.feed_forward_norm, layer, room.x, 0, rows, room.normed, own)
-        _feed(_share(shape.hidden, thread, threads), layer, shape, weights.up, rows, room, own)
+        _feed(_share(shape.hidden, thread, threads), layer, shape, weights.up, rows, room, own, base)
         meet(gate, threads)
-        product(weights.down, layer, first, last, room.hidden, 0, rows, room.x, True)
+        product(weights.down, layer, first, last, room.hidden, 0, rows, room.x, True, room.rounded, base)
         meet(gate, threads)
     for place in range(len(step.wanted)):
         _norm(
@@ -144,7 +148,7 @@ def decode(
             own + place * shape.width,
         )
     first, last = _share(weights.head.rows, thread, threads)
-    product(weights.head, 0, first, last, room.normed, own, len(step.wanted), room.logits, False)
+    product(weights.head, 0, first, last, room.normed, own, len(step.wanted), room.logits, False, room.rounded, base)
     meet(gate, threads)
 
 
@@ -177,11 +181,23 @@ def _norm(shape: Any, norm: Any, layer: Any, x: Any, at: Any, rows: Any, to: Any
 
 @inlined
 def _heads(
-    share: Any, layer: Any, shape: Any, weights: Any, step: Any, room: Any, own: Any, keys: Any, values: Any
+    share: Any, layer: Any, shape: Any, weights: Any, step: Any, room: Any, own: Any, base: Any, keys: Any, values: Any
 ) -> None:
     """Queries, keys and values of some heads, normed and turned; keys and values go to their pages."""
     width, heads, rows = shape.head_width, shape.heads, len(step.positions)
-    product(weights.qkv, layer, share[0] * width, share[1] * width, room.normed, own, rows, room.qkv, False)
+    product(
+        weights.qkv,
+        layer,
+        share[0] * width,
+        share[1] * width,
+        room.normed,
+        own,
+        rows,
+        room.qkv,
+        False,
+        room.rounded,
+        base,
+    )
     angles = step.angles[1] if weights.windows[layer] else step.angles[0]
     for row in range(rows):
         slot = layer * shape.slots + _slot(step, shape, row, step.positions[row])
@@ -269,11 +285,23 @@ def _soften(scores: Any, first: Any, last: Any, top: Any) -> Any:
 
 
 @inlined
-def _feed(share: Any, layer: Any, shape: Any, up: Any, rows: Any, room: Any, own: Any) -> None:
+def _feed(share: Any, layer: Any, shape: Any, up: Any, rows: Any, room: Any, own: Any, base: Any) -> None:
     """What goes into the last product of the feed-forward layer, of some of its channels."""
-    product(up, layer, share[0], share[1], room.normed, own, rows, room.raw, False)
+    product(up, layer, share[0], share[1], room.normed, own, rows, room.raw, False, room.rounded, base)
     if shape.gated:
-        product(up, layer, shape.hidden + share[0], shape.hidden + share[1], room.normed, own, rows, room.raw, False)
+        product(
+            up,
+            layer,
+            shape.hidden + share[0],
+            shape.hidden + share[1],
+            room.normed,
+            own,
+            rows,
+            room.raw,
+            False,
+            room.rounded,
+            base,
+        )
     for row in range(rows):
         _activate(shape, room.raw, row * up.rows, share[0], share[1], room.hidden, row * shape.hidden)
 

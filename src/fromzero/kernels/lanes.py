@@ -48,9 +48,11 @@ def _read(context: Any, builder: Any, kind: Any, array: Any, at: Any, count: int
 
 
 def _widened(builder: Any, kind: Any, vector: Any) -> Any:
-    """Sixteen numbers as fp32: bfloat16 comes as uint16, and is the upper half of an fp32 number."""
+    """Sixteen numbers as fp32: bfloat16 comes as uint16, and is the upper half of an fp32 number; float16 as int16."""
     if kind.dtype == types.float32:
         return vector
+    if kind.dtype == types.int16:
+        return builder.fpext(builder.bitcast(vector, ir.VectorType(ir.HalfType(), WIDTH)), _FLOATS)
     if kind.dtype == types.uint16:
         return builder.bitcast(builder.shl(builder.zext(vector, _INTS), _all(16)), _FLOATS)
     return builder.sitofp(builder.sext(vector, _INTS), _FLOATS)
@@ -71,14 +73,14 @@ def _fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.v16f32"), [a, b, c])
 
 
-def _spread_one(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
-    """An element of an array of fp32 in all lanes."""
-    return _spread(builder, _read(context, builder, kind, array, at, 1))
+def _half(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+    """An element of an array of float16 (as int16), as fp32."""
+    return builder.fpext(builder.bitcast(_read(context, builder, kind, array, at, 1), ir.HalfType()), _FLOAT)
 
 
 @intrinsic
 def load(typing: Any, array: Any, at: Any) -> Any:
-    """Sixteen elements from `at` on: of fp32, bfloat16 (as uint16), or int8."""
+    """Sixteen elements from `at` on: of fp32, bfloat16 (as uint16), float16 (as int16), or int8."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _widened(builder, array, _read(context, builder, array, *arguments))
@@ -98,7 +100,7 @@ def unpack(typing: Any, codes: Any, scale: Any, minimum: Any, at: Any, group: An
         if codes.dtype == types.uint8:
             packed = builder.zext(_read(context, builder, codes, codes_value, start), _INTS)
             factor, base = (
-                _spread_one(context, builder, kind, value, number)
+                _spread(builder, _half(context, builder, kind, value, number))
                 for kind, value in ((scale, scale_value), (minimum, minimum_value))
             )
             halves = (builder.and_(packed, _all(15)), builder.lshr(packed, _all(4)))
@@ -107,7 +109,7 @@ def unpack(typing: Any, codes: Any, scale: Any, minimum: Any, at: Any, group: An
             starts = (start, builder.add(start, start.type(WIDTH)))
             pair = [_widened(builder, codes, _read(context, builder, codes, codes_value, s)) for s in starts]
             if codes.dtype == types.int8:
-                factor = _spread_one(context, builder, scale, scale_value, number)
+                factor = _spread(builder, _half(context, builder, scale, scale_value, number))
                 pair = [builder.fmul(half, factor) for half in pair]
         made = context.make_tuple(builder, signature.return_type, pair)
         return impl_ret_untracked(context, builder, signature.return_type, made)
@@ -199,6 +201,16 @@ def save_number(typing: Any, array: Any, at: Any, number: Any) -> Any:
 
 
 @intrinsic
+def from_half(typing: Any, array: Any, at: Any) -> Any:
+    """An element of an array of float16 (as int16) as fp32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _half(context, builder, array, *arguments)
+
+    return types.float32(array, at), generate
+
+
+@intrinsic
 def as_float(typing: Any, bits: Any) -> Any:
     """The fp32 number that has these bits (int32)."""
     return types.float32(types.int32), lambda context, builder, signature, arguments: builder.bitcast(
@@ -242,6 +254,12 @@ def meet(gate: Any, threads: Any) -> Any:
         spins += 1
         if _YIELDS and spins > 2000:
             _sched_yield()
+
+
+@inlined
+def put(y: Any, at: Any, value: Any, added: Any) -> None:
+    """y[at] = value, or += when `added`."""
+    y[at] = y[at] + value if added else value
 
 
 @inlined

@@ -1,14 +1,17 @@
 """y = x W^T for few rows x: each weight is read once from memory, widened in registers, and used for all rows.
 
-The weights of all layers lie behind each other in one array, so that a whole step needs few arguments.
+The weights of all layers lie behind each other in one array, so that a whole step needs few arguments. What is here
+runs on any processor and in fp32; `kernels.narrow` has what is faster where there are instructions for it.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import extending, types
 
 from fromzero.kernels.compiling import inlined, lean
-from fromzero.kernels.lanes import load, multiply_add, prefetch, save_number, total, unpack, zeros
+from fromzero.kernels.lanes import from_half, load, multiply_add, prefetch, put, save_number, total, unpack, zeros
+from fromzero.kernels.narrow import BFLOATS, CODES, bfloat_product, codes_product
 
 AHEAD = 4096  # elements of a matrix that are on their way from memory: by itself the machine fetches too few
 
@@ -17,11 +20,11 @@ class Matrix(NamedTuple):
     """Matrices (rows, inputs) of all layers: fp32, bfloat16 (as uint16), 8 bits (int8) or 4 bits (uint8)."""
 
     codes: Any
-    """One-dimensional."""
+    """One-dimensional; in few bits with 64 bytes behind the end."""
     scale: Any
-    """fp32, of each group of inputs, in 4 and 8 bits."""
+    """float16 (as int16), of each group of inputs, in 4 and 8 bits; with 16 elements behind the end."""
     minimum: Any
-    """The same in 4 bits."""
+    """The same in 4 bits; in 8 bits `scale` again."""
     bias: Any
     """fp32, (layers x rows) or none."""
     rows: int
@@ -73,11 +76,10 @@ def _four_vectors(matrix: Any, row: Any, x: Any, at: Any) -> Any:
 
 
 @lean
-def product(matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, count: Any, y: Any, added: Any) -> Any:
-    """y[n, o] = W[o] x[n] + b[o] for outputs first <= o < last of one layer, or y[n, o] += ... when `added`.
-
-    x: (count, inputs) from `at` on; y: (count, rows); both as one dimension.
-    """
+def plain_product(
+    matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, count: Any, y: Any, added: Any, to: Any, base: Any
+) -> None:
+    """`product` in fp32; nothing is rounded."""
     rows, whole, biased = matrix.rows, count // 4 * 4, len(matrix.bias) > 0
     for o in range(first, last):
         row = layer * rows + o
@@ -85,19 +87,53 @@ def product(matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, cou
         for n in range(0, whole, 4):
             sums = _four_vectors(matrix, row, x, at + n * matrix.inputs)
             for i in range(4):
-                _set(y, (n + i) * rows + o, sums[i] + bias, added)
+                put(y, (n + i) * rows + o, sums[i] + bias, added)
     for o in range(first, last, 2):
         row, other = layer * rows + o, layer * rows + min(o + 1, last - 1)
         for n in range(whole, count):
             one, two = _two_rows(matrix, row, other, x, at + n * matrix.inputs)
-            _set(y, n * rows + o, one + matrix.bias[row] if biased else one, added)
+            put(y, n * rows + o, one + matrix.bias[row] if biased else one, added)
             if other > row:
-                _set(y, n * rows + o + 1, two + matrix.bias[other] if biased else two, added)
+                put(y, n * rows + o + 1, two + matrix.bias[other] if biased else two, added)
 
 
-@inlined
-def _set(y: Any, at: Any, value: Any, added: Any) -> None:
-    y[at] = y[at] + value if added else value
+@lean
+def _few_bits_product(
+    matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, count: Any, y: Any, added: Any, to: Any, base: Any
+) -> None:
+    """`product` where there are instructions for codes, in groups of 32."""
+    if matrix.group == 32:
+        codes_product(matrix, layer, first, last, x, at, count, y, added, to, base)
+    else:
+        plain_product(matrix, layer, first, last, x, at, count, y, added, to, base)
+
+
+def _fastest(
+    matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, count: Any, y: Any, added: Any, to: Any, base: Any
+) -> None:
+    """`product` as this processor is fastest at."""
+
+
+@extending.overload(_fastest, jit_options={"nogil": True, "_nrt": False})
+def _choose(
+    matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, count: Any, y: Any, added: Any, to: Any, base: Any
+) -> Any:
+    kind = matrix[0].dtype
+    if kind == types.uint16 and BFLOATS:
+        return bfloat_product.py_func
+    return (_few_bits_product if kind in (types.uint8, types.int8) and CODES else plain_product).py_func
+
+
+@lean
+def product(
+    matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, count: Any, y: Any, added: Any, to: Any, base: Any
+) -> None:
+    """y[n, o] = W[o] x[n] + b[o] for outputs first <= o < last of one layer, or y[n, o] += ... when `added`.
+
+    x: (count, inputs) from `at` on; y: (count, rows); both as one dimension. to: a `narrow.Rounded`, of which this
+    thread may use what is for vectors base, base + 1, ...
+    """
+    _fastest(matrix, layer, first, last, x, at, count, y, added, to, base)
 
 
 @lean
@@ -108,12 +144,12 @@ def widen_rows(thread: Any, threads: Any, gate: Any, matrix: Any, first: Any, co
     for row in range(count * thread // threads, count * (thread + 1) // threads):
         for group in range(groups):
             source, at = (first + row) * groups + group, (row * groups + group) * size
-            scale = matrix.scale[source]
+            scale = from_half(matrix.scale, source)
             if matrix.unit == 32:
                 for i in range(size):
                     save_number(to, at + i, np.float32(matrix.codes[source * size + i]) * scale)
             else:
-                minimum = matrix.minimum[source]
+                minimum = from_half(matrix.minimum, source)
                 for i in range(half):
                     code = matrix.codes[source * half + i]
                     save_number(to, at + i, np.float32(code & 15) * scale + minimum)
