@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fromzero.inference.paged import PageStore, run_spans
+from fromzero.inference.paged import PageStore, run_apart, run_spans
 from fromzero.inference.request import Span
 from fromzero.model import Transformer
 from fromzero.model.config import ModelConfig
@@ -49,25 +49,7 @@ class CompiledRunner:
 
     def run(self, spans: Sequence[Span]) -> Tensor:
         """See Runner."""
-        calls, long, room = list[list[int]](), list[int](), 0
-        for number, span in enumerate(spans):
-            count = len(span.ids)
-            if count > min(FEW, self.most):
-                long.append(number)
-                continue
-            if count > room:
-                calls.append([])
-                room = self.most
-            calls[-1].append(number)
-            room -= count
-        if len(calls) == 1 and not long:
-            return self.decode(spans)
-        found: dict[int, Tensor] = {}
-        for which in [*calls, *([long] if long else [])]:
-            some = [spans[number] for number in which]
-            logits_NV = run_spans(self.model, self.store, some) if which is long else self.decode(some)
-            found |= zip(which, logits_NV.split([span.wanted for span in some]), strict=True)
-        return torch.cat([found[number] for number in range(len(spans))])
+        return run_apart(spans, FEW, self.most, self.decode, partial(run_spans, self.model, self.store))
 
     def forget(self, key: str) -> None:
         """Nothing is kept."""
@@ -121,7 +103,8 @@ class CompiledRunner:
         )
         sizes = [*(rows * width for width in widths), threads * longest, rows * config.vocab_size]
         rounded = room_for_rounded(threads * rows, max(config.width, config.heads * head, config.ffn_size))
-        return Room(*[np.zeros(size, np.float32) for size in sizes], rounded)
+        arrays: list[Any] = [np.zeros(size, np.float32) for size in sizes]
+        return Room(*arrays, rounded)
 
 
 class Team:

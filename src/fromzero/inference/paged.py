@@ -5,7 +5,7 @@ The tokens of all spans lie behind each other in a batch of one, (1, T); rotary 
 of a model works on tokens one by one, so every decoder can be served like this.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -77,7 +77,7 @@ def token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """Spans whose attention is computed at once: one of several tokens, or all of one token."""
 
     tokens_N: Tensor
@@ -88,45 +88,59 @@ class _Group:
     """... that is False here."""
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of a step are, in their sequences and in the store."""
+
+    positions_BT: Tensor
+    """(1, T)."""
+    new_T: Tensor
+    """The slot of each token."""
+    groups: Sequence[Group]
+
+    @classmethod
+    def of(cls, store: PageStore, spans: Sequence[Span]) -> "Places":
+        """Where these spans are."""
+        seen, device = store.slots(spans), store.device
+        places = [place for span in spans for place in range(span.start, span.start + len(span.ids))]
+        new_T = torch.cat([slots_S[span.start :] for span, slots_S in zip(spans, seen, strict=True)])
+        single, groups, first = list[tuple[int, Tensor]](), list[Group](), 0
+        for span, slots_S in zip(spans, seen, strict=True):
+            if len(span.ids) == 1:
+                single.append((first, slots_S))
+            else:
+                groups.append(Group(torch.arange(first, first + len(span.ids), device=device), slots_S[None], None))
+            first += len(span.ids)
+        if single:
+            slots_BS, keep_BS = side_by_side([slots_S for _, slots_S in single])
+            tokens_N = torch.tensor([token for token, _ in single], device=device)
+            groups.append(Group(tokens_N, slots_BS, keep_BS))
+        return cls(torch.tensor([places], device=device), new_T, groups)
+
+
+def side_by_side(slots: Sequence[Tensor], width: int = 0) -> tuple[Tensor, Tensor | None]:
+    """Slots of sequences as one matrix (B, S), at least so wide, filled up on the left, and what of it counts."""
+    lengths = [len(slots_S) for slots_S in slots]
+    longest = max(width, *lengths)
+    slots_BS = torch.stack([F.pad(slots_S, (longest - len(slots_S), 0)) for slots_S in slots])
+    if min(lengths) == longest:
+        return slots_BS, None
+    starts_B = longest - torch.tensor(lengths, device=slots_BS.device)
+    return slots_BS, torch.arange(longest, device=slots_BS.device) >= starts_B[:, None]
+
+
 class PagedStep:
     """The cache that a model is given for one step over several spans."""
 
     position = 0  # where tokens are is in positions_BT
 
-    def __init__(self, decoder: Stack, store: PageStore, spans: Sequence[Span]) -> None:
-        self._config, self._store, self._spans = decoder.config, store, spans
+    def __init__(self, decoder: Stack, store: PageStore, places: Places) -> None:
+        self._config, self._store, self.places = decoder.config, store, places
         self._table = None if decoder.relative_bias is None else decoder.relative_bias.weight
-        seen = store.slots(spans)
-        self._new_T = torch.cat([slots[span.start :] for span, slots in zip(spans, seen, strict=True)])
-        self._groups = self._grouped(seen)
-        order_T = torch.cat([group.tokens_N for group in self._groups])
-        self._back_T = order_T.argsort() if len(self._groups) > 1 else None
+        order_T = torch.cat([group.tokens_N for group in places.groups])
+        self._back_T = order_T.argsort() if len(places.groups) > 1 else None
         self._layer = 0
         self._scenes: dict[tuple[bool, int], Scene] = {}
-
-    def _grouped(self, seen: Sequence[Tensor]) -> list[_Group]:
-        device, single, groups, place = self._store.device, list[tuple[int, Tensor]](), list[_Group](), 0
-        for span, slots_S in zip(self._spans, seen, strict=True):
-            if len(span.ids) == 1:
-                single.append((place, slots_S))
-            else:
-                tokens_N = torch.arange(place, place + len(span.ids), device=device)
-                groups.append(_Group(tokens_N, slots_S[None], None))
-            place += len(span.ids)
-        if single:
-            lengths_B = torch.tensor([len(slots_S) for _, slots_S in single], device=device)
-            longest = int(lengths_B.max())
-            slots_BS = torch.stack([F.pad(slots_S, (longest - len(slots_S), 0)) for _, slots_S in single])
-            keep_BS = torch.arange(longest, device=device) >= longest - lengths_B[:, None]
-            alike = len({len(slots_S) for _, slots_S in single}) == 1
-            tokens_N = torch.tensor([token for token, _ in single], device=device)
-            groups.append(_Group(tokens_N, slots_BS, None if alike else keep_BS))
-        return groups
-
-    def positions(self) -> Tensor:
-        """Where each token is in its sequence, (1, T)."""
-        places = [place for span in self._spans for place in range(span.start, span.start + len(span.ids))]
-        return torch.tensor([places], device=self._store.device)
 
     def layer(self, index: int) -> LayerCache:
         """What layer `index` stores into; its attention comes next."""
@@ -138,7 +152,7 @@ class PagedStep:
 
     def store(self, index: int, new_BKTC: tuple[Tensor, ...]) -> None:
         """Keep the keys and values of this step's tokens."""
-        self._store.write(index, self._new_T, new_BKTC)
+        self._store.write(index, self.places.new_T, new_BKTC)
 
     def attend(
         self,
@@ -151,7 +165,7 @@ class PagedStep:
     ) -> Tensor:
         """Attention of each span over its own sequence, (1, H, T, C); k and v are in the store already."""
         mixed = []
-        for number, group in enumerate(self._groups):
+        for number, group in enumerate(self.places.groups):
             own_BHNC = q_BHTC[0].index_select(1, group.tokens_N).unflatten(1, (len(group.slots_BS), -1)).transpose(0, 1)
             k_BKSC, v_BKSC = self._keys_values(group, q_BHTC.dtype)
             mixed_BHNC = attend(own_BHNC, k_BKSC, v_BKSC, self._scene(number, group), scale, softcap, sinks_H)
@@ -159,11 +173,11 @@ class PagedStep:
         mixed_HTC = torch.cat(mixed, 1)
         return (mixed_HTC if self._back_T is None else mixed_HTC.index_select(1, self._back_T))[None]
 
-    def _keys_values(self, group: _Group, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _keys_values(self, group: Group, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         first, second = self._store.read(self._layer, group.slots_BS, dtype)
         return (torch.cat([first, second], -1), first) if self._config.latent else (first, second)
 
-    def _scene(self, number: int, group: _Group) -> Scene:
+    def _scene(self, number: int, group: Group) -> Scene:
         """Who sees whom in a group: the same in all layers alike."""
         windowed = self._config.windowed(self._layer)
         if (windowed, number) not in self._scenes:
@@ -184,17 +198,22 @@ class _Layer(LayerCache):
 
 
 @torch.inference_mode()
+def hidden_at(model: Model, store: PageStore, ids_BT: Tensor, places: Places, memory: Memory | None = None) -> Tensor:
+    """Compute the tokens (1, T) at their places; their normed hidden states (T, D)."""
+    decoder, hidden = (
+        (model.decoder, model.decode_hidden) if isinstance(model, EncoderDecoder) else (model, model.hidden)
+    )
+    step = PagedStep(decoder, store, places)
+    return hidden(ids_BT, step, positions_BT=places.positions_BT, attend=step.attend, memory=memory)[0]
+
+
 def hidden_spans(model: Model, store: PageStore, spans: Sequence[Span], memory: Memory | None = None) -> Tensor:
     """Compute all spans at once; the normed hidden states (T, D) of their tokens, span after span.
 
     memory: of an encoder-decoder, what the spans read.
     """
-    decoder, hidden = (
-        (model.decoder, model.decode_hidden) if isinstance(model, EncoderDecoder) else (model, model.hidden)
-    )
-    step = PagedStep(decoder, store, spans)
     ids_BT = torch.tensor([[i for span in spans for i in span.ids]], device=store.device)
-    return hidden(ids_BT, step, positions_BT=step.positions(), attend=step.attend, memory=memory)[0]
+    return hidden_at(model, store, ids_BT, Places.of(store, spans), memory)
 
 
 @torch.inference_mode()
@@ -212,3 +231,32 @@ def wanted_logits(model: Model, x_TD: Tensor, spans: Sequence[Span]) -> Tensor:
         wanted += range(end - span.wanted, end)
     x_ND = x_TD.index_select(0, torch.tensor(wanted, dtype=torch.int64, device=x_TD.device))
     return model.head(x_ND, model.head_weight).float()
+
+
+Run = Callable[[Sequence[Span]], Tensor]
+
+
+def run_apart(spans: Sequence[Span], few: int, most: int, short: Run, long: Run) -> Tensor:
+    """Spans of up to `few` tokens in calls of `short` with up to `most` tokens, then all others in one of `long`.
+
+    Logits (N, V) of the wanted places, span after span.
+    """
+    calls, rest, room = list[list[int]](), list[int](), 0
+    for number, span in enumerate(spans):
+        count = len(span.ids)
+        if count > min(few, most):
+            rest.append(number)
+            continue
+        if count > room:
+            calls.append([])
+            room = most
+        calls[-1].append(number)
+        room -= count
+    if len(calls) + bool(rest) == 1:
+        return (short if calls else long)(spans)
+    found: dict[int, Tensor] = {}
+    for which, run in [*((call, short) for call in calls), (rest, long)]:
+        if which:
+            logits_NV = run([spans[number] for number in which])
+            found |= zip(which, logits_NV.split([spans[number].wanted for number in which]), strict=True)
+    return torch.cat([found[number] for number in range(len(spans))])

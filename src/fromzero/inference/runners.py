@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fromzero.inference.compiled import CompiledRunner, UnfitError
 from fromzero.inference.paged import PageStore, run_spans
+from fromzero.inference.recorded import RecordedRunner, recordable
 from fromzero.inference.request import Span
 from fromzero.model import Transformer
 
@@ -18,6 +19,9 @@ TRIED = (1, 8, 32)
 
 class Runner(Protocol):
     """What computes a step."""
+
+    why: str
+    """It was chosen."""
 
     def run(self, spans: Sequence[Span]) -> Tensor:
         """Logits (N, V) in fp32 on the CPU of the wanted places, span after span."""
@@ -41,12 +45,14 @@ class TorchRunner:
         """Nothing is kept."""
 
 
-def pick_runner(model: Transformer, store: PageStore) -> TorchRunner | CompiledRunner:
-    """Compiled steps where they can be and a measurement shows them to be faster, else torch; `why` says it.
+def pick_runner(model: Transformer, store: PageStore) -> TorchRunner | CompiledRunner | RecordedRunner:
+    """On a GPU recordings; on a CPU compiled steps, if measured to be faster; else torch. `why` says it.
 
     The pages must be empty: what is measured writes into them.
     """
     plain = TorchRunner(model, store)
+    if store.device.type == "cuda" and recordable(model.config):
+        return RecordedRunner(model, store)
     try:
         compiled = CompiledRunner(model, store, TRIED[-1])
     except UnfitError as reason:

@@ -1,11 +1,12 @@
 """Products of narrow numbers, for processors that have instructions for them: 8-bit codes (VNNI), bfloat16 (BF16).
 
 The vector x of a product is rounded to what the instruction takes. For weights in few bits it is 8 bits with a scale
-for each 32 inputs, as llama.cpp has it (Q8_1), an error of at most 1/254 of the largest of them; beside bfloat16 weights
-it is bfloat16, as torch has it. A product with codes u is then one of integers for each group g of inputs:
+for each 32 inputs, as llama.cpp has it (Q8_1), an error of at most 1/254 of the largest of them; beside weights in
+bfloat16 it is bfloat16, as torch has it. A product with codes u is then one of integers for each group g of inputs:
 sum_i (s_g u_i + m_g) x_i = sum_g s_g t_g (u . z)_g + sum_g m_g t_g sum(z)_g, with x = t_g z.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
@@ -18,7 +19,7 @@ from fromzero.kernels.compiling import inlined, lean
 from fromzero.kernels.lanes import LANES, load, multiply_add, prefetch, put, spread, total, zeros
 
 intrinsic: Any = extending.intrinsic
-_HOST = {} if config.CPU_NAME else llvm.get_host_cpu_features()
+_HOST = {} if getattr(config, "CPU_NAME", None) else llvm.get_host_cpu_features()
 CODES, BFLOATS = (bool(_HOST.get(name)) and bool(_HOST.get("avx512bw")) for name in ("avx512vnni", "avx512bf16"))
 """Whether this processor multiplies 8-bit codes, and bfloat16."""
 _BYTE, _INT, _FLOAT, _HALF = ir.IntType(8), ir.IntType(32), ir.FloatType(), ir.HalfType()
@@ -68,10 +69,10 @@ def sizes(inputs: Any) -> Any:
     return (inputs + 127) // 128 * 128, (inputs + 127) // 128 * 32, (inputs + 511) // 512 * 16
 
 
-def _place(context: Any, builder: Any, kind: Any, array: Any, at: Any, wanted: Any) -> Any:
-    """Where element `at` of an array is, as a pointer to what is `wanted` there."""
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [at]), wanted.as_pointer())
+def _place(context: Any, builder: Any, kind: Any, where: Sequence[Any], wanted: Any) -> Any:
+    """Where an element is (`where`: array and index), as a pointer to what is `wanted` there."""
+    data = context.make_array(kind)(context, builder, where[0]).data
+    return builder.bitcast(builder.gep(data, [where[1]]), wanted.as_pointer())
 
 
 def _all(number: int) -> Any:
@@ -103,7 +104,7 @@ def _save_codes(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
         )
         rounded, bytes_ = builder.call(function, [vector]), ir.VectorType(_BYTE, 16)
         codes = builder.trunc(builder.fptosi(rounded, _INTS), bytes_)
-        builder.store(codes, _place(context, builder, array, values, place, bytes_), align=1)
+        builder.store(codes, _place(context, builder, array, (values, place), bytes_), align=1)
         return rounded
 
     return LANES(array, at, lanes), generate
@@ -118,7 +119,7 @@ def _save_bfloats(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
         bits, shorts = builder.bitcast(vector, _INTS), ir.VectorType(ir.IntType(16), 16)
         odd = builder.and_(builder.lshr(bits, _all(16)), _all(1))
         rounded = builder.lshr(builder.add(bits, builder.add(odd, _all(0x7FFF))), _all(16))
-        target = _place(context, builder, array, values, place, shorts)
+        target = _place(context, builder, array, (values, place), shorts)
         builder.store(builder.trunc(rounded, shorts), target, align=1)
         return context.get_dummy_value()
 
@@ -138,7 +139,7 @@ def _group_sums(typing: Any, codes: Any, at: Any, x: Any, place: Any) -> Any:
     four = codes.dtype == types.uint8
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        packed = builder.load(_place(context, builder, codes, *arguments[:2], _INTS), align=1)
+        packed = builder.load(_place(context, builder, codes, arguments[:2], _INTS), align=1)
         if not four:
             unsigned = [builder.xor(packed, _all(-0x7F7F7F80))]  # 128 more
         else:
@@ -147,7 +148,7 @@ def _group_sums(typing: Any, codes: Any, at: Any, x: Any, place: Any) -> Any:
         for number, part in enumerate(unsigned):
             start = builder.add(arguments[3], arguments[3].type(64 * number))
             sums = _multiplied(
-                builder, sums, part, builder.load(_place(context, builder, x, arguments[2], start, _INTS), align=1)
+                builder, sums, part, builder.load(_place(context, builder, x, (arguments[2], start), _INTS), align=1)
             )
         return builder.sitofp(sums, _FLOATS)
 
@@ -161,7 +162,7 @@ def _group_scales(typing: Any, codes: Any, scale: Any, at: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wanted = ir.VectorType(_HALF, groups)
-        halves = builder.load(_place(context, builder, scale, *arguments[1:], wanted), align=2)
+        halves = builder.load(_place(context, builder, scale, arguments[1:], wanted), align=2)
         few = builder.fpext(halves, ir.VectorType(_FLOAT, groups))
         return builder.shuffle_vector(few, few, ir.Constant(_INTS, [lane * groups // 16 for lane in range(16)]))
 
@@ -176,7 +177,7 @@ def _bfloat_sums(typing: Any, codes: Any, at: Any, x: Any, place: Any, sums: Any
         kind = ir.FunctionType(_FLOATS, [_FLOATS, _BFLOATS, _BFLOATS])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
         pair = [
-            builder.load(_place(context, builder, array, *where, _BFLOATS), align=1)
+            builder.load(_place(context, builder, array, where, _BFLOATS), align=1)
             for array, where in ((codes, arguments[:2]), (x, arguments[2:4]))
         ]
         return builder.call(function, [arguments[4], *pair])
@@ -240,30 +241,38 @@ def codes_product(
     """`products.product` with weights in few bits."""
     codes, scales, sums = sizes(matrix.inputs)
     for n in range(count):
-        start = at + n * matrix.inputs
         place = (base + n) * codes, (base + n) * scales, (base + n) * sums
-        _round(matrix.unit == 16, matrix.inputs, x, start, to, place[0], place[1], place[2])
-    groups, each, whole = matrix.inputs // 32, 64 // matrix.unit, count // 4 * 4
-    for o in range(first, last):
-        row = layer * matrix.rows + o
-        bias = matrix.bias[row] if len(matrix.bias) else np.float32(0)
+        _round(matrix.unit == 16, matrix.inputs, x, at + n * matrix.inputs, to, place[0], place[1], place[2])
+    groups, each, whole, rows = matrix.inputs // 32, 64 // matrix.unit, count // 4 * 4, matrix.rows
+    for o in range(first, last, 2):
+        group, other = (layer * rows + o) * groups, (layer * rows + min(o + 1, last - 1)) * groups
         for n in range(0, whole, 4):
-            a, b, c, d, group = zeros(), zeros(), zeros(), zeros(), row * groups
+            a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
             for block in range((groups + each - 1) // each):
-                a = _by_groups(matrix, group + block * each, block, to, n, base, a)
-                b = _by_groups(matrix, group + block * each, block, to, n + 1, base, b)
-                c = _by_groups(matrix, group + block * each, block, to, n + 2, base, c)
-                d = _by_groups(matrix, group + block * each, block, to, n + 3, base, d)
-            put(y, n * matrix.rows + o, _by_minima(matrix, group, to, n, base, a) + bias, added)
-            put(y, (n + 1) * matrix.rows + o, _by_minima(matrix, group, to, n + 1, base, b) + bias, added)
-            put(y, (n + 2) * matrix.rows + o, _by_minima(matrix, group, to, n + 2, base, c) + bias, added)
-            put(y, (n + 3) * matrix.rows + o, _by_minima(matrix, group, to, n + 3, base, d) + bias, added)
+                place_a, place_b = group + block * each, other + block * each
+                a = _by_groups(matrix, place_a, block, to, n, base, a)
+                b = _by_groups(matrix, place_a, block, to, n + 1, base, b)
+                c = _by_groups(matrix, place_a, block, to, n + 2, base, c)
+                d = _by_groups(matrix, place_a, block, to, n + 3, base, d)
+                e = _by_groups(matrix, place_b, block, to, n, base, e)
+                f = _by_groups(matrix, place_b, block, to, n + 1, base, f)
+                g = _by_groups(matrix, place_b, block, to, n + 2, base, g)
+                h = _by_groups(matrix, place_b, block, to, n + 3, base, h)
+            four = (a, b, c, d), (e, f, g, h)
+            for i in range(4):
+                _put(matrix, y, n + i, layer, o, _by_minima(matrix, group, to, n + i, base, four[0][i]), added)
+                if other > group:
+                    _put(matrix, y, n + i, layer, o + 1, _by_minima(matrix, other, to, n + i, base, four[1][i]), added)
         for n in range(whole, count):
-            a, group = zeros(), row * groups
+            a, b = zeros(), zeros()
             for block in range((groups + each - 1) // each):
                 a = _by_groups(matrix, group + block * each, block, to, n, base, a)
+                b = _by_groups(matrix, other + block * each, block, to, n, base, b)
                 prefetch(matrix.codes, (group + block * each) * matrix.unit + AHEAD)
-            put(y, n * matrix.rows + o, _by_minima(matrix, group, to, n, base, a) + bias, added)
+                prefetch(matrix.codes, (other + block * each) * matrix.unit + AHEAD)
+            _put(matrix, y, n, layer, o, _by_minima(matrix, group, to, n, base, a), added)
+            if other > group:
+                _put(matrix, y, n, layer, o + 1, _by_minima(matrix, other, to, n, base, b), added)
 
 
 @lean
@@ -271,26 +280,44 @@ def bfloat_product(
     matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, count: Any, y: Any, added: Any, to: Any, base: Any
 ) -> None:
     """`products.product` with weights in bfloat16."""
-    inputs, whole, start = matrix.inputs, count // 4 * 4, 2 * base * matrix.inputs
+    inputs, whole, start, rows = matrix.inputs, count // 4 * 4, 2 * base * matrix.inputs, matrix.rows
+    wide = 2 * inputs  # bytes of a vector
     for i in range(0, count * inputs, 16):
         _save_bfloats(to.codes, start + 2 * i, load(x, at + i))
-    for o in range(first, last):
-        row = layer * matrix.rows + o
-        bias = matrix.bias[row] if len(matrix.bias) else np.float32(0)
+    for o in range(first, last, 2):
+        row, other = (layer * rows + o) * inputs, (layer * rows + min(o + 1, last - 1)) * inputs
         for n in range(0, whole, 4):
-            a, b, c, d, place = zeros(), zeros(), zeros(), zeros(), start + 2 * n * inputs
+            a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
             for i in range(0, inputs, 32):
-                a = _bfloat_sums(matrix.codes, row * inputs + i, to.codes, place + 2 * i, a)
-                b = _bfloat_sums(matrix.codes, row * inputs + i, to.codes, place + 2 * (inputs + i), b)
-                c = _bfloat_sums(matrix.codes, row * inputs + i, to.codes, place + 2 * (2 * inputs + i), c)
-                d = _bfloat_sums(matrix.codes, row * inputs + i, to.codes, place + 2 * (3 * inputs + i), d)
-            put(y, n * matrix.rows + o, total(a) + bias, added)
-            put(y, (n + 1) * matrix.rows + o, total(b) + bias, added)
-            put(y, (n + 2) * matrix.rows + o, total(c) + bias, added)
-            put(y, (n + 3) * matrix.rows + o, total(d) + bias, added)
+                place = start + n * wide + 2 * i
+                a = _bfloat_sums(matrix.codes, row + i, to.codes, place, a)
+                b = _bfloat_sums(matrix.codes, row + i, to.codes, place + wide, b)
+                c = _bfloat_sums(matrix.codes, row + i, to.codes, place + 2 * wide, c)
+                d = _bfloat_sums(matrix.codes, row + i, to.codes, place + 3 * wide, d)
+                e = _bfloat_sums(matrix.codes, other + i, to.codes, place, e)
+                f = _bfloat_sums(matrix.codes, other + i, to.codes, place + wide, f)
+                g = _bfloat_sums(matrix.codes, other + i, to.codes, place + 2 * wide, g)
+                h = _bfloat_sums(matrix.codes, other + i, to.codes, place + 3 * wide, h)
+            four = (a, b, c, d), (e, f, g, h)
+            for i in range(4):
+                _put(matrix, y, n + i, layer, o, total(four[0][i]), added)
+                if other > row:
+                    _put(matrix, y, n + i, layer, o + 1, total(four[1][i]), added)
         for n in range(whole, count):
-            a, place = zeros(), start + 2 * n * inputs
+            a, b, place = zeros(), zeros(), start + n * wide
             for i in range(0, inputs, 32):
-                a = _bfloat_sums(matrix.codes, row * inputs + i, to.codes, place + 2 * i, a)
-                prefetch(matrix.codes, row * inputs + i + AHEAD // 2)
-            put(y, n * matrix.rows + o, total(a) + bias, added)
+                a = _bfloat_sums(matrix.codes, row + i, to.codes, place + 2 * i, a)
+                b = _bfloat_sums(matrix.codes, other + i, to.codes, place + 2 * i, b)
+                prefetch(matrix.codes, row + i + AHEAD // 2)
+                prefetch(matrix.codes, other + i + AHEAD // 2)
+            _put(matrix, y, n, layer, o, total(a), added)
+            if other > row:
+                _put(matrix, y, n, layer, o + 1, total(b), added)
+
+
+@inlined
+def _put(matrix: Any, y: Any, n: Any, layer: Any, o: Any, value: Any, added: Any) -> None:
+    """Output o of vector n."""
+    if len(matrix.bias):
+        value += matrix.bias[layer * matrix.rows + o]
+    put(y, n * matrix.rows + o, value, added)

@@ -114,14 +114,18 @@ def _fastest(
     """`product` as this processor is fastest at."""
 
 
-@extending.overload(_fastest, jit_options={"nogil": True, "_nrt": False})
+_options: Any = {"nogil": True, "_nrt": False}
+_ways: Any = bfloat_product, _few_bits_product, plain_product
+
+
+@extending.overload(_fastest, jit_options=_options)
 def _choose(
     matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, count: Any, y: Any, added: Any, to: Any, base: Any
 ) -> Any:
-    kind = matrix[0].dtype
+    kind, (by_bfloats, by_codes, plainly) = matrix[0].dtype, (way.py_func for way in _ways)
     if kind == types.uint16 and BFLOATS:
-        return bfloat_product.py_func
-    return (_few_bits_product if kind in (types.uint8, types.int8) and CODES else plain_product).py_func
+        return by_bfloats
+    return by_codes if kind in (types.uint8, types.int8) and CODES else plainly
 
 
 @lean

@@ -107,6 +107,8 @@ async def _serve(service: "Service", server: "uvicorn.Server", listening: socket
         await asyncio.wait((loading, stop, running), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             loading.result()
+            if service.streams:
+                say(service.streams.engine.runner.why)
             say(f"ready: '{service.config.served_name}'; Ctrl-C stops it")
             await asyncio.wait((stop, running), return_when=asyncio.FIRST_COMPLETED)
             await drain(service, service.config.drain, signals)

@@ -22,6 +22,8 @@ from fromzero.model import Transformer
 class AheadHeads(Proposer):
     """Runs the model, and drafts from the hidden states that it had."""
 
+    why = "heads for further tokens need the hidden states, which torch gives"
+
     def __init__(self, model: Transformer, store: PageStore) -> None:
         self.model, self.store = model, store
         self._x_TD = torch.empty(0)
