@@ -104,7 +104,7 @@ class CompiledRunner:
         sizes = [*(rows * width for width in widths), threads * longest, rows * config.vocab_size]
         rounded = room_for_rounded(threads * rows, max(config.width, config.heads * head, config.ffn_size))
         arrays: list[Any] = [np.zeros(size, np.float32) for size in sizes]
-        return Room(*arrays, rounded)
+        return Room(*[*arrays, rounded])
 
 
 class Team:
