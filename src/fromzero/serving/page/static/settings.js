@@ -8,7 +8,7 @@ const PLACE = "fromzero.settings";
 const NUMBERS = { temperature: [0, 2, 0.05], top_p: [0.01, 1, 0.01], top_k: [0, 100000, 1], min_p: [0, 1, 0.01],
   max_tokens: [1, 1000000, 1], repetition_penalty: [0.1, 2, 0.01], seed: [0, 2147483647, 1] };
 
-export const settings = { theme: "", language: "", model: "", system: "", probabilities: false, sampling: {} };
+export const settings = { theme: "", language: "", model: "", system: "", probabilities: false, sampling: { temperature: 0.3 } }; // small models wander at 1
 Object.assign(settings, JSON.parse(localStorage.getItem(PLACE) ?? "{}"));
 
 export function keepSettings(change) {
