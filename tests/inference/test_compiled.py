@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fromzero.inference import SamplingConfig, generate_tokens
-from fromzero.inference.compiled import CompiledRunner, UnfitError, flat
+from fromzero.inference.compiled import CompiledRunner, Pace, UnfitError, flat
 from fromzero.inference.engine import Engine, EngineConfig
 from fromzero.inference.paged import PageStore, run_spans
 from fromzero.inference.request import Request, Span
@@ -61,6 +61,24 @@ def assert_close(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], tolerance: 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_as_through_torch(family: str) -> None:
     assert_close(both(Transformer(FAMILIES[family], seed=2).eval()), 1e-5)
+
+
+def test_one_thread_gives_what_several_give() -> None:
+    model = Transformer(FAMILIES["qwen3"], seed=2).eval()
+    one, two = both(model, threads=1), both(model, threads=2)
+    assert all(torch.equal(mine, other) for (_, mine), (_, other) in zip(one, two, strict=True))
+
+
+def test_a_step_is_one_threads_while_others_have_the_cores() -> None:
+    pace = Pace()
+    for seconds in (0.01, 0.03, 0.05, 0.05):
+        assert not pace.alone()
+        pace.note(1, seconds)
+    pace.note(2, 0.05)  # another number of rows, nothing is late
+    for _ in range(3):
+        assert not pace.alone()
+        pace.note(1, 0.05)
+    assert [pace.alone() for _ in range(52)] == [True] * 50 + [False] * 2
 
 
 def test_in_bfloat16() -> None:

@@ -7,6 +7,7 @@ views of them, so nothing is kept twice, and prompts go through torch on the sam
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
@@ -42,7 +43,7 @@ class CompiledRunner:
         """most: tokens of a compiled call; threads: 0 for as many as torch has. Raises UnfitError."""
         _check(model, store)
         self.model, self.store, self.most, self.why = model, store, most, "chosen by hand"
-        self._team = Team(threads or torch.get_num_threads())
+        self._team, self._single, self._pace = Team(threads or torch.get_num_threads()), Team(1), Pace()
         self._shape, self._weights = _shape(model.config, store), _weights(model, self._team)
         self._caches = [flat(tensor) for tensor in store.tensors]
         self._room = self._made_room(1024)
@@ -79,8 +80,12 @@ class CompiledRunner:
         room.x[: x_BTD.numel()] = flat(x_BTD.float())
         numbers = [np.array(values, np.int64) for values in (places, pages, wanted)]
         step = Step(numbers[0], numbers[1].ravel(), tuple(angles), numbers[2])
+        team = self._single if self._pace.alone() else self._team
         with first_use("the decoder"):
-            self._team.run(decode, self._shape, self._weights, step, room, *self._caches)
+            started = perf_counter()
+            team.run(decode, self._shape, self._weights, step, room, *self._caches)
+        if team is self._team:
+            self._pace.note(len(ids), perf_counter() - started)
         # NumPy, not torch: its threads would go on for milliseconds, in a loop that keeps ours from their cores.
         logits = room.logits[: len(wanted) * config.vocab_size] * np.float32(config.logit_scale)
         if (cap := config.logit_softcap) is not None:
@@ -105,6 +110,29 @@ class CompiledRunner:
         rounded = room_for_rounded(threads * rows, max(config.width, config.heads * head, config.ffn_size))
         arrays: list[Any] = [np.zeros(size, np.float32) for size in sizes]
         return Room(*[*arrays, rounded])
+
+
+class Pace:
+    """Whether a step is one thread's: threads that wait for each other lose when another process has their cores."""
+
+    LATE, STEPS, ALONE = 4.0, 3, 50
+    """So many times the shortest step, so many steps on end: then so many by one thread, before all try again."""
+
+    def __init__(self) -> None:
+        self._best: dict[int, float] = {}
+        self._late = self._left = 0
+
+    def alone(self) -> bool:
+        """Of the next step."""
+        self._left = max(0, self._left - 1)
+        return self._left > 0
+
+    def note(self, rows: int, seconds: float) -> None:
+        """A step of all threads took so long."""
+        best = self._best[rows] = min(seconds, self._best.get(rows, seconds))
+        self._late = self._late + 1 if seconds > self.LATE * best else 0
+        if self._late >= self.STEPS:
+            self._late, self._left = 0, self.ALONE + 1
 
 
 class Team:
