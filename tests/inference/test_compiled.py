@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fromzero.inference import SamplingConfig, generate_tokens
-from fromzero.inference.compiled import CompiledRunner, Pace, UnfitError, flat
+from fromzero.inference.compiled import CompiledRunner, Pace, Team, UnfitError, flat
 from fromzero.inference.engine import Engine, EngineConfig
 from fromzero.inference.paged import PageStore, run_spans
 from fromzero.inference.request import Request, Span
 from fromzero.inference.runners import TorchRunner, pick_runner
-from fromzero.kernels.lanes import exponential
+from fromzero.kernels.compiling import lean
+from fromzero.kernels.lanes import exponential, meet
 from fromzero.kernels.narrow import BFLOATS, CODES, room_for_rounded
 from fromzero.kernels.products import Matrix, plain_product, product
 from fromzero.model import ModelConfig, Transformer
@@ -180,6 +181,33 @@ def test_matrices_of_several_kinds_do_not_fit() -> None:
     put(model, "blocks.1.attention.query", round_to_nearest(model.blocks[1].attention.query.weight.detach(), 8, 32))
     with pytest.raises(UnfitError, match="in different ways"):
         CompiledRunner(model, PageStore(model, 2, 4, torch.float32))
+
+
+@lean
+def meeting(thread: Any, threads: Any, gate: Any, times: Any, out: Any) -> None:
+    for _ in range(times):
+        meet(gate, threads)
+        out[thread] += 1
+
+
+def test_an_interrupted_team_comes_to_its_end() -> None:
+    team, out = Team(3), np.zeros(3, np.int64)
+
+    def interrupted(thread: int, *arguments: Any) -> None:
+        if thread == 0:
+            raise KeyboardInterrupt
+        meeting(thread, *arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        team.run(interrupted, 7, out)
+    assert out.tolist() == [0, 7, 7]
+    team.run(meeting, 5, out)
+    assert out.tolist() == [5, 12, 12]
+
+
+def test_pages_longer_than_the_context() -> None:
+    model = Transformer(replace(LLAMA, context=8)).eval()
+    assert "measured" in pick_runner(model, PageStore(model, 4, 16, torch.float32)).why
 
 
 def test_pick_runner_measures() -> None:

@@ -5,9 +5,10 @@ views of them, so nothing is kept twice, and prompts go through torch on the sam
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from time import perf_counter
+from threading import Lock
+from time import perf_counter, sleep
 from typing import Any, cast
 
 import numpy as np
@@ -139,16 +140,24 @@ class Team:
     """Threads that run one kernel at once; it gets which of them it is, how many they are, and where they meet."""
 
     def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self._gate = np.zeros(8, np.int64)  # a line of the cache to itself
+        self.threads, self._lock = threads, Lock()
         self._pool = ThreadPoolExecutor(max(1, threads - 1), "kernel")
 
     def run(self, kernel: Any, *arguments: Any) -> None:
         """Run it on all of them, this one included."""
-        others = [self._pool.submit(kernel, n, self.threads, self._gate, *arguments) for n in range(1, self.threads)]
-        kernel(0, self.threads, self._gate, *arguments)
-        for other in others:
-            other.result()
+        others, gate = list[Future[None]](), np.zeros(8, np.int64)  # a line of the cache to itself
+        with self._lock:
+            try:
+                for number in range(1, self.threads):
+                    others.append(self._pool.submit(kernel, number, self.threads, gate, *arguments))
+                kernel(0, self.threads, gate, *arguments)
+            except BaseException:  # Ctrl-C: the others, who wait for this thread where they meet, come to their end
+                while not all(other.done() for other in others):
+                    gate[0] += 1
+                    sleep(0.0001)
+                raise
+            for other in others:
+                other.result()
 
 
 def flat(tensor: Tensor) -> Array:

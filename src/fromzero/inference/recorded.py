@@ -7,6 +7,7 @@ its first sequence, which write what that writes.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class RecordedRunner:
         self.model, self.store, self.most = model, store, most
         self.why = f"steps of up to {most} answers are CUDA graphs, pieces of prompts are not"
         self._recordings: dict[tuple[int, int], Recording] = {}
+        self._pool = torch.cuda.graph_pool_handle() if store.device.type == "cuda" else None
 
     def run(self, spans: Sequence[Span]) -> Tensor:
         """See Runner."""
@@ -44,7 +46,7 @@ class RecordedRunner:
     def _replay(self, spans: Sequence[Span]) -> Tensor:
         size = _power(len(spans), 1), _power(max(span.start + 1 for span in spans), SHORTEST)
         if size not in self._recordings:
-            self._recordings[size] = Recording(self.model, self.store, *size)
+            self._recordings[size] = Recording(self.model, self.store, *size, self._pool)
         wanted = [number for number, span in enumerate(spans) if span.wanted]
         return self._recordings[size].run(spans)[wanted]
 
@@ -52,8 +54,9 @@ class RecordedRunner:
 class Recording:
     """One size of step: so many sequences, with room for so many keys."""
 
-    def __init__(self, model: Transformer, store: PageStore, sequences: int, keys: int) -> None:
-        self.model, self.store, device = model, store, store.device
+    def __init__(self, model: Transformer, store: PageStore, sequences: int, keys: int, pool: Any = None) -> None:
+        """pool: where all recordings have their memory, of torch.cuda.graph_pool_handle."""
+        self.model, self.store, self.pool, device = model, store, pool, store.device
         self.ids_BT = torch.zeros(1, sequences, dtype=torch.int64, device=device)
         self.slots_BS = torch.zeros(sequences, keys, dtype=torch.int64, device=device)
         self.keep_BS = torch.ones(sequences, keys, dtype=torch.bool, device=device)
@@ -95,7 +98,8 @@ class Recording:
             self._compute()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # What one recording computes in, all others may; other threads of a server may use the device meanwhile.
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             self._compute()
         return graph.replay
 

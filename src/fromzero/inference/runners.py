@@ -58,12 +58,11 @@ def pick_runner(model: Transformer, store: PageStore) -> TorchRunner | CompiledR
     except UnfitError as reason:
         plain.why = f"torch computes all steps: {reason}"
         return plain
-    most = 0
+    most, place = 0, min(store.size, model.config.context) - 1
     for rows in TRIED:
-        spans = [Span([0], store.size - 1, [row % store.pages], 1) for row in range(rows)]
-        if _seconds(partial(compiled.run, spans)) >= _seconds(partial(plain.run, spans)):
-            break
-        most = rows
+        spans = [Span([0], place, [row % store.pages], 1) for row in range(rows)]
+        if _seconds(partial(compiled.run, spans)) < _seconds(partial(plain.run, spans)):
+            most = rows
     compiled.most = most
     compiled.why = f"calls of up to {most} tokens are compiled, pieces of prompts go through torch, as measured"
     return compiled

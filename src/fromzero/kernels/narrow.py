@@ -19,7 +19,10 @@ from fromzero.kernels.compiling import inlined, lean
 from fromzero.kernels.lanes import LANES, load, multiply_add, prefetch, put, spread, total, zeros
 
 intrinsic: Any = extending.intrinsic
-_HOST = {} if getattr(config, "CPU_NAME", None) else llvm.get_host_cpu_features()
+_changed = [
+    getattr(config, name, None) for name in ("CPU_NAME", "CPU_FEATURES")
+]  # Numba is told to compile for another
+_HOST = llvm.get_host_cpu_features() if getattr(config, "ENABLE_AVX", True) and not any(_changed) else {}
 CODES, BFLOATS = (bool(_HOST.get(name)) and bool(_HOST.get("avx512bw")) for name in ("avx512vnni", "avx512bf16"))
 """Whether this processor multiplies 8-bit codes, and bfloat16."""
 _BYTE, _INT, _FLOAT, _HALF = ir.IntType(8), ir.IntType(32), ir.FloatType(), ir.HalfType()
