@@ -157,6 +157,8 @@ class Chat:
     def do_set(self, rest: str) -> None:
         """Change a setting of sampling."""
         name, _, value = rest.partition(" ")
+        if not value:
+            raise UserError("/set takes a name and a value, as in: /set temperature 0.5 (/settings shows the names)")
         try:
             changed = {**to_plain(self.sampling), name: yaml.safe_load(value)}
         except yaml.YAMLError:
@@ -171,6 +173,7 @@ class Chat:
         """Forget the last question and its answer."""
         self._take_back("assistant")
         self._take_back("user")
+        say(f"taken back; {len(self.messages)} messages are left")
 
     def do_retry(self, _: str) -> None:
         """Answer the last question anew."""
@@ -184,13 +187,16 @@ class Chat:
 
     def do_save(self, name: str) -> None:
         """Keep the conversation; only another conversation is written over."""
-        if Path(name).exists():
-            _read(name)
-        write_json(Path(name), {"messages": self.messages})
+        if (path := _path("save", name)).exists():
+            _read(path)
+        try:
+            write_json(path, {"messages": self.messages})
+        except OSError as error:
+            raise UserError(f"'{name}' can't be written ({error.strerror}); name another file") from error
 
     def do_load(self, name: str) -> None:
         """Go on with one that was kept."""
-        self.messages = _read(name)
+        self.messages = _read(_path("load", name))
         say(f"{len(self.messages)} messages")
 
     def do_tokens(self, _: str) -> None:
@@ -202,11 +208,18 @@ class Chat:
         say(self.stats)
 
 
-def _read(name: str) -> Messages:
+def _path(command: str, name: str) -> Path:
+    if not name:
+        raise UserError(f"/{command} takes the name of a file")
+    return Path(name)
+
+
+def _read(path: Path) -> Messages:
     try:
-        return check_messages(json.loads(Path(name).read_text(encoding="utf-8"))["messages"])
+        return check_messages(json.loads(path.read_text(encoding="utf-8"))["messages"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise UserError(f"'{name}' holds no conversation ({error}); name another file") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"'{path}' holds no conversation ({reason}); name another file") from error
 
 
 def read_question(read: Callable[[str], str]) -> str:

@@ -57,6 +57,8 @@ class GenerateConfig:
         rules = [rule for rule in (self.json_schema, self.regex, self.choices or None) if rule is not None]
         if len(rules) + bool(self.beams) > 1 or (self.beams and (self.sampling.stop or self.sampling.logprobs)):
             raise UserError("one of json_schema, regex, choices and beams at a time; beams without stop and logprobs")
+        if self.beams and self.sampling.n > self.beams:
+            raise UserError(f"n is {self.sampling.n}, and {self.beams} beams give at most {self.beams} answers")
         if self.input and self.prompt:
             raise UserError("give --prompt or --input, not both")
 
@@ -81,7 +83,10 @@ def run(config: GenerateConfig) -> None:
             failed += "error" in result
             report(number + 1)
     if failed:
-        say(f"{failed} of {len(rest)} prompts could not be answered; their lines say why")
+        message = f"{failed} of {len(rest)} prompts could not be answered; their lines say why"
+        if failed == len(rest):
+            raise UserError(message)
+        say(message)
 
 
 def _records(config: GenerateConfig) -> list[dict[str, Any]]:

@@ -237,7 +237,7 @@ Run = Callable[[Sequence[Span]], Tensor]
 
 
 def run_apart(spans: Sequence[Span], few: int, most: int, short: Run, long: Run) -> Tensor:
-    """Spans, at least one: those of up to `few` tokens in calls of `short` with up to `most`, all others in one of `long`.
+    """Spans, at least one: those of up to `few` tokens in calls of `short` with up to `most`, others in one of `long`.
 
     Logits (N, V) of the wanted places, span after span.
     """

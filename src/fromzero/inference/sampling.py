@@ -75,6 +75,7 @@ class SamplingConfig:
             "repetition_penalty": (0.01 <= self.repetition_penalty <= 100, "from 0.01 to 100"),
             "presence_penalty": (-2 <= self.presence_penalty <= 2, "from -2 to 2"),
             "frequency_penalty": (-2 <= self.frequency_penalty <= 2, "from -2 to 2"),
+            "max_tokens": (self.max_tokens >= 1, "at least 1"),
             "min_tokens": (0 <= self.min_tokens <= self.max_tokens, "from 0 to max_tokens"),
             "logit_bias": (
                 all(-100 <= bias <= 100 for bias in self.logit_bias.values()),
@@ -82,7 +83,6 @@ class SamplingConfig:
             ),
             "n": (self.n >= 1, "at least 1"),
             "logprobs": (self.logprobs is None or self.logprobs >= 0, "at least 0, or null"),
-            "max_tokens": (self.max_tokens >= 1, "at least 1"),
             "stop": (all(self.stop), "texts of at least one character"),
         }
         for name, (fits, rule) in limits.items():

@@ -90,7 +90,7 @@ def _fields(model: Any) -> list[str]:
 
 
 def _close(name: str, known: set[str]) -> str:
-    hint = nearest(name[:100], known)
+    hint = "" if name in known else nearest(name[:100], known)  # known to another path
     return hint if "did you mean" in hint else ""
 
 

@@ -39,7 +39,10 @@ def _encode(
     goes_on = body.continue_final_message
     given = {"tools": tools, "continue_final_message": goes_on, **options}
     try:
-        return template.encode_chat(tokenizer, messages, header, **given)[0]
+        ids = template.encode_chat(tokenizer, messages, header, **given)[0]
+        if tools and ids == template.encode_chat(tokenizer, messages, header, **{**given, "tools": None})[0]:
+            raise bad("this model's chat template has no place for tools; leave them out, or serve another", "tools")
+        return ids
     except UserError as error:
         raise bad(str(error), "messages") from None
 
