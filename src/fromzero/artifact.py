@@ -192,6 +192,14 @@ def digest_of(*values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def digest_source(path: Path) -> str:
+    """SHA-256 of what is read from a path: of an artifact its digest, else of the names and contents of all files."""
+    if is_artifact(path):
+        return open_artifact(path).digest
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return digest_of([(file.name, digest_file(file)) for file in files if file.exists()])
+
+
 def digest_file(path: Path, sync: bool = False) -> str:
     """SHA-256 of a file's bytes; with `sync`, they are on the disk when this returns."""
     with path.open("rb") as file:

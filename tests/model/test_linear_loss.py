@@ -5,7 +5,7 @@ import torch
 
 from fromzero.model import ModelConfig, functions, linear_loss
 from fromzero.model.layers import Head
-from fromzero.model.linear_loss import IGNORE, linear_cross_entropy, linear_nats
+from fromzero.model.linear_loss import IGNORE, linear_cross_entropy, linear_logprobs, linear_nats
 
 
 @pytest.mark.parametrize("rows_in_a_block", [1, 4, 7, 100])
@@ -94,3 +94,36 @@ def test_a_pass_that_keeps_the_graph_leaves_its_gradients_to_a_second_one() -> N
     first = torch.autograd.grad(loss, (x, weight), retain_graph=True)
     second = torch.autograd.grad(loss, (x, weight))
     torch.testing.assert_close(second, first, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_of_tokens_have_gradients(
+    monkeypatch: pytest.MonkeyPatch, softcap: float | None, temperature: float
+) -> None:
+    monkeypatch.setattr(linear_loss, "BLOCK_BYTES", 4 * 20 * 3)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(10, 8, generator=generator, requires_grad=True)
+    weight = torch.randn(20, 8, generator=generator, requires_grad=True)
+    bias = torch.randn(20, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 20, (10,), generator=generator)
+    targets[[2, 7]] = IGNORE
+    logits = (x @ weight.T + bias) * 0.5
+    logits = logits if softcap is None else softcap * (logits / softcap).tanh()
+    plain = (logits / temperature).log_softmax(-1).gather(1, targets.clamp(min=0)[:, None])[:, 0] * (targets != IGNORE)
+    found = linear_logprobs(x, weight, targets, bias, 0.5, softcap, temperature)
+    torch.testing.assert_close(found, plain)
+    factors = torch.randn(10, generator=generator)
+    expected = torch.autograd.grad((plain.exp() * factors).sum(), (x, weight, bias))
+    for ours, theirs in zip(
+        torch.autograd.grad((found.exp() * factors).sum(), (x, weight, bias)), expected, strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_frozen_matrix_gets_no_gradient() -> None:
+    x, weight = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3)
+    targets = torch.tensor([0, 1, 2, IGNORE])
+    (ours,) = torch.autograd.grad(linear_cross_entropy(x, weight, targets), x)
+    (theirs,) = torch.autograd.grad(functions.cross_entropy(x @ weight.T, targets)[:3].sum(), x)
+    torch.testing.assert_close(ours, theirs)

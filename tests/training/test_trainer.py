@@ -155,3 +155,20 @@ def test_samples_are_taken_at_the_looks_after_evenly_spread_points() -> None:
     assert [step for step in looks if is_sample_step(step, config, 4)] == [0, 440, 660, 880, 1100]
     assert [step for step in looks if is_sample_step(step, config, 1)] == [0, 1100]
     assert not any(is_sample_step(step, config, 0) for step in looks)
+
+
+def test_a_batch_without_loss_is_left_out_with_a_warning(chain: Chain, tmp_path: Path, capsys: Any) -> None:
+    run = trainer(chain, tmp_path, replace(CONFIG, steps=2, weight_decay=0.5))
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    dealt = run.loader.next_batch
+
+    def without_loss() -> tuple[torch.Tensor, torch.Tensor]:
+        ids_BT, targets_BT = dealt()  # type: ignore[misc]
+        return ids_BT, torch.full_like(targets_BT, -100)
+
+    run.loader.next_batch = without_loss  # type: ignore[method-assign]
+    figures = run.fit()
+    assert figures["steps"] == 2
+    assert figures["loss"] == 0
+    assert equal(before, run.model.state_dict())
+    assert "carries loss; the step is left out" in capsys.readouterr().err

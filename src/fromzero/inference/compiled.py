@@ -56,6 +56,10 @@ class CompiledRunner:
     def forget(self, key: str) -> None:
         """Nothing is kept."""
 
+    def refresh(self) -> None:
+        """See Runner. Matrices are views of what is computed with; norms and biases were copied."""
+        self._weights = _weights(self.model, self._team)
+
     @torch.inference_mode()
     def decode(self, spans: Sequence[Span]) -> Tensor:
         """What `run_spans` gives, compiled; of at most `most` tokens."""

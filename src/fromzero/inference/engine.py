@@ -186,6 +186,13 @@ class Engine:
             self.speculation.watch(planned, seconds)
         return outputs
 
+    def refresh(self) -> None:
+        """The model's weights were changed in place, while nothing was being answered: forget what was computed."""
+        if self.busy:
+            raise RuntimeError("weights must not change while answers are being made")
+        self.pool.forget_all()
+        self.runner.refresh()
+
     def answers(self, requests: Ids[Request]) -> dict[tuple[str, int], list[Output]]:
         """Everything about these requests, computed to their end: outputs by request and index."""
         found: dict[tuple[str, int], list[Output]] = {}

@@ -85,6 +85,11 @@ class PagePool:
         table.pages.clear()
         table.chain.clear()
 
+    def forget_all(self) -> None:
+        """Nothing that was computed before is found any more: weights have changed."""
+        self._found.clear()
+        self._known.clear()
+
     def _hold(self, page: int) -> None:
         self._holders[page] += 1
         self._unheld.pop(page, None)

@@ -43,6 +43,9 @@ class RecordedRunner:
     def forget(self, key: str) -> None:
         """Nothing is kept."""
 
+    def refresh(self) -> None:
+        """Recordings read the weights where they are."""
+
     def _replay(self, spans: Sequence[Span]) -> Tensor:
         size = _power(len(spans), 1), _power(max(span.start + 1 for span in spans), SHORTEST)
         if size not in self._recordings:

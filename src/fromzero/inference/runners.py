@@ -29,6 +29,9 @@ class Runner(Protocol):
     def forget(self, key: str) -> None:
         """What it keeps for a request beside pages is not needed any more."""
 
+    def refresh(self) -> None:
+        """The model's weights were changed in place: what was made of them is made again."""
+
 
 class TorchRunner:
     """Runs any decoder."""
@@ -43,6 +46,9 @@ class TorchRunner:
 
     def forget(self, key: str) -> None:
         """Nothing is kept."""
+
+    def refresh(self) -> None:
+        """Nothing was made of the weights."""
 
 
 def pick_runner(model: Transformer, store: PageStore) -> TorchRunner | CompiledRunner | RecordedRunner:

@@ -40,6 +40,10 @@ class SourceRunner:
         """See Runner."""
         self._memories.pop(key, None)
 
+    def refresh(self) -> None:
+        """See Runner."""
+        self._memories.clear()
+
 
 @dataclass
 class _Row(Memory):

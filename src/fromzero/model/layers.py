@@ -16,7 +16,7 @@ from fromzero.model import functions
 from fromzero.model.config import ModelConfig
 from fromzero.model.fast_norm import fast_rms_norm
 from fromzero.model.float8 import float8_linear
-from fromzero.model.linear_loss import linear_cross_entropy, linear_nats
+from fromzero.model.linear_loss import linear_cross_entropy, linear_logprobs, linear_nats
 from fromzero.model.quantized import Matrix, QuantizedMatrix, linear, numbers
 from fromzero.model.wide_linear import wide_linear, widened
 
@@ -130,3 +130,8 @@ class Head(nn.Module):
     def nats(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor) -> Tensor:
         """The same of each row, (N,) in fp32, without gradients."""
         return linear_nats(x_ND, numbers(weight_VD), targets_N, self.bias, self.scale, self.softcap)
+
+    def logprobs(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
+        """log p(target) of each row at a temperature, (N,) in fp32, 0 where the target is -100; with gradients."""
+        weight_VD = numbers(weight_VD)
+        return linear_logprobs(x_ND, weight_VD, targets_N, self.bias, self.scale, self.softcap, temperature)

@@ -63,6 +63,24 @@ def linear_nats(
     return nats_N
 
 
+def linear_logprobs(
+    x_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    bias_V: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """log softmax(logits / temperature)[target] of each row, in nats (N,) fp32, 0 where the target is -100.
+
+    With gradients, for losses that weigh each token or each answer by something of its own: the logits of a block are
+    made again in the backward pass, so none are kept. Not differentiable twice.
+    """
+    x_ND, bias_V = _scaled(x_ND, bias_V, scale / (softcap or 1.0))
+    return _LinearLogprobs.apply(x_ND, weight_VD, targets_N, bias_V, softcap, temperature)
+
+
 def _scaled(x_ND: Tensor, bias_V: Tensor | None, factor: float) -> tuple[Tensor, Tensor | None]:
     """What the logits are to be multiplied by goes with x and the bias: there are fewer of these."""
     if factor == 1:
@@ -104,18 +122,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = x_ND.new_zeros((), dtype=torch.float32)
         needs = any(ctx.needs_input_grad)
         grad_x = torch.empty_like(x_ND) if needs else None
-        grad_w = torch.zeros_like(weight_VD, dtype=torch.float32) if needs else None
-        grad_b = torch.zeros_like(bias_V, dtype=torch.float32) if needs and bias_V is not None else None
+        learned = ctx.needs_input_grad[1]  # or it is frozen, and a third of the arithmetic is saved
+        grad_w = torch.zeros_like(weight_VD, dtype=torch.float32) if learned else None
+        grad_b = (
+            torch.zeros_like(bias_V, dtype=torch.float32) if ctx.needs_input_grad[4] and bias_V is not None else None
+        )
         for rows in _blocks(x_ND, weight):
             block, logits = x_ND[rows], _logits(x_ND[rows], weight, bias_V, softcap)
             slope = None if softcap is None else softcap - logits.square() / softcap  # of cap tanh(z), at z
             nats, grad = loss(logits, targets_N[rows])
             total += nats
-            if grad_x is None or grad_w is None:
+            if grad_x is None:
                 continue
             grad = (grad if slope is None else grad.mul_(slope)).to(block.dtype)
             torch.mm(grad, weight, out=grad_x[rows])
-            grad_w.addmm_(grad.t(), block) if grad.dtype == grad_w.dtype else grad_w.add_(grad.t() @ block)
+            if grad_w is not None:
+                grad_w.addmm_(grad.t(), block) if grad.dtype == grad_w.dtype else grad_w.add_(grad.t() @ block)
             if grad_b is not None:
                 grad_b += grad.sum(0, dtype=torch.float32)
         ctx.save_for_backward(grad_x, grad_w, grad_b)
@@ -128,6 +150,54 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scale = torch.mul if torch._C._autograd._get_current_graph_task_keep_graph() else Tensor.mul_
         grad_x, grad_w, grad_b = (None if grad is None else scale(grad, grad_total) for grad in ctx.saved_tensors)
         return None if grad_x is None else grad_x.to(ctx.dtype), grad_w, None, None, grad_b, None
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        bias_V: Tensor | None,
+        softcap: float | None,
+        temperature: float,
+    ) -> Tensor:
+        x, weight = _factors(x_ND, weight_VD)
+        total_N = x.new_empty(len(x), dtype=torch.float32)
+        chosen_N = torch.empty_like(total_N)
+        for rows in _blocks(x, weight):
+            logits_NV = _logits(x[rows], weight, bias_V, softcap).div_(temperature)
+            total_N[rows] = logits_NV.logsumexp(-1)
+            chosen_N[rows] = logits_NV.gather(1, targets_N[rows].clamp(min=0)[:, None])[:, 0]
+        ctx.save_for_backward(x_ND, weight_VD, targets_N, bias_V, total_N)
+        ctx.softcap, ctx.temperature = softcap, temperature
+        return (chosen_N - total_N).masked_fill_(targets_N == IGNORE, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, weight_VD, targets_N, bias_V, total_N = ctx.saved_tensors
+        x, weight = _factors(x_ND, weight_VD)
+        needs_x, needs_w, _, needs_b, *_ = ctx.needs_input_grad
+        grad_x = torch.empty_like(x) if needs_x else None
+        grad_w = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_w else None
+        grad_b = torch.zeros_like(bias_V, dtype=torch.float32) if needs_b else None
+        factor_N1 = (grad_N / ctx.temperature).masked_fill(targets_N == IGNORE, 0.0)[:, None]
+        for rows in _blocks(x, weight):
+            logits = _logits(x[rows], weight, bias_V, ctx.softcap)
+            slope = None if ctx.softcap is None else ctx.softcap - logits.square() / ctx.softcap
+            grad = logits.div_(ctx.temperature).sub_(total_N[rows, None]).exp_().neg_()
+            grad.scatter_add_(1, targets_N[rows].clamp(min=0)[:, None], torch.ones_like(grad[:, :1]))
+            grad.mul_(factor_N1[rows])
+            grad = (grad if slope is None else grad.mul_(slope)).to(x.dtype)
+            if grad_x is not None:
+                torch.mm(grad, weight, out=grad_x[rows])
+            if grad_w is not None:
+                grad_w.addmm_(grad.t(), x[rows]) if grad.dtype == grad_w.dtype else grad_w.add_(grad.t() @ x[rows])
+            if grad_b is not None:
+                grad_b += grad.sum(0, dtype=torch.float32)
+        return None if grad_x is None else grad_x.to(x_ND.dtype), grad_w, None, grad_b, None, None
 
 
 def _loss_and_logit_gradient(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:

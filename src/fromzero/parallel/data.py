@@ -32,7 +32,7 @@ def share(fleet: Fleet, mesh: Mesh) -> None:
     """Give every module that is called its data parallelism, in place."""
     if mesh["loss"].size() == 1:
         return
-    placed = any(isinstance(parameter, DTensor) for _, parameter in fleet.named_parameters())
+    placed = any(isinstance(parameter, DTensor) for part in fleet.parts for parameter in part.parameters())
     if mesh["weights"].size() == 1 and mesh["pipeline"].size() == 1 and not placed:
         _copy(fleet, mesh)
     else:

@@ -47,20 +47,21 @@ class Fleet:
         """The whole model as it was, on many devices without its weights: for its config and counts."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """This rank's parameters under their names in the model; DTensors where ranks share them."""
+        """This rank's parameters that are learned, by their names in the model; DTensors where ranks share them."""
         for part in self.parts:
-            yield from part.named_parameters()
+            yield from ((name, parameter) for name, parameter in part.named_parameters() if parameter.requires_grad)
 
-    def gradients(self, batch: Batch, rows: int | None, count: int, scale: float = 1.0) -> float:
+    def gradients(self, batch: Batch, rows: int | None, count: float, scale: float = 1.0) -> float:
         """Loss of the batch divided by `count`, over all ranks, and its gradient times `scale` in the parameters.
 
-        batch: this rank's rows. rows: of a micro-batch; None takes all at once. count: targets of the whole batch.
+        batch: this rank's rows. rows: of a micro-batch; None takes all at once. count: what the objective counts in
+        the whole batch, such as its targets.
         """
         losses = []
         micros = list(self.micro_batches(batch, rows))
         for index, micro in enumerate(micros):
             self.synchronize(index == len(micros) - 1)
-            loss = self.roots[0](**micro) / max(1, count)
+            loss = self.roots[0](**micro) / (count or 1)
             (loss * scale).backward()
             losses.append(loss.detach())
         return self.total(sum(map(float, losses)), "loss")  # on a GPU, not before all are under way

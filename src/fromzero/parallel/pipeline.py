@@ -117,13 +117,13 @@ class Pipeline(Fleet):
             self.copies = {"token_embedding.weight"}
         self._schedules: dict[tuple[int, ...], Any] = {}
 
-    def gradients(self, batch: Batch, rows: int | None, count: int, scale: float = 1.0) -> float:
+    def gradients(self, batch: Batch, rows: int | None, count: float, scale: float = 1.0) -> float:
         """See Fleet. Raises UserError when the micro-batches are not as many as the schedule needs."""
         (whole,) = self.micro_batches(batch, None)
         targets_BT = whole["targets_BT"]
         micros = self._micro_batches(len(targets_BT), rows)
         for stage in self.stages.values():
-            stage.factor, stage.added = scale / max(1, count), []
+            stage.factor, stage.added = scale / (count or 1), []
         losses: list[Tensor] = []
         schedule = self._scheduled(micros, len(targets_BT) // micros, targets_BT.shape[1])
         first = (targets_BT,) if 0 in self.stages else ()  # any tensor: the first stage takes what it needs by name

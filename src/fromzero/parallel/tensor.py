@@ -246,6 +246,12 @@ class _SplitHead(_Split, Head):
         x_ND, loss = _enter(x_ND, self.ranks), vocabulary_loss(self.ranks)
         return linear_cross_entropy(x_ND, numbers(weight_VD), targets_N, loss, self.bias, self.scale, self.softcap)
 
+    def logprobs(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
+        """By way of the logits of the whole vocabulary."""
+        logprobs_NV = (self(x_ND, weight_VD).float() / temperature).log_softmax(-1)
+        chosen_N = logprobs_NV.gather(1, targets_N.clamp(min=0)[:, None])[:, 0]
+        return chosen_N.masked_fill(targets_N == IGNORE, 0.0)
+
 
 def vocabulary_loss(ranks: DeviceMesh) -> BlockLoss:
     """Softmax and logarithm where each rank has the logits of a part of the vocabulary.

@@ -18,12 +18,13 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from fromzero.console import say
 from fromzero.errors import UserError
+from fromzero.model.quantized import quantized
 from fromzero.parallel import Fleet
 from fromzero.training.checkpoint_files import (
     STATE,
@@ -136,8 +137,10 @@ class Checkpoints:
         return self.folder / f"step-{step:08d}"
 
     def _tensors(self) -> dict[str, Tensor]:
-        """What this rank holds; DTensors where ranks share them."""
-        found = {f"model/{name}": tensor for part in self.fleet.parts for name, tensor in part.state_dict().items()}
+        """What this rank holds but for what is frozen; DTensors where ranks share them."""
+        frozen = {name for part in self.fleet.parts for name in frozen_names(part)}
+        held = (item for part in self.fleet.parts for item in part.state_dict().items())
+        found = {f"model/{name}": tensor for name, tensor in held if name not in frozen}
         for name, parameter in self.fleet.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
@@ -237,6 +240,12 @@ class Checkpoints:
                 return f"its tensor '{name.partition('/')[2]}' is {there}, here it is {here}"
         extra = [name for name in saved.tensors if name.startswith("model/") and name not in everywhere]
         return f"it has a tensor '{extra[0].partition('/')[2]}', which the model here has not" if extra else ""
+
+
+def frozen_names(model: nn.Module) -> set[str]:
+    """What of a state dict training does not change: parameters without gradients, and matrices in few bits."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return frozen | {f"{name}.{part}" for name, module in quantized(model) for part in module.state_dict()}
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

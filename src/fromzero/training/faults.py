@@ -70,7 +70,7 @@ class Guard:
         self.history = deque(((float(loss), float(norm)) for loss, norm in state["history"]), WINDOW)
 
 
-def whereabouts(fleet: Fleet, loader: Any, batch: Batch, rows: int | None, count: int) -> str:
+def whereabouts(fleet: Fleet, loader: Any, batch: Batch, rows: int | None, count: float) -> str:
     """Which row of which rank makes loss or gradients no numbers, and its documents, as the end of a sentence.
 
     For the batch and its count as in Fleet.gradients, whose gradients it throws away. All ranks must call it.
@@ -102,7 +102,7 @@ def _narrowed(places: range, fails: Callable[[range], bool]) -> int:
     return places[0]
 
 
-def _fails(fleet: Fleet, batch: Batch, rows: int | None, count: int, places: Collection[int]) -> bool:
+def _fails(fleet: Fleet, batch: Batch, rows: int | None, count: float, places: Collection[int]) -> bool:
     """Whether some rows of the whole batch, with all others blank, give a loss or gradients that are no numbers."""
     height = len(batch["targets_BT"])
     first = fleet.data_rank * height

@@ -35,7 +35,7 @@ class MicroBatches:
         for note in folder.glob("micro-batch-*.json") if fleet.world.size > 1 else ():
             self.load_state_dict(json.loads(note.read_bytes()))
 
-    def gradients(self, batch: Batch, count: int, scale: float = 1.0) -> float:
+    def gradients(self, batch: Batch, count: float, scale: float = 1.0) -> float:
         """As Fleet.gradients. Raises UserError when not even one row fits, and Interrupted on one of several ranks."""
         while True:
             drawn = random_state()

@@ -1,7 +1,7 @@
 """What is minimised: an objective holds the model, prepares batches and returns the summed loss of a micro-batch.
 
-A sum, not a mean: who trains divides by the targets of the whole batch, so the size of a micro-batch, the number of
-ranks and how the counted targets are spread over them change nothing.
+A sum, not a mean: who trains divides by what the objective counts in the whole batch (targets, pairs, answers), so the
+size of a micro-batch, the number of ranks and how the counted targets are spread over them change nothing.
 """
 
 from typing import Any
@@ -26,10 +26,28 @@ class Objective(nn.Module):
         self.model, self.begins = model, begins
         self.rank, self.ranks = 0, 1
         """Whose rows of a batch are prepared: rank r of n has rows r, r + n, ... of it."""
+        self.noted: dict[str, tuple[float, float]] = {}
+        """Sum and count of what was noted in this step, by name."""
 
     def prepare(self, ids_BT: Tensor, targets_BT: Tensor, step: int) -> Batch:
         """What `forward` takes, of a batch of the loader, on the CPU; draws at random by the seed and the step."""
         return {"ids_BT": ids_BT, "targets_BT": targets_BT, **self.marks(ids_BT, targets_BT)}
+
+    def complete(self, batch: Batch, step: int) -> Batch:
+        """A batch that a loader made whole, on the CPU, and what else `forward` takes; all ranks call it."""
+        return batch
+
+    def count(self, batch: Batch) -> float:
+        """What the summed loss of this rank's rows is divided by, over all ranks together; 0: nothing is learned."""
+        return counted(batch["targets_BT"])
+
+    def note(self, **sums: tuple[Tensor | float, float]) -> None:
+        """Add sums and counts to the figures of this training step, whose means over micro-batches and ranks are
+        logged; each forward pass must note the same names.
+        """
+        for name, (total, count) in sums.items() if self.training else ():
+            before = self.noted.get(name, (0.0, 0.0))
+            self.noted[name] = before[0] + float(total), before[1] + count
 
     def marks(self, ids_BT: Tensor, targets_BT: Tensor) -> dict[str, Tensor]:
         """What else the model is told about the tokens of a batch of the loader."""

@@ -22,7 +22,7 @@ from fromzero.evaluation import shards_perplexity
 from fromzero.inference import SamplingConfig, generate_text
 from fromzero.model import ModelConfig, Transformer
 from fromzero.model.encoder_decoder import EncoderDecoder
-from fromzero.parallel import ParallelConfig, World, join_world, parallelize
+from fromzero.parallel import ParallelConfig, World, parallelize
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.checkpoint import Resume
 from fromzero.training.compiling import Choices, choose_compiled
@@ -42,6 +42,7 @@ from fromzero.training.objectives import (
 from fromzero.training.samples import SampleLog
 from fromzero.training.schedule import Growing, in_steps, sequences
 from fromzero.training.settings import INCIDENTAL, TrainConfig
+from fromzero.training.together import Plan, make_together
 from fromzero.training.trainer import CHECKPOINTS, Look, Trainer
 
 VERSION = 1
@@ -104,43 +105,15 @@ def pretrain(config: PretrainConfig) -> Artifact:
 
     Started by torchrun, all ranks call it; the first one writes the folder. Raises UserError.
     """
-    with join_world(config.train.device, config.parallel.timeout) as world:
-        if world.first:
-            return _build(config, world)
-        if folder := world.share(None):
-            data = config.open()
-            _pretrain(settled(config, data), data, Path(folder), world)
-        elif folder is not None:
-            raise UserError("the first rank could not begin; it says why")
-        world.share(None)  # until the first rank has finished the folder
-        return artifact.open_artifact(config.output, "model")
 
-
-def _build(config: PretrainConfig, world: World) -> Artifact:
-    begun = False
-
-    def make(folder: Path) -> Mapping[str, Any]:
-        nonlocal begun
-        begun = True
-        world.share(str(folder))
-        return _pretrain(final, data, folder, world)
-
-    try:
+    def open_plan() -> Plan:
         data = config.open()
         final = settled(config, data)
-        inputs = {"tokens": data.digest}
-        ignore = ("tokens", "corpus", "tokenizer", "output", "parallel", "resume", "print_schedule", *INCIDENTAL)
-        made = artifact.build(
-            config.output, "model", final, inputs, make, version=VERSION, ignore=ignore, scratch=CHECKPOINTS
-        )
-    except BaseException:
-        if not begun:
-            world.share("")  # the others wait to hear how it begins
-        raise
-    if not begun:  # it was up to date
-        world.share(None)
-    world.share(None)
-    return made
+        return Plan(final, {"tokens": data.digest}, lambda folder, world: _pretrain(final, data, folder, world))
+
+    ignore = ("tokens", "corpus", "tokenizer", "output", "parallel", "resume", "print_schedule", *INCIDENTAL)
+    device, timeout = config.train.device, config.parallel.timeout
+    return make_together(open_plan, config.output, device, timeout, version=VERSION, ignore=ignore)
 
 
 def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: World) -> Mapping[str, Any]:

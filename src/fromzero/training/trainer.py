@@ -19,7 +19,7 @@ from fromzero.training.checkpoint import Checkpoints, Resume
 from fromzero.training.faults import Guard, whereabouts
 from fromzero.training.memory import MicroBatches
 from fromzero.training.metrics import MetricsLog
-from fromzero.training.objective import NextToken, Objective, counted
+from fromzero.training.objective import NextToken, Objective
 from fromzero.training.optimizers import make_optimizer, set_share
 from fromzero.training.precision import LossScaler, use_float8
 from fromzero.training.schedule import learning_rate
@@ -44,8 +44,10 @@ class Stateful(Protocol):
 class Loader(Stateful, Protocol):
     """What the loop needs of its data."""
 
-    def next_batch(self) -> tuple[Tensor, Tensor]:
-        """ids and targets, (B, T) each; targets of -100 carry no loss."""
+    def next_batch(self) -> tuple[Tensor, Tensor] | Batch:
+        """ids and targets, (B, T) each, targets of -100 carry no loss; or all that the objective takes, by its names,
+        with the rows of this rank first, `ids_BT` and `targets_BT` among them.
+        """
 
 
 Look = Callable[[Transformer, int], dict[str, Any]]
@@ -163,10 +165,14 @@ class Trainer:
         self.model.train()
         waited = time.perf_counter()
         self.watch.note(self.step + 1, "data")
-        ids_BT, targets_BT = self.loader.next_batch()
-        batch = self.objective.prepare(ids_BT, targets_BT, self.step)
+        dealt = self.loader.next_batch()
+        if isinstance(dealt, tuple):
+            ids, batch = dealt[0], self.objective.prepare(*dealt, self.step)
+        else:
+            ids, batch = dealt["ids_BT"], self.objective.complete(dealt, self.step)
+        tokens = ids.numel() * self.fleet.data_size
         waited = time.perf_counter() - waited
-        count = int(self.fleet.sum(counted(batch["targets_BT"])))
+        count = self.fleet.sum(self.objective.count(batch))
         every = self.config.inspect_every
         inspector = Inspector(self.fleet) if every and (self.step + 1) % every == 0 else None
         self.watch.note(self.step + 1, "gradients")
@@ -174,7 +180,9 @@ class Trainer:
         self.scaler.unscale(self.fleet)
         norm = self.fleet.clip(self.config.max_gradient_norm)
         self.watch.note(self.step + 1, "update")
-        if self.scaler.allows(loss, norm) and self.guard.allows(
+        if count == 0:
+            say(f"warning: nothing in the batch of step {self.step + 1} carries loss; the step is left out")
+        elif self.scaler.allows(loss, norm) and self.guard.allows(
             self.step + 1, loss, norm, lambda: self._whereabouts(batch, count)
         ):
             if inspector:
@@ -183,7 +191,6 @@ class Trainer:
             self.fleet.balance_experts()
         self.fleet.clear()
         self.step += 1
-        tokens = ids_BT.numel() * self.fleet.data_size
         self.tokens += tokens
         seconds = time.perf_counter() - started
         self.seconds += seconds
@@ -192,15 +199,23 @@ class Trainer:
         bar(self.step, f"loss {loss:.3f}  lr {rate:.2e}  {human_count(speed)} tokens/s{cost}")
         if self.step % self.config.log_every == 0 or self.step in (1, self.config.steps):
             self.last = {"loss": loss, "gradient_norm": norm, "learning_rate": rate, "counted_tokens": count}
-            self.last["skipped"] = self.guard.skipped
+            self.last |= {"skipped": self.guard.skipped, **self._noted()}
             if self.scaler.active:
                 self.last |= {"loss_scale": self.scaler.scale, "overflows": self.scaler.overflows}
             figures = {**self.last, "data_seconds": waited, **self._speed_figures(speed)}
             self.log.write({"step": self.step, "kind": "train", **figures})
         if inspector:
             self.log.write({"step": self.step, "kind": "inspect", **inspector.figures()})
+        self.objective.noted.clear()
 
-    def _whereabouts(self, batch: Batch, count: int) -> str:
+    def _noted(self) -> dict[str, float]:
+        """The means of what the objective noted in this step, over all ranks."""
+        found = {}
+        for name, (total, count) in sorted(self.objective.noted.items()):
+            found[name] = self.fleet.total(total, "loss") / (self.fleet.total(count, "loss") or 1)
+        return found
+
+    def _whereabouts(self, batch: Batch, count: float) -> str:
         """What in the batch makes it no number, for a message about it."""
         return whereabouts(self.fleet, self.loader, batch, self.micro_batches.rows, count)
 

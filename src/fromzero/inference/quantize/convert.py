@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fromzero import artifact
-from fromzero.artifact import Artifact, digest_file, digest_of
+from fromzero.artifact import Artifact, digest_source
 from fromzero.corpus import read_corpus
 from fromzero.corpus.encoding import decode
 from fromzero.errors import UserError
@@ -53,7 +53,9 @@ def convert_quantized(config: QuantizedConvertConfig, measure: Measure) -> Artif
     if config.format != "huggingface":
         raise UserError("--quantize writes a folder for fromzero; for llama.cpp give --format gguf --dtype q4_1 alone")
     source, texts = find_model(config.source), [config.calibration, config.evaluate]
-    inputs = {"model": _digest(source)} | {f"text{i}": _digest(text) for i, text in enumerate(texts) if text}
+    inputs = {"model": digest_source(source)} | {
+        f"text{i}": digest_source(text) for i, text in enumerate(texts) if text
+    }
     return artifact.build(
         config.output,
         "model",
@@ -105,13 +107,6 @@ def read_texts(path: Path, side: Literal["train", "validation"]) -> list[str]:
         return [decode(file.read_bytes()) for file in files]
     except ValueError as error:
         raise UserError(f"{path} holds something else than text: {error}") from error
-
-
-def _digest(path: Path) -> str:
-    if artifact.is_artifact(path):
-        return artifact.open_artifact(path).digest
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return digest_of([(file.name, digest_file(file)) for file in files if file.exists()])
 
 
 def _bytes(path: Path) -> int:

@@ -37,6 +37,10 @@ class AheadHeads(Proposer):
     def forget(self, key: str) -> None:
         """Nothing is kept by the names of requests."""
 
+    def refresh(self) -> None:
+        """Trails end."""
+        self._trails.clear()
+
     def propose(self, asked: Mapping[Sequence, int]) -> dict[Sequence, list[int]]:
         """See Proposer."""
         self._trails = {sequence: trail for sequence, trail in self._trails.items() if sequence in asked}

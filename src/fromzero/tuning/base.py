@@ -1,0 +1,142 @@
+"""What tuning stages have in common: the model that they start from, the run of the trainer, the files at the end."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fromzero.artifact import Artifact, digest_source
+from fromzero.console import say
+from fromzero.device import keep_freed_memory
+from fromzero.errors import UserError
+from fromzero.inference.opening import check_model
+from fromzero.interop import load_model
+from fromzero.model import Transformer
+from fromzero.model.adapters import AdapterConfig, adapters, add_adapters, merge_adapters
+from fromzero.model.quantized import quantized
+from fromzero.parallel import Fleet, ParallelConfig, World, parallelize
+from fromzero.tokenizer import Tokenizer, load_tokenizer
+from fromzero.training.checkpoint import Resume
+from fromzero.training.compiling import Choices, choose_compiled
+from fromzero.training.finish import finish_model
+from fromzero.training.objective import Objective
+from fromzero.training.settings import INCIDENTAL, TrainConfig
+from fromzero.training.together import Plan, make_together
+from fromzero.training.trainer import CHECKPOINTS, Loader, Look, Stateful, Trainer
+
+_PRETRAINING = ("tokens", "warmup_tokens", "batch_size_start", "parametrization", "objective")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig:
+    """What every tuning stage is told."""
+
+    model: Path
+    """The model to start from: a folder, a GGUF file, or the name of a downloaded one."""
+    output: Path
+    """Folder for the tuned model."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How it is trained."""
+    adapters: AdapterConfig | None = None
+    """Train small matrices beside the frozen model (LoRA); null trains all of it."""
+    retain: Path | None = None
+    """Text of the kind that the model knew before, to measure what is forgotten: tokens, a corpus or a text file."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How many devices share it; start them with torchrun."""
+    resume: Resume = "auto"
+    """From which checkpoint a run that was cut off goes on: auto takes the newest that is whole, a number the one of
+    that step, never none."""
+
+    def __post_init__(self) -> None:
+        for name in _PRETRAINING:
+            if getattr(self.train, name) != getattr(TrainConfig, name):
+                raise UserError(f"train.{name} is for pretraining; leave it out")
+
+
+IGNORED = ("model", "output", "retain", "parallel", "resume", *INCIDENTAL)
+"""Settings that do not change the result, or whose contents count through digests instead."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that a stage starts from, on its device."""
+
+    path: Path
+    model: Transformer
+    tokenizer: Tokenizer
+    choices: Choices
+
+
+def tune_together(
+    config: TuningConfig,
+    inputs: Mapping[str, Path | None],
+    make: Callable[[Any, Path, World], Mapping[str, Any]],
+    version: int = 1,
+    ignore: tuple[str, ...] = (),
+) -> Artifact:
+    """Bring a tuned model up to date, on all ranks. Raises UserError.
+
+    inputs: what is read beside the model, by the setting that names it; these settings count by what is in the files.
+    make(config, folder, world): trains in `folder` and returns the summary; its config has the model's path here.
+    """
+
+    def open_plan() -> Plan:
+        here = replace(config, model=check_model(config.model))
+        read = {"model": here.model, "retain": config.retain, **inputs}
+        digests = {name: digest_source(path) for name, path in read.items() if path is not None}
+        return Plan(config, digests, lambda folder, world: make(here, folder, world))
+
+    ignore = (*IGNORED, *ignore, *inputs)
+    timeout = config.parallel.timeout
+    return make_together(open_plan, config.output, config.train.device, timeout, version=version, ignore=ignore)
+
+
+def open_base(config: TuningConfig, folder: Path, world: World) -> Base:
+    """Load the model, with adapters if the config has them. Raises UserError."""
+    keep_freed_memory()
+    choices = Choices(folder / CHECKPOINTS, world)
+    model = load_model(config.model, choices.dtype(config.train.dtype)).to(world.device)
+    if config.adapters:
+        names = add_adapters(model, config.adapters, config.train.seed)
+        say(f"adapters of rank {config.adapters.rank} on {len(names)} layers; all else is frozen")
+    elif next(quantized(model), None):
+        raise UserError(f"{config.model} has weights in few bits: train adapters on it, or tune what it was made of")
+    return Base(config.model, model, load_tokenizer(config.model), choices)
+
+
+def fit(
+    config: TuningConfig,
+    base: Base,
+    objective: Objective,
+    make_loader: Callable[[Fleet], Loader],
+    look: Look,
+    folder: Path,
+    world: World,
+    parts: Mapping[str, Stateful] | None = None,
+) -> tuple[Any | None, dict[str, Any]]:
+    """Train; the whole model on the first rank (None on others), and the last figures.
+
+    make_loader: given where the model is placed, the batches of this rank. parts: what else a checkpoint keeps.
+    """
+    train, model = config.train, base.model
+    rows = train.micro_batch_size or max(1, train.batch_size // world.size)
+    compiled = choose_compiled(model, train.compile, rows, model.config.context, base.choices)
+    fleet = parallelize(objective, config.parallel, world, train.recompute, compiled)
+    objective.rank, objective.ranks = fleet.data_rank, fleet.data_size
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    say(f"model: {model.parameter_count():,} parameters, {learned:,} of them learned; {train.steps:,} steps")
+    loader = make_loader(fleet)
+    trainer = Trainer(model, loader, train, folder / "run", look, objective, fleet, config.resume)
+    trainer.parts |= parts or {}
+    base.choices.keep()
+    figures = trainer.fit()
+    return fleet.whole_model(), figures
+
+
+def finish(whole: Any | None, base: Base, folder: Path, figures: Mapping[str, Any], ends: str | None) -> dict[str, Any]:
+    """Merge adapters and write the model's files, on the first rank; the summary. ends: see finish_model."""
+    if whole is None:
+        return {}
+    if next(adapters(whole), None):
+        merge_adapters(whole)
+    return finish_model(whole, folder, base.path, base.tokenizer, ends, figures)
