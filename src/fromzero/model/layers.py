@@ -124,14 +124,13 @@ class Head(nn.Module):
     def loss(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor) -> Tensor:
         """Sum of -log p(target) in nats over targets that are not -100, fp32 scalar."""
         return linear_cross_entropy(
-            x_ND, numbers(weight_VD), targets_N, bias_V=self.bias, scale=self.scale, softcap=self.softcap
+            x_ND, numbers(weight_VD, x_ND.dtype), targets_N, bias_V=self.bias, scale=self.scale, softcap=self.softcap
         )
 
     def nats(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor) -> Tensor:
         """The same of each row, (N,) in fp32, without gradients."""
-        return linear_nats(x_ND, numbers(weight_VD), targets_N, self.bias, self.scale, self.softcap)
+        return linear_nats(x_ND, numbers(weight_VD, x_ND.dtype), targets_N, self.bias, self.scale, self.softcap)
 
     def logprobs(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
         """log p(target) of each row at a temperature, (N,) in fp32, 0 where the target is -100; with gradients."""
-        weight_VD = numbers(weight_VD)
         return linear_logprobs(x_ND, weight_VD, targets_N, self.bias, self.scale, self.softcap, temperature)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fromzero.model.quantized import Matrix, QuantizedMatrix, numbers
 from fromzero.model.wide_linear import widened
 
 IGNORE = -100
@@ -65,7 +66,7 @@ def linear_nats(
 
 def linear_logprobs(
     x_ND: Tensor,
-    weight_VD: Tensor,
+    weight_VD: Matrix,
     targets_N: Tensor,
     bias_V: Tensor | None = None,
     scale: float = 1.0,
@@ -75,7 +76,8 @@ def linear_logprobs(
     """log softmax(logits / temperature)[target] of each row, in nats (N,) fp32, 0 where the target is -100.
 
     With gradients, for losses that weigh each token or each answer by something of its own: the logits of a block are
-    made again in the backward pass, so none are kept. Not differentiable twice.
+    made again in the backward pass, so none are kept; nor is W unpacked where it is in few bits. Not differentiable
+    twice.
     """
     x_ND, bias_V = _scaled(x_ND, bias_V, scale / (softcap or 1.0))
     return _LinearLogprobs.apply(x_ND, weight_VD, targets_N, bias_V, softcap, temperature)
@@ -157,20 +159,21 @@ class _LinearLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any,
         x_ND: Tensor,
-        weight_VD: Tensor,
+        weight_VD: Matrix,
         targets_N: Tensor,
         bias_V: Tensor | None,
         softcap: float | None,
         temperature: float,
     ) -> Tensor:
-        x, weight = _factors(x_ND, weight_VD)
+        x, weight = _factors(x_ND, numbers(weight_VD, x_ND.dtype))
         total_N = x.new_empty(len(x), dtype=torch.float32)
         chosen_N = torch.empty_like(total_N)
         for rows in _blocks(x, weight):
             logits_NV = _logits(x[rows], weight, bias_V, softcap).div_(temperature)
             total_N[rows] = logits_NV.logsumexp(-1)
             chosen_N[rows] = logits_NV.gather(1, targets_N[rows].clamp(min=0)[:, None])[:, 0]
-        ctx.save_for_backward(x_ND, weight_VD, targets_N, bias_V, total_N)
+        ctx.few_bits = weight_VD if isinstance(weight_VD, QuantizedMatrix) else None
+        ctx.save_for_backward(x_ND, None if ctx.few_bits else weight_VD, targets_N, bias_V, total_N)
         ctx.softcap, ctx.temperature = softcap, temperature
         return (chosen_N - total_N).masked_fill_(targets_N == IGNORE, 0.0)
 
@@ -178,6 +181,7 @@ class _LinearLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, weight_VD, targets_N, bias_V, total_N = ctx.saved_tensors
+        weight_VD = numbers(ctx.few_bits, x_ND.dtype) if ctx.few_bits else weight_VD
         x, weight = _factors(x_ND, weight_VD)
         needs_x, needs_w, _, needs_b, *_ = ctx.needs_input_grad
         grad_x = torch.empty_like(x) if needs_x else None

@@ -7,14 +7,16 @@ its low half and input j + G / 2 in its high half (for G = 32 as in GGUF's Q4_1)
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Bits = Literal[4, 8]
 _SMALLEST = 1e-12
+_UNPACKED = 1 << 20  # numbers that are unpacked at once: they stay in cache
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,19 @@ class Packed:
         return Packed(self.codes[which], self.scale[which], None if self.minimum is None else self.minimum[which])
 
     def unpacked(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The matrix (out, in) that it stands for."""
+        """The matrix (out, in) that it stands for; made in fp32, some rows at a time."""
+        whole = torch.empty(self.shape, dtype=dtype, device=self.codes.device)
+        rows = max(1, _UNPACKED // self.shape[1])
+        for start in range(0, len(whole), rows):
+            whole[start : start + rows] = self.rows(slice(start, start + rows))._in_fp32()
+        return whole
+
+    def _in_fp32(self) -> Tensor:
         groups = self.codes.unflatten(1, (self.scale.shape[1], -1))
         if self.minimum is None:
-            return (groups.float() * self.scale.float()[..., None]).flatten(1).to(dtype)
+            return (groups.float() * self.scale.float()[..., None]).flatten(1)
         codes = torch.cat([groups & 15, groups >> 4], -1).float()
-        return torch.addcmul(self.minimum.float()[..., None], codes, self.scale.float()[..., None]).flatten(1).to(dtype)
+        return torch.addcmul(self.minimum.float()[..., None], codes, self.scale.float()[..., None]).flatten(1)
 
 
 def round_to_nearest(weight: Tensor, bits: Bits, group: int) -> Packed:
@@ -117,6 +126,9 @@ class QuantizedMatrix(nn.Module):
         """x W^T, (..., in) -> (..., out), in the dtype of x; x gets a gradient."""
         if self.product is not None and not x.requires_grad:
             return self.product(x, self)
+        if torch.is_grad_enabled() and x.requires_grad:
+            times: Tensor = _Times.apply(x, self)
+            return times
         return F.linear(x, self.packed.unpacked(x.dtype))
 
     def each_times(self, x_MI: Tensor, counts_E: Tensor) -> Tensor:
@@ -125,6 +137,20 @@ class QuantizedMatrix(nn.Module):
         parts = enumerate(x_MI.split(counts_E.tolist()))
         matrices = ((rows, self.packed.rows(slice(e * size, (e + 1) * size))) for e, rows in parts if len(rows))
         return torch.cat([F.linear(rows, packed.unpacked(rows.dtype)) for rows, packed in matrices])
+
+
+class _Times(torch.autograd.Function):
+    """x W^T; the backward pass unpacks W again, so no unpacked matrix is kept until then."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: QuantizedMatrix) -> Tensor:
+        ctx.matrix = matrix
+        return F.linear(x, matrix.packed.unpacked(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad @ ctx.matrix.packed.unpacked(grad.dtype), None
 
 
 class QuantizedLinear(QuantizedMatrix):
@@ -151,9 +177,9 @@ class QuantizedEmbedding(QuantizedMatrix):
 Matrix = Tensor | QuantizedMatrix
 
 
-def numbers(weight: Matrix) -> Tensor:
-    """The matrix as a tensor."""
-    return weight.weight if isinstance(weight, QuantizedMatrix) else weight
+def numbers(weight: Matrix, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The matrix as a tensor; made in `dtype` where it is in few bits."""
+    return weight.packed.unpacked(dtype) if isinstance(weight, QuantizedMatrix) else weight
 
 
 def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:

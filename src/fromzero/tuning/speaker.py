@@ -50,7 +50,7 @@ class Speaker:
         own = self.model.state_dict()
         for name, tensor in state:
             if name in own:
-                own[name].copy_(tensor)
+                own[name].copy_(tensor.view_as(own[name]))
 
     def say(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[list[Output]]:
         """The answers to each prompt (ids), `sampling.n` each, whole: Output.text, .tokens, .logprobs, .reason, .stop.
