@@ -3,10 +3,12 @@
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fromzero.artifact import Artifact, build, write_json
+from fromzero.tuning.outcome import Change, Curve, Example, Outcome, write_outcome
 
 HOSTILE = '<script>alert("x")</script> | `code` ```` & \x07 **bold**'
 FUNNEL = [
@@ -15,7 +17,7 @@ FUNNEL = [
     ("repeated lines", 31, 98_000),
     ("duplicate", 310, 402_000),
 ]
-ALL = ("documents", "corpus", "questions", "tokenizer", "tokens", "base", "scores", "chat")
+ALL = ("documents", "corpus", "questions", "tokenizer", "tokens", "base", "scores", "chat", "classes")
 STEPS = 250
 
 
@@ -175,14 +177,38 @@ def fill_chat(folder: Path) -> Mapping[str, Any]:
             for step, text in ((0, "of the of"), (100, "It is in email.utils."))
         ],
     )
-    graded = {
-        "module": {"questions": 16, "right_before": 0, "right_after": 9},
-        "arguments": {"questions": 14, "right_before": 1, "right_after": 6},
-    }
-    example = {"question": question, "expected": "email.utils", "before": HOSTILE, "after": "It is in email.utils."}
-    examples = [example] + [example | {"question": f"Question {i}?"} for i in range(1, 10)]
-    write_json(folder / "run" / "answers.json", {"graded": graded, "examples": examples})
+    example = Example(question, HOSTILE, "It is in email.utils.", "email.utils", False, True)
+    others = [replace(example, prompt=f"Question {i}?") for i in range(1, 10)]
+    changes = [
+        Change("right answers", 1 / 30, 15 / 30, "higher", 30, share=True),
+        Change("right answers: module", 0.0, 9 / 16, "higher", 16, share=True),
+        Change("held-out loss", 2.81, 0.93, "lower"),
+    ]
+    write_outcome(folder / "run", Outcome("chat", changes, examples=[example, *others], notes=["2 answers were cut"]))
     return figures(rows, 100)
+
+
+def fill_classes(folder: Path) -> Mapping[str, Any]:
+    """A classifier that mistakes some reviews; the more it is sure, the more it is right, but not as much."""
+    rows = [dict(row) | {"accuracy": 1 - row["loss"] / 3} for row in metrics(60, 0.7, 0.1, bits=False) if "loss" in row]
+    looks = [
+        {"step": s, "kind": "look", "validation_loss": 0.6 - s / 150, "accuracy": 0.5 + s / 140}
+        | {"retained_bits_per_byte": 1.2 + s / 1000, "retained_loss": 2.0 + s / 500}
+        for s in (0, 20, 40, 60)
+    ]
+    lines(folder / "run" / "metrics.jsonl", [*rows, *looks])
+    labels = ["ham", "spam", "a class of which the name is long"]
+    counts = [[960, 4, 0], [7, 140, 3], [1, 0, 12]]
+    bins = [{"confidence": (i + 0.5) / 10, "accuracy": (i + 0.5) / 12, "count": 9 * i} for i in range(10)]
+    outcome = Outcome(
+        "classify",
+        [Change("accuracy", 0.5, 0.985, "higher", 1127, share=True), Change("macro-F1", 0.31, 0.93, "higher")],
+        [Curve("accuracy", "accuracy"), Curve("accuracy", "accuracy", "look")],
+        confusion={"labels": labels, "counts": counts},
+        calibration=bins,
+    )
+    write_outcome(folder / "run", outcome)
+    return figures(rows, 60)
 
 
 def scores() -> dict[str, Any]:
@@ -220,6 +246,9 @@ def make_run(folder: Path, wanted: tuple[str, ...] = ALL) -> Path:
         "tokens": lambda: maker.stage("tokens", "tokens", {}, lambda f: {"vocab_size": 8192, **tokens}, "corpus"),
         "base": lambda: maker.stage("base", "model", base, fill_base, "tokens"),
         "scores": lambda: maker.stage("scores", "evaluation", {"model": "x/base"}, lambda f: scores(), "corpus"),
+        "classes": lambda: maker.stage(
+            "classes", "model", {"model": "x/base", "train": train_settings(60)}, fill_classes, "base"
+        ),
         "chat": lambda: maker.stage("chat", "model", chat, fill_chat, "base", "questions"),
     }
     for name in ALL:

@@ -13,7 +13,7 @@ from fromzero.device import Machine
 from fromzero.errors import UserError
 from fromzero.explain import ReportConfig, write_report
 from fromzero.explain.about_run import compose
-from fromzero.explain.blocks import Charts, Details, Report, Samples, Table
+from fromzero.explain.blocks import Charts, Report, Table
 from fromzero.explain.charts import LineChart
 from fromzero.explain.gather import Run, read_run
 from fromzero.explain.markdown import escape, fenced, to_markdown
@@ -21,7 +21,8 @@ from fromzero.explain.page import to_html
 from fromzero.explain.words import Words
 
 MACHINE = Machine("Linux 6", "3.11", "2.11", "cpu (x86)", 2, 8_000_000_000, 1e11, 2e11, "float32")
-SECTIONS = ("input", "dropped", "tokenizer", "base", "scores", "samples", "chat", "answers", "speed", "use", "repeat")
+TUNED = ("tuned-chat", "tuned-classes")
+SECTIONS = ("input", "dropped", "tokenizer", "base", "scores", "samples", *TUNED, "speed", "use", "repeat")
 VOID = {"meta", "br", "hr", "wbr"}
 
 
@@ -80,8 +81,9 @@ def test_a_whole_run_has_every_section_in_order(run, language):
         (("tokens",), {"repeat"}),
         (("scores",), {"scores", "repeat"}),
         (("base",), {"base", "samples", "speed", "use", "repeat"}),
-        (("chat",), {"chat", "answers", "speed", "use", "repeat"}),
-        (tuple(s for s in ALL if s not in ("chat", "questions")), set(SECTIONS) - {"chat", "answers"}),
+        (("chat",), {"tuned-chat", "speed", "use", "repeat"}),
+        (("classes",), {"tuned-classes", "speed", "repeat"}),
+        (tuple(s for s in ALL if s not in ("chat", "questions")), set(SECTIONS) - {"tuned-chat"}),
     ],
 )
 def test_a_missing_stage_has_no_section(tmp_path, stages, sections):
@@ -109,7 +111,7 @@ def test_the_page_is_closed_escaped_and_needs_nothing_else(run, language):
 
 def test_every_drawing_is_well_formed(run):
     drawings = re.findall(r"<svg.*?</svg>", to_html(report_on(run)), flags=re.DOTALL)
-    assert len(drawings) == 10
+    assert len(drawings) == 16
     for drawing in drawings:
         assert ET.fromstring(drawing).get("aria-label")
 
@@ -138,7 +140,8 @@ def test_scores_are_those_of_the_evaluation(run):
     assert "needs 1.560 ± 0.021 bits" in lead
     assert "The best baseline, xz, needs 1.971" in lead
     assert "**20.8 %** fewer bits than xz" in lead
-    assert "**15 / 30** questions right (before tuning: 1)" in lead
+    assert "chat: right answers went from 3.3 % to 50.0 %" in lead
+    assert "**98.5 %** classes: accuracy (before tuning: 50.0 %)" in lead
 
 
 def test_a_model_worse_than_a_baseline_is_said_to_be(tmp_path):
@@ -184,26 +187,6 @@ def test_what_is_set_aside_or_unfinished_is_not_reported(tmp_path):
     (tmp_path / "chat").mkdir()
     (tmp_path / "chat" / "unfinished.json").write_text("{}")
     assert [stage.path.name for stage in read_run(tmp_path).stages] == ["corpus"]
-
-
-def test_examples_come_from_the_samples_when_nothing_was_graded(tmp_path):
-    make_run(tmp_path, ("chat",))
-    run = read_run(tmp_path)
-    ungraded = Run(run.path, run.stages, chat=type(run.chat)(run.chat.artifact, (), (), run.chat.samples))
-    text = to_markdown(report_on(ungraded))
-    assert "of the of" in text
-    assert "It is in email.utils." in text
-    assert "right before" not in text
-
-
-def test_every_example_is_there_and_few_are_in_full_view(run):
-    blocks = report_on(run).sections[7].blocks
-    shown = [b.prompt for b in blocks if isinstance(b, Samples)]
-    (details,) = (b for b in blocks if isinstance(b, Details))
-    hidden = [b.prompt for b in details.blocks if isinstance(b, Samples)]
-    assert len(shown) == 6
-    assert details.summary == "4 more questions"
-    assert sorted(shown + hidden) == sorted(example["question"] for example in run.chat.answers["examples"])
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -1,4 +1,4 @@
-"""The sections about models: how they learned, how good and how fast they are, what they say."""
+"""The sections about models: how the base model learned, how good it is, what it writes; and how fast all learned."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from fromzero.explain.numbers import NONE, count, duration, figure, share, short
 from fromzero.explain.words import Words
 
 MOST_POINTS = 5  # samples of one prompt side by side
-MOST_EXAMPLES = 6  # questions and answers in full view; the others can be opened
+MOST_EXAMPLES = 6  # examples of a tuned model in full view; the others can be opened
 MOST_ROWS = 25  # of the table behind the curves
 
 
@@ -20,26 +20,10 @@ def base_section(run: Run, words: Words) -> Section | None:
     if not run.base:
         return None
     base = run.base
-    charts = [_loss_chart(base, words, words("held_out_loss")), _bpb_chart(run, words)]
-    charts += [_rate_chart(base, words), _norm_chart(base, words)]
-    blocks = (Text(_shape(base, words)), *_curves(base, charts, words, "held_out_loss"))
+    charts = [loss_chart(base, words, words("held_out_loss")), _bpb_chart(run, words)]
+    charts += [rate_chart(base, words), _norm_chart(base, words)]
+    blocks = (Text(_shape(base, words)), *curves(base, charts, words, "held_out_loss"))
     return Section("base", words("base"), blocks)
-
-
-def chat_section(run: Run, words: Words) -> Section | None:
-    """What the model was tuned on, and the curves of it."""
-    if not run.chat:
-        return None
-    blocks: list[Block] = []
-    if run.questions:
-        made = run.questions.summary
-        steps = count(run.chat.artifact.summary.get("steps"))
-        parts = {side: count(made.get(side)) for side in ("train", "validation")}
-        blocks.append(Text(words("chat_lead", steps=steps, **parts)))
-        rows = tuple((str(kind), count(n)) for kind, n in made.get("kinds", {}).items())
-        blocks.append(Table((words("question_kind"), words("conversations")), rows, "lr"))
-    charts = [_loss_chart(run.chat, words, words("held_out_answers")), _rate_chart(run.chat, words)]
-    return Section("chat", words("chat"), (*blocks, *_curves(run.chat, charts, words, "held_out_answers")))
 
 
 def _shape(base: Training, words: Words) -> str:
@@ -54,7 +38,8 @@ def _shape(base: Training, words: Words) -> str:
     )
 
 
-def _curves(training: Training, charts: Iterable[Chart | None], words: Words, held_out: str) -> list[Block]:
+def curves(training: Training, charts: Iterable[Chart | None], words: Words, held_out: str) -> list[Block]:
+    """Charts, and the figures behind them."""
     drawn = tuple(chart for chart in charts if chart is not None)
     if not drawn:
         return []
@@ -66,12 +51,13 @@ def points(lines: Iterable[Mapping[str, Any]], key: str) -> tuple[Point, ...]:
     return tuple((float(line["step"]), float(line[key])) for line in lines if line.get(key) is not None)
 
 
-def _loss_chart(training: Training, words: Words, held_out: str) -> LineChart | None:
+def loss_chart(training: Training, words: Words, held_out: str, axis: str = "nats") -> LineChart | None:
+    """The loss of batches and of looks."""
     lines = [
         Line(words("train_loss"), points(training.steps, "loss")),
         Line(held_out, points(training.looks, "validation_loss"), "marked"),
     ]
-    return _line_chart(words, "loss_title", "step", "nats", [line for line in lines if line.points])
+    return _line_chart(words, "loss_title", "step", axis, [line for line in lines if line.points])
 
 
 def _step_chart(training: Training, words: Words, key: str, title: str, axis: str) -> LineChart | None:
@@ -79,7 +65,8 @@ def _step_chart(training: Training, words: Words, key: str, title: str, axis: st
     return _line_chart(words, title, "step", axis, [Line(words(axis), found)] if found else [])
 
 
-def _rate_chart(training: Training, words: Words) -> LineChart | None:
+def rate_chart(training: Training, words: Words) -> LineChart | None:
+    """The learning rate."""
     return _step_chart(training, words, "learning_rate", "rate_title", "rate_axis")
 
 
@@ -160,13 +147,16 @@ def scores_section(run: Run, words: Words) -> Section | None:
 
 def speed_section(run: Run, words: Words) -> Section | None:
     """Time, tokens per second, FLOP/s and memory of each training."""
-    trainings = {"base_model": run.base, "chat_model": run.chat}
-    found = {name: training for name, training in trainings.items() if training and training.steps}
+    trainings = [
+        *([(words("base_model"), run.base)] if run.base else []),
+        *((t.artifact.path.name, t) for t in run.tuned),
+    ]
+    found = [(name, training) for name, training in trainings if training.steps]
     if not found:
         return None
-    columns = [_speed(training, words) for training in found.values()]
+    columns = [_speed(training, words) for _, training in found]
     rows = tuple((name, *(column[name] for column in columns)) for name in columns[0])
-    header = ("", *(words(name) for name in found))
+    header = ("", *(name for name, _ in found))
     return Section("speed", words("speed"), (Table(header, rows, "l" + "r" * len(columns)),))
 
 
@@ -201,52 +191,3 @@ def samples_section(run: Run, words: Words) -> Section | None:
         prompts.setdefault(line["prompt"], []).append((words("at_step", step=count(line["step"])), line["text"]))
     blocks = [Samples(prompt, tuple(spread(texts, MOST_POINTS))) for prompt, texts in prompts.items()]
     return Section("samples", words("samples"), (Text(words("samples_lead")), *blocks))
-
-
-def answers_section(run: Run, words: Words) -> Section | None:
-    """Questions put to the model before and after tuning: how many were right, and what was said."""
-    if not run.chat:
-        return None
-    blocks: list[Block] = []
-    if graded := run.chat.answers.get("graded"):
-        blocks += [Text(words("graded_lead")), _graded_table(graded, words)]
-    examples = _examples(run.chat, words)
-    shown = spread(examples, MOST_EXAMPLES)
-    blocks += shown
-    if rest := tuple(example for example in examples if example not in shown):
-        blocks.append(Details(words("more_examples", count=count(len(rest))), rest))
-    return Section("answers", words("answers"), tuple(blocks)) if blocks else None
-
-
-def graded_totals(training: Training) -> dict[str, int] | None:
-    """Sums over all kinds of graded questions, when there are any."""
-    graded = training.answers.get("graded", {}).values()
-    totals = {key: sum(counts[key] for counts in graded) for key in ("questions", "right_before", "right_after")}
-    return totals if totals["questions"] else None
-
-
-def _graded_table(graded: Mapping[str, Mapping[str, int]], words: Words) -> Table:
-    keys = ("questions", "right_before", "right_after")
-
-    def row(name: str, counts: Mapping[str, int]) -> tuple[str, ...]:
-        return (name, *(count(counts[key]) for key in keys), share(counts["right_after"], counts["questions"]))
-
-    rows = [row(kind, counts) for kind, counts in graded.items()]
-    rows.append(row(words("total"), {key: sum(counts[key] for counts in graded.values()) for key in keys}))
-    header = (words("question_kind"), *(words(key) for key in keys), words("right_share"))
-    return Table(header, tuple(rows), "lrrrr", strong=(len(rows) - 1,))
-
-
-def _examples(training: Training, words: Words) -> list[Samples]:
-    """Examples from answers.json, or else the first and the last sample of each question."""
-    if examples := training.answers.get("examples"):
-        keys = ("expected", "before", "after")
-        return [
-            Samples(e["question"], tuple((words(key), e[key]) for key in keys if e.get(key) is not None))
-            for e in examples
-        ]
-    prompts: dict[str, list[str]] = {}
-    for line in training.samples:
-        prompts.setdefault(line["prompt"], []).append(line["text"])
-    both = {prompt: said for prompt, said in prompts.items() if len(said) > 1}
-    return [Samples(p, ((words("before"), said[0]), (words("after"), said[-1]))) for p, said in both.items()]

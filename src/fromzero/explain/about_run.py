@@ -7,13 +7,14 @@ from fromzero import __version__
 from fromzero.config import to_yaml
 from fromzero.device import Machine
 from fromzero.explain import about_data, about_model
-from fromzero.explain.about_model import best_baseline, graded_totals
+from fromzero.explain.about_model import best_baseline
+from fromzero.explain.about_tuning import first_change, tuning_sections
 from fromzero.explain.blocks import Block, Cards, Code, Details, Report, Section, Table, Text
 from fromzero.explain.gather import Run
 from fromzero.explain.numbers import count, duration, figure, share, short, size, with_error
 from fromzero.explain.words import Words
 
-_SECTIONS: tuple[Callable[[Run, Words], Section | None], ...] = (
+_SECTIONS: tuple[Callable[[Run, Words], Section | list[Section] | None], ...] = (
     about_data.input_section,
     about_data.dropped_section,
     about_data.tokenizer_section,
@@ -21,19 +22,21 @@ _SECTIONS: tuple[Callable[[Run, Words], Section | None], ...] = (
     about_model.base_section,
     about_model.scores_section,
     about_model.samples_section,
-    about_model.chat_section,
-    about_model.answers_section,
+    tuning_sections,
     about_model.speed_section,
 )
 
 
 def compose(run: Run, words: Words, machine: Machine, title: str | None = None) -> Report:
     """A run as a report: each part that the run has, in the order of the pipeline."""
-    sections = [made for section in _SECTIONS if (made := section(run, words))]
+    sections: list[Section] = []
+    for section in _SECTIONS:
+        made = section(run, words)
+        sections += made if isinstance(made, list) else [made] if made else []
     sections += [made for made in (_use(run, words), _repeat(run, words, machine)) if made]
     name = run.path.resolve().name
     return Report(
-        title=title or words("title" if run.base or run.chat else "title_data", name=name),
+        title=title or words("title" if run.base else "title_tuned" if run.tuned else "title_data", name=name),
         language=words.language,
         lead=_lead(run, words),
         sections=tuple(sections),
@@ -43,7 +46,7 @@ def compose(run: Run, words: Words, machine: Machine, title: str | None = None) 
 
 def _lead(run: Run, words: Words) -> tuple[Block, ...]:
     separator = "" if words.language == "zh" else " "
-    sentences = [s for s in (_made(run, words), _good(run, words), _answers(run, words)) if s]
+    sentences = [s for s in (_made(run, words), _good(run, words), *_changed(run, words)) if s]
     cards = Cards(tuple(card for card in _cards(run, words) if card))
     lead: tuple[Block, ...] = (Text(separator.join(sentences)),) if sentences else ()
     return (*lead, cards) if cards.cards else lead
@@ -76,11 +79,11 @@ def _good(run: Run, words: Words) -> str | None:
     return words("good_alone", model=bits)
 
 
-def _answers(run: Run, words: Words) -> str | None:
-    if not run.chat or not (totals := graded_totals(run.chat)):
-        return None
-    questions, before, after = (count(totals[key]) for key in ("questions", "right_before", "right_after"))
-    return words("chat_good", questions=questions, before=before, after=after)
+def _changed(run: Run, words: Words) -> list[str]:
+    """A sentence for each tuned model."""
+    found = [(t.artifact.path.name, first_change(t, words)) for t in run.tuned]
+    keys = ("name", "before", "after")
+    return [words("change", stage=stage, **dict(zip(keys, change, strict=True))) for stage, change in found if change]
 
 
 def _cards(run: Run, words: Words) -> list[tuple[str, str, str] | None]:
@@ -89,7 +92,7 @@ def _cards(run: Run, words: Words) -> list[tuple[str, str, str] | None]:
         _text_card(run, words),
         _time_card(run, words),
         *_score_cards(run, words),
-        _answers_card(run, words),
+        *_change_cards(run, words),
     ]
 
 
@@ -128,16 +131,15 @@ def _score_cards(run: Run, words: Words) -> list[tuple[str, str, str] | None]:
     return cards
 
 
-def _answers_card(run: Run, words: Words) -> tuple[str, str, str] | None:
-    if not run.chat or not (totals := graded_totals(run.chat)):
-        return None
-    before = words("card_before", before=count(totals["right_before"]))
-    return f"{count(totals['right_after'])} / {count(totals['questions'])}", words("card_answers"), before
+def _change_cards(run: Run, words: Words) -> list[tuple[str, str, str] | None]:
+    found = [(t.artifact.path.name, first_change(t, words)) for t in run.tuned]
+    return [(c[2], f"{stage}: {c[0]}", words("card_before", before=c[1])) for stage, c in found if c]
 
 
 def _use(run: Run, words: Words) -> Section | None:
-    if run.chat:
-        blocks = (Code(f"fromzero chat {run.chat.artifact.path.as_posix()}"), Text(words("use_chat")))
+    tuned = [t.artifact.path.as_posix() for t in run.tuned if t.outcome.get("task") not in ("classify", "reward")]
+    if tuned:
+        blocks = (Code(f"fromzero chat {tuned[-1]}"), Text(words("use_chat")))
     elif run.base:
         blocks = (Code(f"fromzero generate {run.base.artifact.path.as_posix()}"), Text(words("use_base")))
     else:

@@ -1,4 +1,4 @@
-"""Line charts, bar charts and histograms: plain data in, one SVG element out, as text.
+"""Line charts, bar charts, histograms and confusion matrices: plain data in, one SVG element out, as text.
 
 Colours are not in here: each mark has a class, and `report.css` gives it a colour for light, dark and paper. Charts are
 drawn 440 units wide, so that their letters stay readable when a phone shows them at 360 pixels.
@@ -76,7 +76,18 @@ class Histogram:
     logarithmic: bool = False
 
 
-Chart = LineChart | BarChart | Histogram
+@dataclass(frozen=True)
+class Matrix:
+    """Counts by what is true (a row each) and by what was said (a column each), of as many labels."""
+
+    title: str
+    true: str
+    said: str
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+Chart = LineChart | BarChart | Histogram | Matrix
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,8 @@ class Scale:
 
 def draw(chart: Chart) -> str:
     """A chart as an SVG element."""
+    if isinstance(chart, Matrix):
+        return draw_matrix(chart)
     if isinstance(chart, Histogram):
         return draw_histogram(chart)
     return draw_lines(chart) if isinstance(chart, LineChart) else draw_bars(chart)
@@ -157,6 +170,44 @@ def draw_histogram(chart: Histogram) -> str:
     return _svg(chart, HEIGHT, body)
 
 
+def draw_matrix(chart: Matrix) -> str:
+    """A confusion matrix as an SVG element: a cell is the darker, the larger its share of its row. Where labels are
+    wider than cells, columns have the numbers of the rows."""
+    size = len(chart.labels)
+    left = 30 + min(150.0, max(text_width(_numbered(chart, row)) for row in range(size)))
+    cell = round(min(64.0, (WIDTH - left) / size), 2)
+    narrow = any(text_width(label) > cell - 4 for label in chart.labels)
+    middle = TOP + cell * size / 2
+    body = [
+        text(left + cell * size / 2, 13, chart.said, text_anchor="middle"),
+        text(12, middle, chart.true, text_anchor="middle", transform=f"rotate(-90 12 {middle})"),
+    ]
+    for row, counts in enumerate(chart.counts):
+        top, name = TOP + row * cell, _numbered(chart, row) if narrow else chart.labels[row]
+        while text_width(name) > left - 30:
+            name = name.rstrip("…")[:-1] + "…"
+        body.append(text(left - 6, top + cell / 2 + 4, name, text_anchor="end"))
+        column = str(row + 1) if narrow else name
+        body.append(text(left + (row + 0.5) * cell, TOP - 6, column, text_anchor="middle"))
+        body += [_cell(left + i * cell, top, cell, n, n / (sum(counts) or 1)) for i, n in enumerate(counts)]
+    return _svg(chart, TOP + cell * size + 2, body)
+
+
+def _numbered(chart: Matrix, row: int) -> str:
+    return f"{row + 1} {chart.labels[row]}"
+
+
+def _cell(left: float, top: float, size: float, count: int, share: float) -> str:
+    x, y = round(left, 2), round(top, 2)
+    hint = tag("title", f"{count:,} ({share:.1%})")
+    box = tag("rect", hint, x=x, y=y, width=size - 1, height=size - 1, class_="cell", fill_opacity=round(share, 3))
+    frame = tag("rect", x=x, y=y, width=size - 1, height=size - 1, class_="frame")
+    if size < text_width(str(count)) + 2:
+        return frame + box
+    look = "label on" if share > 0.5 else "label strong"
+    return frame + box + text(x + size / 2, y + size / 2 + 4, str(count), look, text_anchor="middle")
+
+
 def _column(left: float, width: float, top: float, bottom: float, class_: str) -> str:
     top = min(top, bottom - 1.5)  # what is there is seen, however little it is
     return tag(
@@ -176,6 +227,8 @@ def describe(chart: Chart) -> str:
         return "; ".join(f"{bar.label}: {bar.text}" for bar in chart.bars)
     if isinstance(chart, Histogram):
         return "; ".join(f"{name}  {sparkline(shares)}" for name, shares in chart.series)
+    if isinstance(chart, Matrix):
+        return "; ".join(f"{label}: {row}" for label, row in zip(chart.labels, chart.counts, strict=True))
     curves = [f"{line.name}: {line.points[0][1]:.4g} → {line.points[-1][1]:.4g}" for line in chart.lines]
     return "; ".join(curves + [f"{name}: {height:.4g}" for name, height in chart.references])
 
@@ -281,7 +334,9 @@ def _curve(points: Sequence[Point], line: Line, class_: str, x: Scale, y: Scale)
 
 def _marks(points: Sequence[Point], name: str, class_: str, x: Scale, y: Scale) -> str:
     def mark(a: float, b: float) -> str:
-        hint = tag("title", html.escape(f"{name}, {a:,.0f}: {b:.4g}"))  # browsers show it under the pointer
+        hint = tag(
+            "title", html.escape(f"{name}, {a:{',.0f' if a % 1 == 0 else '.2f'}}: {b:.4g}")
+        )  # browsers show it under the pointer
         return tag("circle", hint, cx=x(a), cy=y(b), r=3.2, class_=class_.replace("line", "mark"))
 
     return "".join(mark(a, b) for a, b in points)

@@ -1,7 +1,7 @@
 """Read a run: the finished artifacts in its folder, and what the trainings among them wrote down."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from fromzero.console import say
 from fromzero.errors import UserError
 from fromzero.locations import at, name_of, url_of
 from fromzero.training.metrics import read_metrics
+from fromzero.tuning.outcome import OUTCOME
 
 Line = Mapping[str, Any]
 _KINDS = ("documents", "corpus", "conversations", "tokenizer", "tokens", "mixture", "model", "evaluation")
@@ -26,8 +27,8 @@ class Training:
     looks: tuple[Line, ...]
     """Lines about held-out data."""
     samples: tuple[Line, ...]
-    answers: Mapping[str, Any] = field(default_factory=dict)
-    """answers.json of a tuned model: 'graded' counts and 'examples'."""
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+    """outcome.json of a tuned model: what changed, and how; see tuning/outcome.py."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,19 @@ class Run:
     base: Training | None = None
     scores: Artifact | None = None
     questions: Artifact | None = None
-    chat: Training | None = None
+    tuned: tuple[Training, ...] = ()
+    """Models that were made of others, in the order of their making."""
 
 
 def read_run(path: Path) -> Run:
-    """The stages in a run folder, found by the kinds in their manifests, whatever their folders are called.
+    """The stages in a run folder, found by the kinds in their manifests, whatever their folders are called; or the one
+    stage whose folder it is.
 
     Raises UserError when there is no finished stage, or when one does not match its manifest.
     """
     stages = find_stages(path)
     of_kind = {stage.kind: stage for stage in stages}
-    base, chat = _model(stages, "tokens"), _model(stages, "conversations")
+    base = next((s for s in reversed(stages) if s.kind == "model" and "tokens" in s.config), None)
     return Run(
         path=path,
         stages=stages,
@@ -65,7 +68,7 @@ def read_run(path: Path) -> Run:
         base=read_training(base) if base else None,
         scores=_scores(stages, base),
         questions=of_kind.get("conversations"),
-        chat=read_training(chat) if chat else None,
+        tuned=tuple(read_training(stage) for stage in stages if _is_tuned(stage)),
     )
 
 
@@ -74,6 +77,8 @@ def find_stages(path: Path) -> tuple[Artifact, ...]:
     if url := url_of(path):
         with at(url) as (system, there):
             folders = [here(path / name_of(p)) for p in system.ls(there, False) if system.exists(f"{p}/{MANIFEST}")]
+    elif is_artifact(path):
+        folders = [path]
     elif path.is_dir():
         folders = [p for p in sorted(path.iterdir()) if p.is_dir() and p.suffix != ".previous" and is_artifact(p)]
     else:
@@ -88,9 +93,9 @@ def find_stages(path: Path) -> tuple[Artifact, ...]:
     return tuple(sorted(stages, key=lambda stage: (stage.manifest["finished"], _KINDS.index(stage.kind))))
 
 
-def _model(stages: Iterable[Artifact], made_from: str) -> Artifact | None:
-    """The newest model with that setting: 'tokens' tells a base model, 'conversations' a tuned one."""
-    return next((s for s in reversed([*stages]) if s.kind == "model" and made_from in s.config), None)
+def _is_tuned(stage: Artifact) -> bool:
+    """Of all that makes a model of another (conversion, pruning) only tuning says what it changed."""
+    return stage.kind == "model" and ("conversations" in stage.config or (stage.path / "run" / OUTCOME).exists())
 
 
 def _scores(stages: Sequence[Artifact], base: Artifact | None) -> Artifact | None:
@@ -102,14 +107,14 @@ def _scores(stages: Sequence[Artifact], base: Artifact | None) -> Artifact | Non
 
 
 def read_training(artifact: Artifact) -> Training:
-    """A model with its metrics, samples and graded answers, as far as they are there."""
+    """A model with its metrics, samples and outcome, as far as they are there."""
     run = artifact.path / "run"
     lines = list(read_metrics(run / "metrics.jsonl"))
-    answers = run / "answers.json"
+    outcome = run / OUTCOME
     return Training(
         artifact=artifact,
         steps=tuple(line for line in lines if line.get("kind") == "train"),
         looks=tuple(line for line in lines if line.get("kind") == "look"),
         samples=tuple(read_metrics(run / "samples.jsonl")),
-        answers=json.loads(answers.read_text(encoding="utf-8")) if answers.exists() else {},
+        outcome=json.loads(outcome.read_text(encoding="utf-8")) if outcome.exists() else {},
     )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from fromzero.explain.blocks import Block, Cards, Charts, Code, Cuts, Details, Report, Samples, Table, Text
-from fromzero.explain.charts import Bar, Chart, Histogram, LineChart, describe, sparkline
+from fromzero.explain.charts import Bar, Chart, Histogram, LineChart, Matrix, describe, sparkline
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 BAR = 30  # characters of the longest bar
@@ -68,6 +68,10 @@ def _drawn(chart: Chart) -> str:
         return "\n".join([*curves, describe(chart)])
     if isinstance(chart, Histogram):
         return describe(chart)
+    if isinstance(chart, Matrix):
+        width = max(len(f"{n:,}") for row in chart.counts for n in row)
+        rows = zip(chart.labels, chart.counts, strict=True)
+        return "\n".join("  ".join(f"{n:>{width},}" for n in row) + f"  {label}" for label, row in rows)
     longest = max(bar.value + bar.dropped for bar in chart.bars) or 1.0
     return "\n".join(f"{_bar(bar, longest)}  {bar.label}  {bar.text}" for bar in chart.bars)
 

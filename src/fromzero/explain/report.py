@@ -13,7 +13,7 @@ from fromzero.explain.markdown import to_markdown
 from fromzero.explain.page import to_html
 from fromzero.explain.words import Language, Words
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class ReportConfig:
     """Which run is reported on, and how."""
 
     run: Path
-    """Folder of a run, with a folder for each stage."""
+    """Folder of a run, with a folder for each stage; or that of one stage."""
     output: Path | None = None
-    """Folder for the report; null means `report` in the run's folder."""
+    """Folder for the report; null means `report` in the run's folder, or NAME-report beside that of one stage."""
     title: str | None = None
     """Heading of the report; null makes one from the name of the run's folder."""
     language: Language = "en"
@@ -37,7 +37,8 @@ def write_report(config: ReportConfig) -> Artifact:
     """
     run = read_run(config.run)
     inputs = {stage.path.name: stage.digest for stage in run.stages}
-    output = config.output or config.run / "report"
+    inside = [stage.path for stage in run.stages] != [config.run]
+    output = config.output or (config.run / "report" if inside else config.run.with_name(f"{config.run.name}-report"))
     return build(
         output,
         "report",

@@ -18,6 +18,7 @@ th Thai 泰语, tr Turkish 土耳其语, uk Ukrainian 乌克兰语, ur Urdu 乌�
 TABLE: dict[str, tuple[str, str]] = {
     # headline
     "title": ("{name}: a language model from zero", "{name}：从零训练的语言模型"),
+    "title_tuned": ("{name}: what tuning changed", "{name}：微调改变了什么"),
     "title_data": ("{name}: data for a language model", "{name}：语言模型的训练数据"),
     "made": (
         "A language model of {parameters} parameters, trained from random weights in {time} on {bytes} of text.",
@@ -37,20 +38,16 @@ TABLE: dict[str, tuple[str, str]] = {
         "the tokens don't hold their text.",
         "没有测量每字节比特数：分词器改变了 {documents} 篇留出文档中的 {changed} 篇，词元无法还原原文。",
     ),
-    "chat_good": (
-        "After tuning, it answers {after} of {questions} held-out questions right; before, it was {before}.",
-        "微调后，{questions} 个留出问题答对 {after} 个；微调前答对 {before} 个。",
-    ),
     "card_parameters": ("parameters", "参数"),
     "card_text": ("text to learn from", "训练文本"),
     "card_bpb": ("bits per byte, held out", "每字节比特数（留出集）"),
     "card_less": ("fewer bits than {name}", "比特数少于 {name}"),
     "card_more": ("more bits than {name}", "比特数多于 {name}"),
     "card_time": ("of training", "训练时长"),
-    "card_answers": ("questions right", "答对的问题"),
     "card_before": ("before tuning: {before}", "微调前：{before}"),
     "tokens_remark": ("{tokens} tokens", "{tokens} 个词元"),
     "seen_remark": ("{tokens} tokens seen", "共训练 {tokens} 个词元"),
+    "change": ("{stage}: {name} went from {before} to {after}.", "{stage}：{name}由 {before} 变为 {after}。"),
     # what went in
     "input": ("What went in", "输入了什么"),
     "source": ("source", "来源"),
@@ -131,7 +128,6 @@ TABLE: dict[str, tuple[str, str]] = {
     "drawn_share": ("share drawn", "实际份额"),
     # training
     "base": ("How it learned", "学习过程"),
-    "chat": ("How it learned to answer", "学习回答"),
     "shape": (
         "{family}: {layers} layers, width {width}, {heads} heads, context of {context} tokens, {parameters} parameters."
         " {steps} steps of {batch} tokens.",
@@ -158,7 +154,6 @@ TABLE: dict[str, tuple[str, str]] = {
     "tokens": ("tokens seen", "已训练词元数"),
     "train_loss": ("batch it learns from", "训练批次"),
     "held_out_loss": ("held-out text", "留出文本"),
-    "held_out_answers": ("held-out answers", "留出的回答"),
     "curve": ("The figures behind the curves", "曲线背后的数字"),
     # results
     "scores": ("How good it is", "效果如何"),
@@ -180,7 +175,6 @@ TABLE: dict[str, tuple[str, str]] = {
     "value": ("value (± standard error)", "数值（± 标准误）"),
     "speed": ("Speed and memory", "速度与内存"),
     "base_model": ("base model", "基础模型"),
-    "chat_model": ("chat model", "对话模型"),
     "seconds": ("time in training steps", "训练步骤用时"),
     "tokens_per_second": ("tokens per second, median", "每秒词元数（中位数）"),
     "flops": ("FLOP/s, median", "每秒浮点运算（中位数）"),
@@ -196,16 +190,38 @@ TABLE: dict[str, tuple[str, str]] = {
         "同样的开头，由训练中不同时刻的模型续写。",
     ),
     "at_step": ("step {step}", "第 {step} 步"),
-    "answers": ("Questions, before and after tuning", "微调前后的问答"),
-    "graded_lead": (
-        "Held-out questions whose answers code can check: an answer is right when it holds every expected word.",
-        "这些留出问题的答案可以由代码检查：回答包含所有应有的词，才算答对。",
+    # what tuning changed
+    "tuned": ("{stage}: {task}", "{stage}：{task}"),
+    "changes_lead": (
+        "The same measurements on the model that it began from and on the one that came out. In brackets the 95 % "
+        "interval of a share; where both overlap, the change may be chance.",
+        "在起点模型和最终模型上做同样的测量。方括号里是比例的 95 % 置信区间；两个区间重叠时，变化可能只是偶然。",
     ),
-    "questions": ("questions", "问题"),
-    "right_before": ("right before", "微调前答对"),
-    "right_after": ("right after", "微调后答对"),
-    "right_share": ("share right after", "微调后正确率"),
-    "more_examples": ("{count} more questions", "另外 {count} 个问题"),
+    "verdict": ("change", "变化"),
+    "examined": ("of how many", "样本数"),
+    "improved": ("better", "变好"),
+    "worsened": ("worse", "变差"),
+    "same": ("the same", "不变"),
+    "unclear": ("unclear", "不明显"),
+    "loss_axis": ("loss", "损失值"),
+    "held_out": ("held out", "留出集"),
+    "confusion": ("What is taken for what", "混淆矩阵"),
+    "confusions": ("The most frequent confusions", "最常见的混淆"),
+    "true": ("true class", "真实类别"),
+    "said": ("predicted class", "预测类别"),
+    "texts": ("texts", "文本数"),
+    "share_of_true": ("share of the true class", "占真实类别的比例"),
+    "calibration": ("How far its confidence can be trusted", "置信度是否可信"),
+    "calibration_lead": (
+        "Of texts on which it is 80 % sure, 80 % should be right. On average it is off by {error} (expected "
+        "calibration error).",
+        "有八成把握的文本，应当有八成判断正确。平均偏差为 {error}（期望校准误差）。",
+    ),
+    "ideal": ("ideal", "理想"),
+    "confidence": ("confidence", "置信度"),
+    "accuracy": ("accuracy", "准确率"),
+    "notes": ("to be known", "须知"),
+    "more_examples": ("{count} more examples", "另外 {count} 个例子"),
     "expected": ("expected", "参考答案"),
     "before": ("before", "微调前"),
     "after": ("after", "微调后"),
@@ -329,6 +345,19 @@ TABLE: dict[str, tuple[str, str]] = {
         "The longest of such texts was kept. The excerpts begin shortly before the first difference.",
         "这样的文本只保留最长的一篇。摘录从第一处不同之前不远开始。",
     ),
+    # kinds of tuning, as their outcomes name them
+    "task.chat": ("instruction tuning", "指令微调"),
+    "task.classify": ("classification", "分类"),
+    "task.distill": ("distillation", "蒸馏"),
+    "task.reward": ("a reward model", "奖励模型"),
+    "task.preference": ("tuning by preferences", "偏好微调"),
+    "task.reinforce": ("reinforcement (REINFORCE)", "强化学习（REINFORCE）"),
+    "task.expert": ("expert iteration", "专家迭代"),
+    "task.grpo": ("reinforcement (GRPO)", "强化学习（GRPO）"),
+    "task.ppo": ("reinforcement (PPO)", "强化学习（PPO）"),
+    # figures before and after, and curves; others are shown by their names
+    "change.retained_bits_per_byte": ("forgetting: bits per byte of earlier text", "遗忘：原有文本的每字节比特数"),
+    "change.retained_loss": ("forgetting: loss on earlier text", "遗忘：原有文本上的损失"),
     # names of languages; others are shown by their code
     "language.und": ("too short to tell", "太短，无法判断"),
     "language.code": ("code", "代码"),
