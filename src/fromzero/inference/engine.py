@@ -277,11 +277,15 @@ class Engine:
     def _add(self, sequence: Sequence, answer: Answer, logits_V: Tensor) -> Output:
         """Choose a token."""
         token, top = sequence.sampler.choose(logits_V, answer.forbidden), sequence.request.sampling.logprobs
+        drawn = sequence.request.drawn
+        if drawn and sequence.request.sampling.temperature:
+            logits_V = logits_V / sequence.request.sampling.temperature
         noted = () if top is None else logprobs_of(logits_V[None], [token], top)
         sequence.sampler.accept(token)
         sequence.tokens.append(token)
         full = len(sequence.tokens) >= self.model.config.context
-        return answer.add(token, noted, "stop" if sequence.sampler.done else "context" if full else None)
+        output = answer.add(token, noted, "stop" if sequence.sampler.done else "context" if full else None)
+        return replace(output, logprobs=noted) if drawn else output
 
     def _note_prompt(self, request: Request, span: Span, logits_NV: Tensor) -> None:
         noted = self._read.setdefault(request.id, [None])

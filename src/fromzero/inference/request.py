@@ -39,6 +39,9 @@ class Request:
     """Of an encoder-decoder: what it reads; the prompt is then its start id."""
     goes_on: bool = False
     """Whether the answer goes on from words of the prompt, so that a blank that comes first is kept."""
+    drawn: bool = False
+    """Whether log-probabilities are those that tokens are drawn by, at the temperature, and the last of them is that of
+    the id which ends the answer, if one does: what training needs."""
 
 
 class Logprob(NamedTuple):

@@ -56,11 +56,12 @@ class Speaker:
         """The answers to each prompt (ids), `sampling.n` each, whole: Output.text, .tokens, .logprobs, .reason, .stop.
 
         The seed of prompt i's answer j is sampling.seed + i n + j. Output.stop is the id that ended it, if one did; it
-        is not among the tokens.
+        is not among the tokens, but its log-probability is the last. These are at the temperature, as tokens are drawn.
         """
         seeds = [None if sampling.seed is None else sampling.seed + i * sampling.n for i in range(len(prompts))]
         settings = [replace(sampling, seed=seed) for seed in seeds]
-        requests = [Request(f"r{next(self._names)}", tuple(p), s) for p, s in zip(prompts, settings, strict=True)]
+        pairs = zip(prompts, settings, strict=True)
+        requests = [Request(f"r{next(self._names)}", tuple(p), s, drawn=True) for p, s in pairs]
         found = self.engine.answers(requests)
         return [[_whole(found[request.id, index]) for index in range(sampling.n)] for request in requests]
 
