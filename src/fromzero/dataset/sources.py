@@ -1,0 +1,286 @@
+"""Where records come from: JSON lines, JSON, tables, Parquet, folders of texts, and data sets of Hugging Face."""
+
+import contextlib
+import csv
+import itertools
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeVar
+
+from fromzero.artifact import MANIFEST, digest_of, here
+from fromzero.console import say
+from fromzero.corpus.encoding import NotTextError, decode
+from fromzero.dataset.formats import (
+    Conversation,
+    Judged,
+    Labelled,
+    Preference,
+    Unusable,
+    as_conversation,
+    as_judged,
+    as_labelled,
+    as_preference,
+)
+from fromzero.errors import UserError, missing_extra
+from fromzero.locations import cached, url_of
+
+MAX_LINE_BYTES = 16 << 20
+MAX_FILE_BYTES = 1 << 30  # of a list in JSON, which is read as a whole
+
+Split = Literal["train", "validation"]
+_SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid", "val", "dev")}
+_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+R = TypeVar("R")
+
+
+class Tally:
+    """What is counted while records are read."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        """Bytes of the files that were read so far."""
+        self.dropped: Counter[str] = Counter()
+        """Records that were dropped, by reason."""
+        self.repeated = self.leaked = 0
+        """Records whose key was there before in their split; held-out ones whose key is in the other one."""
+        self._first: dict[str, str] = {}
+
+    def drop(self, reason: str, place: str) -> None:
+        """Count a record that is dropped."""
+        self.dropped[reason] += 1
+        self._first.setdefault(reason, place)
+
+    def tell(self) -> None:
+        """Say what was dropped or came twice."""
+        for reason, count in self.dropped.items():
+            say(f"dropped {count:,} records: {reason} (the first is {self._first[reason]})")
+        if self.repeated or self.leaked:
+            learned = f"{self.leaked:,} held-out ones are learned as well"
+            say(f"{self.repeated:,} records ask what another one does; {learned}")
+
+
+def read_conversations(path: Path, tally: Tally | None = None) -> Iterator[tuple[Conversation, str]]:
+    """The conversations of a file, in any form that `as_conversation` knows, each with its place, as a stream.
+
+    Malformed records raise UserError that names file, line and key; unusable ones are dropped and counted by `tally`.
+    """
+    return _read(path, as_conversation, tally)
+
+
+def read_preferences(path: Path, tally: Tally | None = None) -> Iterator[tuple[Preference, str]]:
+    """The same of pairs, in any form that `as_preference` knows."""
+    return _read(path, as_preference, tally)
+
+
+def read_judged(path: Path, tally: Tally | None = None) -> Iterator[tuple[Judged, str]]:
+    """The same of answers that are good or not."""
+    return _read(path, as_judged, tally)
+
+
+def read_labelled(
+    path: Path, tally: Tally | None = None, text: str = "text", label: str = "label", columns: tuple[str, ...] = ()
+) -> Iterator[tuple[Labelled, str]]:
+    """The same of labelled texts, under these keys; or of a folder, a text a file, in a folder for each class.
+
+    columns: names of the columns of a table without header.
+    """
+    names = ("text", "label") if path.is_dir() else (text, label)
+    return _read(path, lambda record: as_labelled(record, *names), tally, columns)
+
+
+def find_splits(path: Path) -> dict[Split, list[Path]]:
+    """Split -> files (or folders of classes). Raises UserError when there is nothing to learn from.
+
+    path: a file, which is for training. A folder with train.* and maybe validation.* (or valid, val, dev), files of
+    records or folders of classes; of other splits nothing is read. A folder of files with other names, or of
+    folders of texts: all for training.
+    """
+    if path.is_file():
+        return {"train": [path]}
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    inside = [p for p in inside if p.name != MANIFEST and not p.name.startswith(".")]
+    usable = [p for p in inside if p.is_dir() or p.suffix in _SUFFIXES]
+    found = {split: [p for p in usable if _names(p, split)] for split in _SPLITS}
+    if not any(found.values()):
+        files = [p for p in usable if p.is_file()]
+        found = {"train": files or ([path] if usable else [])}
+    if not found["train"]:
+        raise UserError(
+            f"{path} is neither a file of records nor a folder with train.jsonl ({', '.join(_SUFFIXES)}); name one"
+        )
+    return {split: files for split, files in found.items() if files}
+
+
+def _names(path: Path, split: Split) -> bool:
+    """Whether a file is called after a split: train.jsonl, train-00001-of-00002.parquet."""
+    return path.stem.replace("_", "-").replace(".", "-").split("-")[0].lower() in _SPLITS[split]
+
+
+def bring(path: Path) -> Path:
+    """The path, or what a URL names, brought here: an artifact, or with hf://org/name[:config] a data set.
+
+    A data set is a folder of Parquet files, one a split, classes by their names. Raises UserError.
+    """
+    url = url_of(path) or ""
+    name, _, config = url.removeprefix("hf://").partition(":")
+    if not url.startswith("hf://") or name.count("/") != 1 or name.startswith("datasets/"):
+        return here(path)
+    try:
+        import datasets
+    except ImportError as error:
+        raise missing_extra("datasets", "hub") from error
+    try:
+        splits = datasets.load_dataset(name, config or None)
+        identity = digest_of({key: split._fingerprint for key, split in splits.items()})
+        if not (folder := cached("datasets", url, identity)).exists():
+            _store(splits, folder)
+    except Exception as error:  # a network, a server and the parsers of many formats can fail in many ways
+        raise UserError(f"{url} can't be had ({' '.join(str(error).split())[:300]}); check the name") from error
+    return folder
+
+
+def _store(splits: Mapping[str, Any], folder: Path) -> None:
+    """Write a Parquet file for each split, with the names of classes instead of their numbers."""
+    import pyarrow
+    from pyarrow import compute, parquet
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        for key, split in splits.items():
+            table = split.with_format("arrow")[:]
+            for number, (column, kind) in enumerate(split.features.items()):
+                if names := getattr(kind, "names", None):
+                    known = compute.if_else(compute.greater_equal(table[column], 0), table[column], None)
+                    table = table.set_column(number, column, pyarrow.array(names).take(known.combine_chunks()))
+            parquet.write_table(table, Path(scratch) / f"{key}.parquet")
+        with contextlib.suppress(FileExistsError, OSError):  # another process was faster
+            Path(scratch).rename(folder)
+            Path(scratch).mkdir()
+
+
+def _read(
+    path: Path,
+    parse: Callable[[Mapping[str, Any]], R],
+    tally: Tally | None,
+    columns: tuple[str, ...] = (),
+) -> Iterator[tuple[R, str]]:
+    tally = tally or Tally()
+    for record, place in _rows(path, columns, tally):
+        try:
+            if not isinstance(record, dict):
+                raise UserError('it is not an object with "messages" or other keys; correct or remove it')
+            found = parse(record)
+        except Unusable as reason:
+            tally.drop(str(reason), place)
+            continue
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
+        yield found, place
+
+
+def _rows(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterator[tuple[Any, str]]:
+    """The records of a file, or of a folder of classes, by its suffix."""
+    if path.is_dir():
+        yield from _class_rows(path, tally)
+    elif path.suffix == ".parquet":
+        yield from _parquet_rows(path, tally)
+    elif path.suffix not in _SUFFIXES:
+        raise UserError(f"{path} has the suffix '{path.suffix}'; records are read from {', '.join(_SUFFIXES)}")
+    else:
+        with path.open("rb") as file:
+            if path.suffix in (".csv", ".tsv"):
+                yield from _table_rows(path, file, columns, tally)
+            elif path.suffix == ".json" and file.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+                yield from _json_items(path, tally)
+            else:
+                file.seek(0)
+                for line, place in _lines(path, file, tally):
+                    if line.strip():
+                        yield _parse_json(line, place), place
+
+
+def _lines(path: Path, file: BinaryIO, tally: Tally) -> Iterator[tuple[str, str]]:
+    """All lines and their places. Raises UserError for one that is too long, or not UTF-8."""
+    number = 0
+    while raw := file.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        tally.bytes += len(raw)
+        place = f"{path} line {number}"
+        if len(raw) > MAX_LINE_BYTES:
+            raise UserError(f"{place} is longer than {MAX_LINE_BYTES} bytes; split the record")
+        try:
+            yield raw.decode("utf-8-sig" if number == 1 else "utf-8"), place
+        except UnicodeDecodeError as error:
+            raise UserError(f"{place} is not valid JSON in UTF-8 ({error}); correct or remove it") from error
+
+
+def _parse_json(text: str | bytes, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place} is not valid JSON in UTF-8 ({error}); correct or remove it") from error
+
+
+def _json_items(path: Path, tally: Tally) -> Iterator[tuple[Any, str]]:
+    if (size := path.stat().st_size) > MAX_FILE_BYTES:
+        raise UserError(f"{path} has {size:,} bytes, too many for one list; write it as JSON lines")
+    tally.bytes += size
+    for number, item in enumerate(_parse_json(path.read_bytes(), str(path)), 1):
+        yield item, f"{path} item {number}"
+
+
+def _table_rows(path: Path, file: BinaryIO, columns: tuple[str, ...], tally: Tally) -> Iterator[tuple[Any, str]]:
+    """Rows of a table whose first line names the columns unless they are given.
+
+    .csv: separated by the comma, semicolon or tab that its first line has most of, with quotes around cells that need
+    them. .tsv: by tabs, and a quote is a letter like others (IANA, text/tab-separated-values).
+    """
+    csv.field_size_limit(MAX_LINE_BYTES)
+    plain, first = path.suffix == ".tsv", file.readline(MAX_LINE_BYTES).decode(errors="replace")
+    file.seek(0)
+    delimiter = "\t" if plain else max(",;\t", key=first.count)
+    quoting: Any = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    rows = csv.reader((line for line, _ in _lines(path, file, tally)), delimiter=delimiter, quoting=quoting)
+    try:
+        names = list(columns) or next(rows, [])
+        for cells in rows:
+            place = f"{path} line {rows.line_num}"
+            if cells and len(cells) != len(names):
+                raise UserError(f"{place} has {len(cells)} cells, not {len(names)} ({', '.join(names)[:200]})")
+            if cells:
+                yield dict(zip(names, cells, strict=True)), place
+    except csv.Error as error:
+        raise UserError(f"{path} line {rows.line_num} is no row of a table ({error}); correct it") from error
+
+
+def _parquet_rows(path: Path, tally: Tally) -> Iterator[tuple[Any, str]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise missing_extra("pyarrow", "corpus") from error
+    try:
+        with parquet.ParquetFile(path) as table:
+            batches = table.iter_batches(batch_size=64, use_threads=False)
+            rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+            for number, row in enumerate(rows, 1):
+                yield row, f"{path} row {number}"
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path} can't be read ({' '.join(str(error).split())[:200]}); it is damaged") from error
+    tally.bytes += path.stat().st_size
+
+
+def _class_rows(folder: Path, tally: Tally) -> Iterator[tuple[Any, str]]:
+    for file in sorted(folder.glob("*/*")):
+        if file.is_file() and not any(part.startswith(".") for part in file.parts[-2:]):
+            if (size := file.stat().st_size) > MAX_LINE_BYTES:
+                raise UserError(f"{file} is longer than {MAX_LINE_BYTES} bytes; split the text")
+            tally.bytes += size
+            try:
+                yield {"text": decode(file.read_bytes()), "label": file.parent.name}, str(file)
+            except NotTextError as error:
+                raise UserError(f"{file} is no text ({error}); remove it") from error
