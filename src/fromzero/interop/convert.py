@@ -85,7 +85,7 @@ def write_folder(model: Model, source: Path, config: ConvertConfig, output: Path
     if config.dtype not in DTYPES:
         raise UserError(f"--dtype {config.dtype} is for --format gguf; choose one of {', '.join(DTYPES)}")
     output.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
+    if (source / "config.json").is_file():
         settings = read_json(source / "config.json")
     else:
         tokenizer = load_tokenizer(source)

@@ -19,15 +19,19 @@ from fromzero.config import from_mapping
 from fromzero.dataset.writing import copy_tokenizer
 from fromzero.errors import UserError
 from fromzero.interop import bert
+from fromzero.interop.adapters import FOLDER, below, load_adapters
 from fromzero.interop.families import SUPPORTED, expressed
 from fromzero.interop.names import Part, Plan, plan, shape_of
 from fromzero.interop.quantized import CODES, copy_plain, description, put_stored
 from fromzero.interop.translate import Family, Theirs
 from fromzero.interop.weights import SHARD_BYTES, Weights, read_json, save_shards
 from fromzero.model import ModelConfig, Transformer
+from fromzero.model.adapters import merge_adapters
 from fromzero.model.encoder_decoder import EncoderDecoder
 from fromzero.model.heads import HeadConfig, HeadedTransformer
 from fromzero.model.narrow import to_compute
+from fromzero.model.quantized import quantized
+from fromzero.model.rounding import round_model
 
 Model = Transformer | EncoderDecoder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -131,8 +135,21 @@ def load_model(
 
 
 def load_any(folder: Path, compute_dtype: torch.dtype = torch.float32, dtype: torch.dtype | None = None) -> Model:
-    """Read a model of any kind; see load_model. Encoders have the heads that the file has."""
-    stored = open_stored(Path(folder))
+    """Read a model of any kind; see load_model. Encoders have the heads that the file has.
+
+    Adapters that are kept apart from their model are merged into it, unless it is in few bits.
+    """
+    folder = Path(folder)
+    if base := below(folder):
+        model = load_any(base.path, compute_dtype)
+        round_model(model, base.few_bits)
+        load_adapters(model, folder / FOLDER)
+        if not next(quantized(model), None):
+            merge_adapters(model)
+        if dtype is not None:
+            to_compute(model, dtype)
+        return model
+    stored = open_stored(folder)
     model = stored.empty(compute_dtype)
     if dtype is not None:
         to_compute(model, dtype)
@@ -163,7 +180,12 @@ class Stored:
 
 
 def open_stored(path: Path) -> Stored:
-    """A model folder or a GGUF file, checked: settings and the names and shapes of tensors. See load_model."""
+    """A model folder or a GGUF file, checked: settings and the names and shapes of tensors. See load_model.
+
+    Where adapters are kept apart, the model that they belong to.
+    """
+    if base := below(path):
+        return open_stored(base.path)
     if path.suffix == ".gguf" and path.is_file():
         from fromzero.interop.gguf import load_gguf
 

@@ -32,10 +32,10 @@ class Weights:
     Raises UserError for files that are missing, invalid, or hold a name twice.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = WEIGHTS) -> None:
         self.shapes: dict[str, list[int]] = {}
         self._names: dict[Path, list[str]] = {}
-        for file in _files(folder):
+        for file in _files(folder, name):
             with _opened(file) as opened:
                 self._names[file] = list(opened.keys())
                 for name in self._names[file]:
@@ -65,8 +65,8 @@ def _opened(file: Path) -> Any:
         raise UserError(f"{file} is not valid safetensors: {error}") from error
 
 
-def _files(folder: Path) -> list[Path]:
-    files = [folder / WEIGHTS]
+def _files(folder: Path, name: str) -> list[Path]:
+    files = [folder / name]
     if not files[0].exists() and (folder / INDEX).exists():
         shards = read_json(folder / INDEX, MAX_INDEX_BYTES).get("weight_map")
         if not isinstance(shards, dict) or not shards or not all(isinstance(shard, str) for shard in shards.values()):

@@ -8,7 +8,7 @@ the hidden states of the windows, and the H of one block.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,11 @@ from fromzero.inference.quantize.awq import scale_block
 from fromzero.inference.quantize.gptq import gptq
 from fromzero.model import EncoderDecoder, Transformer
 from fromzero.model.block import Block, Section
-from fromzero.model.experts import Bank
-from fromzero.model.layers import Embedding, Head, Linear
+from fromzero.model.layers import Linear
 from fromzero.model.quantized import Bits, put, quantized, round_to_nearest
+from fromzero.model.rounding import GROUP, Rounded, check_matrix, group_of, matrices
 
 Method = Literal["rtn", "gptq", "awq"]
-TABLE_BITS: Bits = 8
-"""Of the token embedding and the output matrix, which lose the most in 4."""
-LARGEST = 30000.0
-"""Scales and minima are float16."""
-SMALLEST_ROWS = 16
-"""A layer with fewer outputs, such as a gate or a classifier, weighs nothing and stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class QuantizeConfig:
     bits: Bits = 4
     method: Method = "rtn"
     """rtn: round to nearest. gptq, awq: with text that shows what inputs are like; experts are rounded to nearest."""
-    group: int = 32
+    group: int = GROUP
     """Inputs that share a scale; halved for a layer until it divides the layer's inputs."""
 
 
@@ -74,42 +68,7 @@ def quantize_model(
         if not isinstance(model, Transformer):
             raise UserError("an encoder-decoder can only be rounded: choose the method rtn, without calibration")
         reports = _block_by_block(model, config, calibration_NT.to(model.device))
-    return reports + [_quantize(model, matrix, None, config) for matrix in _matrices(model, config.bits)]
-
-
-def group_of(name: str, inputs: int, group: int) -> int:
-    """Halved until it divides the inputs of a layer. Raises UserError when they are not a multiple of 8."""
-    if inputs % 8:
-        raise UserError(f"'{name}' has {inputs} inputs, which are not whole groups of 8; it can't be quantised")
-    while inputs % group:
-        group //= 2
-    return group
-
-
-class _Matrix(NamedTuple):
-    """One that is to be quantised."""
-
-    name: str
-    module: nn.Module
-    """Whose it is."""
-    weight_OI: Tensor
-    bits: Bits
-
-
-def _matrices(model: nn.Module, bits: Bits, within: str = "") -> list[_Matrix]:
-    """All that are to be quantised and are not yet, of a model or a part of it."""
-    found = []
-    for name, module in model.named_modules(prefix=within):
-        if isinstance(module, Linear) and module.out_features >= SMALLEST_ROWS:
-            found.append(_Matrix(name, module, module.weight, bits))
-        elif isinstance(module, Embedding) and name == "token_embedding":
-            found.append(_Matrix(name, module, module.weight, TABLE_BITS))
-        elif isinstance(module, Head) and module.weight is not None:
-            found.append(_Matrix(f"{name}.weight", module, module.weight, TABLE_BITS))
-        elif isinstance(module, Bank):
-            parts = module.named_parameters()
-            found += [_Matrix(f"{name}.{part}", module, weight.flatten(0, 1), bits) for part, weight in parts]
-    return found
+    return reports + [_quantize(model, matrix, None, config) for matrix in matrices(model, config.bits)]
 
 
 def _block_by_block(model: Transformer, config: QuantizeConfig, ids_NT: Tensor) -> list[LayerReport]:
@@ -166,15 +125,14 @@ def _quantize_block(
 
     if config.method == "awq" and isinstance(block, Block):
         scale_block(block, hessians, error)
-    matrices = _matrices(block, config.bits, name)
-    return [_quantize(model, matrix, hessians.get(matrix.module), config) for matrix in matrices]
+    found = matrices(block, config.bits, name)
+    return [_quantize(model, matrix, hessians.get(matrix.module), config) for matrix in found]
 
 
-def _quantize(model: nn.Module, matrix: _Matrix, hessian_II: Tensor | None, config: QuantizeConfig) -> LayerReport:
+def _quantize(model: nn.Module, matrix: Rounded, hessian_II: Tensor | None, config: QuantizeConfig) -> LayerReport:
     """Put a matrix into few bits, and say how near it is."""
     name, _, weight_OI, bits = matrix
-    if not weight_OI.abs().max() < LARGEST:  # nor is it when one is no number
-        raise UserError(f"'{name}' has weights beyond {LARGEST:.0f}, or that are no numbers; it can't be quantised")
+    check_matrix(matrix)
     group = group_of(name, weight_OI.shape[1], config.group)
     if config.method == "gptq" and hessian_II is not None:
         packed = gptq(weight_OI, hessian_II, bits, group)
