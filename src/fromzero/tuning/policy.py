@@ -52,9 +52,11 @@ class Policy(Objective):
 
     def logprobs(self, model: Transformer, batch: Batch) -> Tensor:
         """log p of each target at the temperature, (B, T) in fp32, 0 where there is none; with gradients."""
-        targets_BT = batch["targets_BT"]
+        return self.chosen(model, model.hidden(batch["ids_BT"]), batch["targets_BT"])
+
+    def chosen(self, model: Transformer, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        """The same of hidden states."""
         mask_BT = targets_BT != IGNORE
-        x_BTD = model.hidden(batch["ids_BT"])
         chosen_N = model.head.logprobs(x_BTD[mask_BT], model.head_weight, targets_BT[mask_BT], self.temperature)
         return torch.zeros_like(targets_BT, dtype=torch.float32).masked_scatter(mask_BT, chosen_N)
 
@@ -81,8 +83,8 @@ class Policy(Objective):
 
 @torch.no_grad()
 def measured(fleet: Fleet, what: str, rows: Batch, at_once: int | None = None) -> Tensor:
-    """Log-probabilities (B, T) of all rows of a rollout by "policy" or "reference"; ranks share the work, and all get
-    all of it. at_once: rows of a micro-batch.
+    """Log-probabilities (B, T) of all rows of a rollout by "policy" or "reference", or what else the objective measures
+    of rows; ranks share the work, and all get all of it. at_once: rows of a micro-batch.
     """
     objective: Any = fleet.objective
     learning, objective.measuring = objective.training, what
@@ -91,7 +93,7 @@ def measured(fleet: Fleet, what: str, rows: Batch, at_once: int | None = None) -
     found = torch.cat([fleet.roots[0](**micro).cpu() for micro in fleet.micro_batches(own, at_once)])
     objective.measuring = None
     objective.train(learning)
-    whole_BT = torch.empty(rows["targets_BT"].shape)
+    whole_BT = torch.empty(len(rows["targets_BT"]), *found.shape[1:])
     for rank, part_BT in fleet.world.gather((fleet.data_rank, found)):
         whole_BT[rank :: fleet.data_size] = part_BT
     return whole_BT
