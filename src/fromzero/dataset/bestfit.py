@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fromzero.console import say
 from fromzero.dataset.chats import NO_LOSS
@@ -98,15 +99,18 @@ class BestFitLoader(WindowLoader):
         places = np.arange(pool * count // self.pools, (pool + 1) * count // self.pools)
         documents = Permutation(count, self.seed, epoch)(places)
         starts, stops = bounds[documents], bounds[documents + 1]
-        pieces = [
+        rows = best_fit(self._pieces(starts, stops), self.context)
+        order = np.random.default_rng([self.seed, epoch, pool]).permutation(len(rows))
+        cut = int((stops - starts > self.context).sum())
+        return [rows[row] for row in order.tolist()], cut, len(documents)
+
+    def _pieces(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """What is fitted into rows, of documents that begin and end there."""
+        return [
             (start, min(start + self.context, stop))
             for first, stop in zip(starts.tolist(), stops.tolist(), strict=True)
             for start in range(first, stop, self.context)
         ]
-        rows = best_fit(pieces, self.context)
-        order = np.random.default_rng([self.seed, epoch, pool]).permutation(len(rows))
-        cut = int((stops - starts > self.context).sum())
-        return [rows[row] for row in order.tolist()], cut, len(documents)
 
 
 def best_fit(pieces: Sequence[tuple[int, int]], size: int) -> list[Row]:

@@ -40,7 +40,7 @@ class ConversationLoader:
         self.shards, self.batch_size, self.seed = shards, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.lengths = np.diff(shards.boundaries)
-        _check_shards(shards, self.lengths, context)
+        check_shards(shards, self.lengths, context)
         self.batches = -(-len(self.lengths) // batch_size)
         """Batches in an epoch."""
         self.position = 0
@@ -117,7 +117,8 @@ class ConversationLoader:
         return random.permutation(filled.reshape(self.batches, self.batch_size))
 
 
-def _check_shards(shards: TokenShards, lengths: np.ndarray, context: int) -> None:
+def check_shards(shards: TokenShards, lengths: np.ndarray, context: int) -> None:
+    """Raise UserError for shards without loss mask or conversation, or with one that is longer than the context."""
     if not shards.masked:
         raise UserError(f"{shards.folder} has no loss mask; make tokens from conversations for that")
     if not len(lengths):

@@ -43,10 +43,14 @@ class WindowLoader:
         """Windows dealt since the first epoch began, over all processes."""
         self.dealt: Any = []
         """Where in the sequence the pieces of each row of this process's last batch are: (start, stop) of each."""
-        if self.windows < batch_size:
+        self._check()
+
+    def _check(self) -> None:
+        if self.windows < self.batch_size:
             raise UserError(
-                f"{shards.folder} has {len(shards)} {shards.split} tokens, but a batch of {batch_size} windows of "
-                f"{context} needs {batch_size * context + 1}; lower batch_size or context, or add documents"
+                f"{self.shards.folder} has {len(self.shards)} {self.shards.split} tokens, but a batch of "
+                f"{self.batch_size} windows of {self.context} needs {self.batch_size * self.context + 1}; lower "
+                "batch_size or context, or add documents"
             )
 
     @property
