@@ -1,0 +1,150 @@
+"""PPO: what tokens are rewarded with, the loss by hand, one run and the same run resumed, and that it learns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fromzero.errors import UserError
+from fromzero.interop import load_model
+from fromzero.model.heads import HeadConfig, HeadedTransformer
+from fromzero.tuning.policy_losses import Penalty
+from fromzero.tuning.ppo_objective import Ppo, PpoLoss, experience, explained_variance, token_rewards
+
+Batch = dict[str, torch.Tensor]
+
+
+def rollout(rows: int = 6, prompt: int = 3, seed: int = 0) -> Batch:
+    """Rows as Rollouts makes them: answers of 1 to 5 tokens behind a prompt, padded on the right."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 200, (rows, prompt + 5), generator=generator)
+    lengths = torch.arange(rows) % 5 + 1
+    targets, places = ids[:, 1:].clone(), torch.arange(prompt + 4)
+    targets[(places < prompt - 1) | (places >= prompt - 1 + lengths[:, None])] = -100
+    return {
+        "ids_BT": ids[:, :-1],
+        "targets_BT": targets,
+        "sampled_BT": torch.zeros(targets.shape),
+        "rewards_B": torch.linspace(-1, 1, rows),
+        "whole_B": torch.ones(rows, dtype=torch.bool),
+        "lengths_B": lengths,
+        "deviations_B": torch.zeros(rows),
+    }
+
+
+@pytest.fixture
+def objective(tiny_model: Path) -> Ppo:
+    model = HeadedTransformer.on(load_model(tiny_model), HeadConfig(classes=1, per_token=True))
+    made = Ppo(model, 0.7, 5, PpoLoss(value_weight=0.5), Penalty(0.1))
+    made.frozen = (load_model(tiny_model).requires_grad_(False),)
+    return made
+
+
+def measure(objective: Ppo, batch: Batch, what: str) -> torch.Tensor:
+    objective.measuring = what
+    with torch.no_grad():
+        found: torch.Tensor = objective(**batch)
+    objective.measuring = None
+    return found
+
+
+def test_the_reward_is_at_the_last_token_and_divergence_costs_at_each() -> None:
+    mask = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
+    k1 = torch.full((4, 4), 2.0)
+    found = token_rewards(torch.tensor([1.0, torch.nan, 5.0, 3.0]), k1, mask, 0.1)
+    expected = [[0, -0.2, 0.8, 0], [-0.2, -0.2, -0.2, -0.2], [0, 0, 0, 0], [2.8, 0, 0, 0]]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_explained_variance() -> None:
+    returns = torch.tensor([1.0, 2.0, 4.0])
+    assert explained_variance(returns + 3, returns) == pytest.approx(1)
+    assert explained_variance(torch.zeros(3), returns) == pytest.approx(0)
+    assert explained_variance(-returns, returns) == pytest.approx(-3)
+    assert explained_variance(returns, torch.ones(3)) == 0
+    assert explained_variance(returns[:0], returns[:0]) == 0
+
+
+def test_at_the_start_nothing_diverges_and_the_reference_is_the_model(objective: Ppo) -> None:
+    batch = rollout()
+    old, values = measure(objective, batch, "policy").unbind(-1)
+    torch.testing.assert_close(measure(objective, batch, "reference"), old)
+    logits = objective.model(batch["ids_BT"]).detach() / 0.7
+    mask = batch["targets_BT"] != -100
+    by_hand = logits.log_softmax(-1).gather(-1, batch["targets_BT"].clamp(min=0)[..., None])[..., 0]
+    torch.testing.assert_close(old, by_hand * mask)
+    found = objective.model.outputs(batch["ids_BT"]).classes
+    torch.testing.assert_close(values, found[..., 0].detach())
+
+
+def test_advantages_and_loss_are_those_of_the_paper(objective: Ppo) -> None:
+    batch, config, penalty = rollout(), PpoLoss(value_weight=0.5, discount=0.9, whiten=False), Penalty(0.1)
+    objective.config = config
+    generator = torch.Generator().manual_seed(1)
+    mask = batch["targets_BT"] != -100
+    reference = torch.randn(mask.shape, generator=generator) - 3
+    now, now_values = measure(objective, batch, "policy").unbind(-1)
+    old = now + 0.3 * torch.randn(mask.shape, generator=generator) * mask  # so that some ratios are clipped
+    values = now_values + 0.3 * torch.randn(mask.shape, generator=generator)
+    added = experience(batch, old, values, reference, config, penalty)
+    total = 0.0
+    for row in range(len(mask)):
+        places = mask[row].nonzero()[:, 0].tolist()
+        gain = after = 0.0
+        for place in reversed(places):
+            reward = -0.1 * float(old[row, place] - reference[row, place])
+            reward += float(batch["rewards_B"][row]) if place == places[-1] else 0.0
+            value = float(values[row, place])
+            gain = reward + 0.9 * after - value + 0.9 * 0.95 * gain
+            after = value
+            assert float(added["advantages_BT"][row, place]) == pytest.approx(gain, abs=1e-5)
+            ratio = float((now[row, place] - old[row, place]).exp())
+            policy = max(-gain * ratio, -gain * min(max(ratio, 0.8), 1.2))
+            near = min(max(float(now_values[row, place]), value - 0.2), value + 0.2)
+            goal = gain + value
+            total += policy + 0.5 * 0.5 * max((float(now_values[row, place]) - goal) ** 2, (near - goal) ** 2)
+    loss = objective(**batch, **added)
+    assert loss.item() == pytest.approx(total, rel=1e-4)
+    assert objective.count(batch) == int(mask.sum())
+    assert not added["advantages_BT"][~mask].any()
+    loss.backward()
+    assert float(objective.model.classifier.weight.grad.abs().sum()) > 0
+
+
+def test_loss_does_not_depend_on_micro_batches_nor_on_padding(objective: Ppo) -> None:
+    batch = rollout()
+    old, values = measure(objective, batch, "policy").unbind(-1)
+    batch |= experience(batch, old - 0.1, values, old, objective.config, objective.penalty)
+    objective.eval()
+    whole = float(objective(**batch))
+    parts = sum(float(objective(**{name: t[i : i + 2] for name, t in batch.items()})) for i in (0, 2, 4))
+    assert parts == pytest.approx(whole, rel=1e-5)
+    wider = {
+        n: torch.nn.functional.pad(t, (0, 3), value=-100 if n == "targets_BT" else 0)
+        for n, t in batch.items()
+        if n.endswith("_BT")
+    }
+    assert float(objective(**{**batch, **wider})) == pytest.approx(whole, rel=1e-5)
+
+
+def test_whitened_advantages_and_the_penalty_that_follows_a_target() -> None:
+    batch, penalty = rollout(), Penalty(0.1, target=0.5, horizon=60)
+    mask = batch["targets_BT"] != -100
+    old, reference = mask * -1.0, mask * -2.0  # one nat a token
+    added = experience(batch, old, torch.zeros(mask.shape), reference, PpoLoss(), penalty)
+    gains = added["advantages_BT"][mask]
+    assert float(gains.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(gains.var()) == pytest.approx(1, abs=1e-4)
+    assert added["divergences_B"].tolist() == batch["lengths_B"].tolist()
+    assert penalty.value == pytest.approx(0.1 * (1 + 0.2 * 6 / 60))  # above the target: at most 20 % in a horizon
+    batch["targets_BT"] = torch.full_like(batch["targets_BT"], -100)
+    experience(batch, old * 0, old * 0, old * 0, PpoLoss(), penalty)  # nothing is learned, nothing is led
+    assert penalty.value == pytest.approx(0.1 * (1 + 0.2 * 6 / 60))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"clip": 0}, {"clip": 1.0}, {"discount": 0}, {"decay": 1.1}, {"target": 0.0}, {"penalty": 0, "target": 1}]
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="loss: "):
+        PpoLoss(**wrong)  # type: ignore[arg-type]
