@@ -20,6 +20,7 @@ from torch import Tensor
 from fromzero.inference.paged import PageStore, run_apart, run_spans
 from fromzero.inference.request import Span
 from fromzero.model import Transformer
+from fromzero.model.adapters import adapters
 from fromzero.model.config import ModelConfig
 from fromzero.model.layers import Norm
 from fromzero.model.quantized import Matrix, QuantizedMatrix
@@ -178,6 +179,8 @@ def _check(model: Transformer, store: PageStore) -> None:
         raise UnfitError("its shape has parts that the compiled decoder lacks")
     if config.head_size % 16 or any(n % 32 for n in (config.width, config.ffn_size, config.heads * config.head_size)):
         raise UnfitError("a size is no multiple of 32, or a head's width none of 16")
+    if next(adapters(model), None):
+        raise UnfitError("it has adapters that are not merged")
     if model.device.type != "cpu" or not dtypes <= {torch.float32, torch.bfloat16}:
         raise UnfitError("it does not compute in float32 or bfloat16 on a CPU")
 

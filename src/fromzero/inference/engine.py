@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from time import monotonic
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from fromzero.device import DtypeName, total_memory_bytes
 from fromzero.errors import UserError
+from fromzero.inference.adapted import AdapterRunner
 from fromzero.inference.answer import Answer
 from fromzero.inference.paged import Model, PageStore, token_bytes
 from fromzero.inference.pages import PagePool
@@ -100,6 +101,7 @@ class Engine:
             self.runner = SourceRunner(model, self.store)
         else:
             self.runner = pick_runner(model, self.store)
+        self._adapted = AdapterRunner(cast(Transformer, model), self.store)
         self.scheduler = Scheduler(self.pool, self.config.step_tokens, self.config.running)
         self._answers: dict[str, dict[Sequence, Answer]] = {}
         self._arrivals = 0
@@ -169,7 +171,7 @@ class Engine:
         now = monotonic()
         for sequence, _ in planned:
             sequence.timing.started = sequence.timing.started or now
-        logits_NV = self.runner.run([span for _, span in planned])
+        logits_NV = self._compute([span for _, span in planned])
         seconds = monotonic() - now
         outputs, place = [], 0
         for sequence, span in planned:
@@ -219,6 +221,10 @@ class Engine:
             self.runner = proposer
         return Speculation(proposer, config.draft_tokens, context)
 
+    def _compute(self, spans: list[Span]) -> Tensor:
+        adapted = any(span.adapter is not None for span in spans)
+        return self._adapted.run(spans, self.runner.run) if adapted else self.runner.run(spans)
+
     def _has_room(self, request: Request) -> bool:
         return len(self.scheduler.waiting) + request.sampling.n <= self.config.queued
 
@@ -235,6 +241,8 @@ class Engine:
         for place, ids in (("prompt", request.prompt), ("source", request.source)):
             if wrong := next((token for token in ids if not 0 <= token < vocab), None):
                 raise UserError(f"the {place} has the id {wrong}; the model knows 0 to {vocab - 1}")
+        if request.adapter is not None and (reads or isinstance(self.runner, AheadHeads)):
+            raise UserError("adapters are for decoders whose drafts are not made by heads of their own; leave them out")
         request.sampling.check_ids(vocab)
         longest = min(context, count + request.sampling.max_tokens)
         if longest > self.pool.count * self.pool.size:

@@ -252,10 +252,15 @@ def run_apart(spans: Sequence[Span], few: int, most: int, short: Run, long: Run)
             room = most
         calls[-1].append(number)
         room -= count
-    if len(calls) + bool(rest) == 1:
-        return (short if calls else long)(spans)
+    return run_parts(spans, [*((call, short) for call in calls), (rest, long)])
+
+
+def run_parts(spans: Sequence[Span], parts: Sequence[tuple[Sequence[int], Run]]) -> Tensor:
+    """The same of spans by their numbers in calls of their own, some of which may be of none; each is in one."""
     found: dict[int, Tensor] = {}
-    for which, run in [*((call, short) for call in calls), (rest, long)]:
+    for which, run in parts:
+        if list(which) == list(range(len(spans))):
+            return run(spans)
         if which:
             logits_NV = run([spans[number] for number in which])
             found |= zip(which, logits_NV.split([spans[number].wanted for number in which]), strict=True)

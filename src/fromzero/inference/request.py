@@ -3,11 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from fromzero.errors import UserError
 from fromzero.inference.pages import PageTable
 from fromzero.inference.sampling import Sampler, SamplingConfig
+
+if TYPE_CHECKING:
+    from fromzero.inference.adapted import Adapter
 
 Reason = Literal["stop", "length", "context", "cancelled", "error"]
 """Why an answer ended: a stop text or id; max_tokens; the context; nobody wants it any more; a fault of the engine."""
@@ -37,6 +40,8 @@ class Request:
     """Whether the log-probabilities of the prompt's tokens are wanted too."""
     source: tuple[int, ...] = ()
     """Of an encoder-decoder: what it reads; the prompt is then its start id."""
+    adapter: "Adapter | None" = None
+    """Small matrices that its answers go through beside the model; None: the model alone."""
     goes_on: bool = False
     """Whether the answer goes on from words of the prompt, so that a blank that comes first is kept."""
     drawn: bool = False
@@ -171,3 +176,4 @@ class Span(NamedTuple):
     """Of an encoder-decoder: what it reads ..."""
     key: str = ""
     """... and by what name its states are kept meanwhile."""
+    adapter: "Adapter | None" = None

@@ -84,9 +84,10 @@ class Scheduler:
             self._preempt(last)
 
     def _reuse(self, sequence: Sequence) -> int:
-        """Tokens that the cache has. Keys and values that depend on a source fit no other."""
+        """Tokens that the cache has. Keys and values that depend on a source or an adapter fit no other."""
         request = sequence.request
-        sequence.table = PageTable(salt=repr((request.tenant, request.source)).encode())
+        adapter = request.adapter and request.adapter.key
+        sequence.table = PageTable(salt=repr((request.tenant, request.source, adapter)).encode())
         if request.prompt_logprobs and not sequence.answered:
             return 0  # every place is to be computed
         return self.pool.reuse(sequence.table, sequence.tokens)
@@ -136,4 +137,4 @@ def _span(sequence: Sequence, count: int) -> Span:
     request = sequence.request
     asked = request.prompt_logprobs and start < sequence.prompt_length
     wanted = count if asked else max(0, end - length + 1)  # of these, what comes next is open
-    return Span(ids, start, sequence.table.pages, wanted, request.source, request.id)
+    return Span(ids, start, sequence.table.pages, wanted, request.source, request.id, request.adapter)
