@@ -284,3 +284,62 @@ def test_only_the_first_word_is_the_first_word_of_a_text(metaspace: Metaspace, t
     for name in ("llama3", "phi3", *cut):
         expected = opened.apply_chat_template([USER, ANSWER], chat_template=TEMPLATES[name], return_dict=False)
         assert ours(name).encode_chat(tokenizer, [USER, ANSWER])[0] == expected
+
+
+def test_texts_agree_up_to_whole_markers(tokenizer: Tokenizer) -> None:
+    source = TEMPLATES["phi3"].replace("eos_token", "'<|endoftext|>'")  # as it is: shares two letters with <|user|>
+    specials = {text: 256 + i for i, text in enumerate(["<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>"])}
+    tokenizer = BPETokenizer(byte_vocabulary([]), [], special_tokens=specials)
+    ids, mask = ChatTemplate(source).encode_learned(tokenizer, [USER, ANSWER, USER, ANSWER], [True, True, False, False])
+    assert tokenizer.decode([i for i, on in zip(ids, mask, strict=True) if on]) == ANSWER["content"] + "<|end|>"
+
+
+def unmarked(source: str) -> ChatTemplate:
+    """The template without its generation blocks, blanks around them cut as before."""
+    return ChatTemplate(
+        re.sub(r"(\{%-?\s*)generation", r"\1if true", source).replace("endgeneration", "endif"), ROLES, NOW
+    )
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3_training"])
+def test_answers_are_found_where_a_template_does_not_mark_them(name: str, tokenizer: Tokenizer) -> None:
+    marked, bare = ours(name), unmarked(TEMPLATES[name])
+    assert not bare.marks_generation()
+    for messages in CONVERSATIONS:
+        expected = marked.encode_learned(tokenizer, messages)
+        assert bare.encode_learned(tokenizer, messages) == expected == marked.encode_chat(tokenizer, messages)
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen2_5", "llama3", "llama3_1", "llama3_2", "gemma", "phi3"])
+def test_chosen_answers_of_published_templates_carry_loss(name: str, tokenizer: Tokenizer) -> None:
+    template = ours(name)
+    messages = [USER, {"role": "assistant", "content": "One."}, USER, {"role": "assistant", "content": "Two."}]
+    learned = {}
+    for chosen in ("all", "first", "last"):
+        choice = {"all": None, "first": [False, True, False, False], "last": [False, False, False, True]}[chosen]
+        ids, mask = template.encode_learned(tokenizer, messages, choice)
+        assert ids == template.encode_learned(tokenizer, messages)[0]
+        assert tokenizer.decode(ids) == template.render(messages)
+        learned[chosen] = tokenizer.decode([i for i, on in zip(ids, mask, strict=True) if on])
+    end = learned["first"].removeprefix("One.")
+    assert end in tokenizer.special_tokens
+    last = f"Two.{end}" + ("\n</s>" if name == "phi3" else "")  # which ends all conversations so, not all answers
+    assert learned == {"all": f"One.{end}{last}", "first": f"One.{end}", "last": last}
+    prompt, _ = template.encode_chat(tokenizer, messages[:1], add_generation_prompt=True)
+    ids, mask = template.encode_learned(tokenizer, messages[:2])
+    assert ids[: len(prompt)] == prompt  # what is learned begins where a prompt ends: no token reaches over
+    assert mask.index(True) == len(prompt)
+
+
+@pytest.mark.parametrize(
+    ("name", "messages"), [("qwen3", [USER, ANSWER, USER, ANSWER]), ("smollm2", [ANSWER, USER, ANSWER])]
+)
+def test_templates_that_write_answers_in_two_ways_are_told(name: str, messages: Any, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match=r"no \{% generation %\} and writes message [01] otherwise"):
+        ours(name).encode_learned(tokenizer, messages)
+
+
+def test_answers_that_a_template_writes_into_each_other_are_told(tokenizer: Tokenizer) -> None:
+    template = ChatTemplate("{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}")
+    with pytest.raises(UserError, match="each answer apart"):
+        template.encode_learned(tokenizer, [ANSWER, ANSWER], [False, True])
