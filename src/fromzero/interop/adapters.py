@@ -19,7 +19,7 @@ from torch import Tensor
 from fromzero.artifact import digest_source, write_json
 from fromzero.dataset.writing import copy_tokenizer
 from fromzero.errors import UserError
-from fromzero.interop.download import find_model
+from fromzero.interop.download import RECORD, find_model
 from fromzero.interop.families import expressed
 from fromzero.interop.names import Part, plan
 from fromzero.interop.weights import Weights, read_json, save_tensors
@@ -37,7 +37,7 @@ _PARTS = {"lora_A.weight": "down.weight", "lora_B.weight": "up.weight", "lora_ma
 # Settings that make something else of the same tensors.
 _REFUSED = "rank_pattern alpha_pattern layer_replication use_qalora alora_invocation_tokens arrow_config use_bdlora"
 Layers = dict[str, dict[str, Tensor]]
-"""Name of a linear layer -> its adapter: down.weight (rank, in), up.weight (out, rank), of DoRA also magnitude (out)."""
+"""Name of a linear layer -> its adapter: down.weight (rank, in), up.weight (out, rank); DoRA: magnitude (out)."""
 
 
 def save_adapters(model: Any, folder: Path, config: AdapterConfig, base: str) -> str:
@@ -151,13 +151,13 @@ class Below:
 def save_apart(model: Any, folder: Path, config: AdapterConfig, base: Path, few_bits: FewBits) -> str:
     """Write adapters, tokenizer and what they belong to into `folder`, but not the base; see save_adapters.
 
-    base: as it was named; a path is written relative to the folder, so both can be moved together.
+    base: a downloaded model is named; a path is written relative to the folder, so both can be moved together.
     """
-    found = find_model(base)
-    name = os.path.relpath(found.resolve(), folder.resolve()) if base.exists() else str(base)
-    write_json(folder / BASE, {"model": name, "digest": digest_source(found), "quantize": few_bits})
-    copy_tokenizer(found, folder)
-    return save_adapters(model, folder / FOLDER, config, str(found.resolve()) if base.exists() else name)
+    name = next((str(read_json(file)["name"]) for file in (base / RECORD, base.parent / RECORD) if file.is_file()), "")
+    beside = name or os.path.relpath(base.resolve(), folder.resolve())
+    write_json(folder / BASE, {"model": beside, "digest": digest_source(base), "quantize": few_bits})
+    copy_tokenizer(base, folder)
+    return save_adapters(model, folder / FOLDER, config, name or str(base.resolve()))
 
 
 def below(folder: Path) -> Below | None:

@@ -22,11 +22,11 @@ from fromzero.interop import bert
 from fromzero.interop.adapters import FOLDER, below, load_adapters
 from fromzero.interop.families import SUPPORTED, expressed
 from fromzero.interop.names import Part, Plan, plan, shape_of
-from fromzero.interop.quantized import CODES, copy_plain, description, put_stored
+from fromzero.interop.quantized import CODES, description, put_stored
 from fromzero.interop.translate import Family, Theirs
 from fromzero.interop.weights import SHARD_BYTES, Weights, read_json, save_shards
 from fromzero.model import ModelConfig, Transformer
-from fromzero.model.adapters import merge_adapters
+from fromzero.model.adapters import adapters, merge_adapters, plain_state
 from fromzero.model.encoder_decoder import EncoderDecoder
 from fromzero.model.heads import HeadConfig, HeadedTransformer
 from fromzero.model.narrow import to_compute
@@ -231,12 +231,15 @@ def open_stored(path: Path) -> Stored:
 
 
 def unquantized(model: Model) -> Model:
-    """The same model with what its matrices in few bits stand for."""
-    if not description(model):
+    """The same model in plain matrices: what those in few bits stand for, with adapters merged."""
+    if not next(quantized(model), None) and not next(adapters(model), None):
         return model
     heads = model.heads if isinstance(model, HeadedTransformer) else HeadConfig()
     plain = build(model.config, heads, model.compute_dtype, Path("the model")).to_empty(device="cpu")
-    copy_plain(model, plain)
+    state = plain.state_dict()
+    with torch.no_grad():
+        for name, tensor in plain_state(model):
+            state[name].copy_(tensor.view_as(state[name]))
     return plain
 
 

@@ -60,13 +60,3 @@ def _shape(model: nn.Module, name: str, where: Path) -> tuple[int, int]:
     if not isinstance(weight, Tensor) or weight.dim() < 2:
         raise UserError(f"{where}: tensor '{name}{CODES}' has no place in a model of this config")
     return weight.shape[:-1].numel(), weight.shape[-1]
-
-
-def copy_plain(model: nn.Module, plain: nn.Module) -> None:
-    """Fill a model without matrices in few bits with what the other's stand for."""
-    state = model.state_dict()
-    for name, matrix in quantized(model):
-        state[name if name in plain.state_dict() else f"{name}.weight"] = matrix.weight
-    with torch.no_grad():
-        for name, own in plain.state_dict().items():
-            own.copy_(state[name].view_as(own))

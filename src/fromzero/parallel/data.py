@@ -42,7 +42,10 @@ def share(fleet: Fleet, mesh: Mesh) -> None:
 def _copy(fleet: Fleet, mesh: Mesh) -> None:
     (root,) = fleet.roots
     group = mesh["loss"].get_group()
-    copied = DistributedDataParallel(root, process_group=group, gradient_as_bucket_view=True)
+    # Buffers are the same on all ranks: matrices in few bits, and what is worked out from sums over ranks.
+    copied = DistributedDataParallel(
+        root, process_group=group, gradient_as_bucket_view=True, forward_sync_buffers=False
+    )
     copied.register_comm_hook(group, _sum_bucket)
     fleet.roots = [copied]
 

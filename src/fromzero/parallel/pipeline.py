@@ -177,7 +177,9 @@ class Pipeline(Fleet):
 
     def _sum_copies(self) -> None:
         """Sum the gradients of the two token embeddings: each adds the same two numbers, so they stay equal."""
-        weight = dict(self.named_parameters())["token_embedding.weight"]
+        weight = dict(self.named_parameters()).get("token_embedding.weight")
+        if weight is None:  # it is frozen
+            return
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
         own = local(weight.grad)

@@ -58,13 +58,15 @@ def plan(config: ModelConfig, mesh: DeviceMesh, sequence: bool) -> list[tuple[st
         (r"^token_embedding\.weight$", rows),
         (r"^head\.", rows),
         (r"relative_bias\.weight$", columns),
+        (r"\.(attention|cross|feed_forward)\.(shared\.)?(output|down)\.down\.weight$", columns),  # of adapters
+        (r"\.(down|(output|down)\.up)\.weight$(?<!feed_forward\.down\.weight)(?<!shared\.down\.weight)", summed),
         (r"\.(attention|cross)\.(query|query_up|key_up|value_up)\.", rows),
         (r"\.(attention|cross)\.(key|value)\.", keys),
         (r"\.(attention|cross)\.sinks$", rows),
         (r"\.(attention|cross)\.(query|key)_norm\.", rows if config.qk_norm == "full" else summed),
         (r"\.feed_forward\.(shared\.)?(up|gate)\.", rows),
-        (r"\.(output|down)\.weight$", columns),
-        (r"\.(output|down)\.bias$", once),
+        (r"\.(output|down)\.(base\.)?weight$", columns),
+        (r"\.(output|down)\.(base\.)?bias$", once),
         (r"\.experts\.(up|gate)$", Style(Shard(1))),  # (E, F, D); down is (E, D, F)
         (r"\.experts\.down$", Style(Shard(2))),
         (r"\.(attention|cross|feed_forward)\.", summed),

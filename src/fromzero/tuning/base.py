@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from fromzero.artifact import Artifact, digest_source
 from fromzero.console import say
@@ -11,9 +13,15 @@ from fromzero.device import keep_freed_memory
 from fromzero.errors import UserError
 from fromzero.inference.opening import check_model
 from fromzero.interop import load_model
+from fromzero.interop.adapters import FOLDER as ADAPTERS
+from fromzero.interop.adapters import save_apart
+from fromzero.interop.huggingface import unquantized
 from fromzero.model import Transformer
-from fromzero.model.adapters import AdapterConfig, adapters, add_adapters, merge_adapters
+from fromzero.model.adapters import AdapterConfig, adapters, add_adapters
+from fromzero.model.heads import HeadedTransformer
+from fromzero.model.narrow import to_compute
 from fromzero.model.quantized import quantized
+from fromzero.model.rounding import FewBits, round_model
 from fromzero.parallel import Fleet, ParallelConfig, World, parallelize
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.checkpoint import Resume
@@ -39,6 +47,12 @@ class TuningConfig:
     """How it is trained."""
     adapters: AdapterConfig | None = None
     """Train small matrices beside the frozen model (LoRA); null trains all of it."""
+    keep: Literal["auto", "merged", "apart"] = "auto"
+    """What is written of adapters: a model with them merged, or a folder with them alone, in PEFT's layout, which opens
+    as a model while its base is there. auto: merged, but apart from a base in few bits."""
+    quantize: FewBits = "none"
+    """Round the frozen model to so many bits when it is opened, for adapters on it (QLoRA). It is in memory in full
+    until then; a folder made by `fromzero convert --quantize` never is."""
     retain: Path | None = None
     """Text of the kind that the model knew before, to measure what is forgotten: tokens, a corpus or a text file."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
@@ -51,6 +65,8 @@ class TuningConfig:
         for name in _PRETRAINING:
             if getattr(self.train, name) != getattr(TrainConfig, name):
                 raise UserError(f"train.{name} is for pretraining; leave it out")
+        if not self.adapters and (self.quantize != "none" or self.keep == "apart"):
+            raise UserError("quantize, and keep: apart, are for adapters; give adapters too, such as adapters.rank 16")
 
 
 IGNORED = ("model", "output", "retain", "parallel", "resume", *INCIDENTAL)
@@ -61,7 +77,7 @@ IGNORED = ("model", "output", "retain", "parallel", "resume", *INCIDENTAL)
 class Base:
     """The model that a stage starts from, on its device."""
 
-    path: Path
+    config: TuningConfig
     model: Transformer
     tokenizer: Tokenizer
     choices: Choices
@@ -92,16 +108,39 @@ def tune_together(
 
 
 def open_base(config: TuningConfig, folder: Path, world: World) -> Base:
-    """Load the model, with adapters if the config has them. Raises UserError."""
+    """Load the model, with adapters if the config has them. Raises UserError.
+
+    What is frozen is in few bits or in the compute dtype; what is learned is in fp32.
+    """
     keep_freed_memory()
     choices = Choices(folder / CHECKPOINTS, world)
-    model = load_model(config.model, choices.dtype(config.train.dtype)).to(world.device)
+    dtype = choices.dtype(config.train.dtype)
+    frozen = dtype if config.adapters and config.train.dtype != "float8" else torch.float32
+    model = load_model(config.model, dtype, None if config.quantize != "none" else frozen)
+    if next(adapters(model), None):
+        raise UserError(f"{config.model} is adapters on weights in few bits; tune what they were made on")
+    few_bits = next(quantized(model), None) is not None
     if config.adapters:
+        if config.quantize != "none" and few_bits:
+            raise UserError(f"{config.model} has weights in few bits already; leave quantize out")
+        round_model(model, config.quantize)
+        to_compute(model, frozen)
         names = add_adapters(model, config.adapters, config.train.seed)
         say(f"adapters of rank {config.adapters.rank} on {len(names)} layers; all else is frozen")
-    elif next(quantized(model), None):
+    elif few_bits:
         raise UserError(f"{config.model} has weights in few bits: train adapters on it, or tune what it was made of")
-    return Base(config.model, model, load_tokenizer(config.model), choices)
+    return Base(config, model.to(world.device), load_tokenizer(config.model), choices)
+
+
+def _check_shared(config: TuningConfig, model: Transformer) -> None:
+    """Raise UserError where adapters can't be spread over devices as the config says, or kept apart."""
+    ways = {name: getattr(config.parallel, name) for name in ("tensor", "pipeline", "expert")}
+    if next(quantized(model), None) and (cut := [name for name, size in ways.items() if size > 1]):
+        raise UserError(f"parallel.{cut[0]} does not cut weights in few bits; use parallel.shard or more replicas")
+    if config.adapters and config.adapters.decomposed and config.parallel.tensor > 1:
+        raise UserError("parallel.tensor does not cut adapters with adapters.decomposed; use parallel.shard")
+    if config.keep == "apart" and isinstance(model, HeadedTransformer):
+        raise UserError("keep: apart is for models without a head of their own; use keep: merged")
 
 
 def fit(
@@ -119,6 +158,7 @@ def fit(
     make_loader: given where the model is placed, the batches of this rank. parts: what else a checkpoint keeps.
     """
     train, model = config.train, base.model
+    _check_shared(config, model)
     rows = train.micro_batch_size or max(1, train.batch_size // world.size)
     compiled = choose_compiled(model, train.compile, rows, model.config.context, base.choices)
     fleet = parallelize(objective, config.parallel, world, train.recompute, compiled)
@@ -134,9 +174,20 @@ def fit(
 
 
 def finish(whole: Any | None, base: Base, folder: Path, figures: Mapping[str, Any], ends: str | None) -> dict[str, Any]:
-    """Merge adapters and write the model's files, on the first rank; the summary. ends: see finish_model."""
+    """Write the model's files, or its adapters alone, on the first rank; the summary. ends: see finish_model."""
+    config = base.config
     if whole is None:
         return {}
-    if next(adapters(whole), None):
-        merge_adapters(whole)
-    return finish_model(whole, folder, base.path, base.tokenizer, ends, figures)
+    if _apart(config, whole):
+        assert config.adapters
+        family = save_apart(whole, folder, config.adapters, config.model, config.quantize)
+        say(f"adapters with the names of {family} are in {folder / ADAPTERS}, apart from {config.model}")
+        return {"architecture": family, "parameters": whole.parameter_count(), **figures}
+    merged: Any = unquantized(whole)
+    return finish_model(merged, folder, config.model, base.tokenizer, ends, figures)
+
+
+def _apart(config: TuningConfig, model: Transformer) -> bool:
+    if config.keep != "auto" or isinstance(model, HeadedTransformer):
+        return config.keep == "apart"
+    return next(adapters(model), None) is not None and next(quantized(model), None) is not None
