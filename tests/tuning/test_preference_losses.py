@@ -14,7 +14,6 @@ from trl.trainer.kto_trainer import KTOTrainer
 
 from fromzero.tuning.preference_losses import (
     PairLoss,
-    Sides,
     hinge_loss,
     ipo_loss,
     kl_estimate,
@@ -59,33 +58,35 @@ def test_values_by_hand(found: Any, by_hand: Any) -> None:
 
 
 def test_losses_without_a_reference_by_hand() -> None:
-    mean = Sides(torch.tensor([-0.5, -2.0]), torch.tensor([-1.0, -0.1]))
+    mean = torch.tensor([[-0.5, -1.0], [-2.0, -0.1]])
     odds = [[math.exp(m) / (1 - math.exp(m)) for m in side] for side in ((-0.5, -2.0), (-1.0, -0.1))]
     orpo = [-m - 0.2 * math.log(sigma(math.log(c / r))) for m, c, r in zip((-0.5, -2.0), *odds, strict=True)]
     torch.testing.assert_close(orpo_loss(mean, 0.2), torch.tensor(orpo), atol=1e-6, rtol=0)
     simpo = [-math.log(sigma(2 * d - 0.5)) for d in (0.5, -1.9)]
     torch.testing.assert_close(simpo_loss(mean, 2.0, 0.5), torch.tensor(simpo), atol=1e-6, rtol=0)
-    certain = orpo_loss(Sides(torch.zeros(1, requires_grad=True), mean.chosen_P[:1]), 0.1)
-    assert torch.isfinite(certain).all()
+    certain = torch.tensor([[0.0, -1.0]], requires_grad=True)
+    orpo_loss(certain, 0.1).sum().backward()
+    assert certain.grad is not None
+    assert torch.isfinite(certain.grad).all()
 
 
 def test_of_a_whole_batch() -> None:
     assert kl_estimate(-3.0, 4) == 0
     assert kl_estimate(3.0, 4) == 0.75
-    policy, reference = _sides(0), _sides(1)
-    tokens = Sides(torch.tensor([3.0, 5, 1, 2, 9, 4]), torch.tensor([2.0, 2, 8, 1, 5, 3]))
-    summed = preference_loss("ipo", policy, reference, tokens, beta=0.3, per_token=False)
-    averaged = preference_loss("ipo", policy, reference, tokens, beta=0.3)
-    delta = (policy - reference).gap
-    torch.testing.assert_close(summed.loss_P, ipo_loss(delta, 0.3))
-    torch.testing.assert_close(averaged.loss_P, ipo_loss(((policy - reference) / tokens).gap, 0.3))
-    torch.testing.assert_close(summed.rewards.gap, 0.3 * delta)
-    assert not averaged.rewards.chosen_P.requires_grad
+    policy, reference = _sums(0), _sums(1)
+    tokens = torch.tensor([[3.0, 5, 1, 2, 9, 4], [2.0, 2, 8, 1, 5, 3]]).T
+    summed, rewards = preference_loss("ipo", policy, reference, tokens, beta=0.3, per_token=False)
+    averaged, _ = preference_loss("ipo", policy.requires_grad_(), reference, tokens, beta=0.3)
+    ratio = policy.detach() - reference
+    torch.testing.assert_close(summed, ipo_loss(ratio[:, 0] - ratio[:, 1], 0.3))
+    torch.testing.assert_close(averaged, ipo_loss((ratio / tokens)[:, 0] - (ratio / tokens)[:, 1], 0.3))
+    torch.testing.assert_close(rewards, 0.3 * ratio)
+    assert averaged.requires_grad
+    assert not rewards.requires_grad
 
 
-def _sides(seed: int) -> Sides:
-    generator = torch.Generator().manual_seed(seed)
-    return Sides(*(-20 * torch.rand(6, generator=generator) for _ in range(2)))
+def _sums(seed: int) -> Tensor:
+    return -20 * torch.rand(6, 2, generator=torch.Generator().manual_seed(seed))
 
 
 class _Says(torch.nn.Module):
@@ -151,13 +152,14 @@ def test_equal_to_trl(theirs: str, ours: PairLoss, smoothing: float, per_token: 
     trainer: Any = SimpleNamespace(**fields, args=args)
     inputs = {"input_ids": mask_BT + 5, "attention_mask": torch.ones_like(mask_BT), "completion_mask": mask_BT}
     loss = DPOTrainer._compute_loss(trainer, trainer.model, inputs, False)
-    policy, reference = (Sides(*(t_BT * mask_BT[:, 1:]).sum(1).chunk(2)) for t_BT in (policy_BT, reference_BT))
-    tokens = Sides(*lengths_B.chunk(2))
-    weighed = preference_loss(ours, policy, reference, tokens, beta=0.3, label_smoothing=smoothing, per_token=per_token)
-    torch.testing.assert_close(weighed.loss_P.mean(), loss, atol=1e-6, rtol=1e-6)
+    policy, reference = ((t_BT * mask_BT[:, 1:]).sum(1).view(2, 3).T for t_BT in (policy_BT, reference_BT))
+    loss_P, rewards_P2 = preference_loss(
+        ours, policy, reference, lengths_B.view(2, 3).T, beta=0.3, label_smoothing=smoothing, per_token=per_token
+    )
+    torch.testing.assert_close(loss_P.mean(), loss, atol=1e-6, rtol=1e-6)
     if per_token is None and ours != "ipo":
         assert trainer._metrics["eval"]["rewards/margins"] == [
-            pytest.approx(float(weighed.rewards.gap.mean()), abs=1e-6)
+            pytest.approx(float((rewards_P2[:, 0] - rewards_P2[:, 1]).mean()), abs=1e-6)
         ]
 
 
@@ -185,17 +187,13 @@ def test_kto_is_equal_to_trl(lift: float) -> None:
     torch.testing.assert_close(ours_B.mean(), loss.nanmean(), atol=1e-6, rtol=1e-6)
 
 
-def _floats(sides: Sides) -> Any:
-    """TRL's hints ask for another type than the tensors have."""
-    return sides
-
-
 def test_orpo_and_simpo_are_equal_to_trl() -> None:
-    mean = Sides(*(side / 20 - 0.05 for side in _sides(5)))
+    mean = _sums(5) / 20 - 0.05
     trainer: Any = SimpleNamespace(beta=0.3, accelerator=_Accelerator())
-    odds_part, *_ = ORPOTrainer.odds_ratio_loss(trainer, *_floats(mean))
-    torch.testing.assert_close(orpo_loss(mean, 0.3) + mean.chosen_P, -odds_part, atol=1e-6, rtol=1e-6)
+    sides: Any = mean.unbind(1)
+    odds_part, *_ = ORPOTrainer.odds_ratio_loss(trainer, *sides)
+    torch.testing.assert_close(orpo_loss(mean, 0.3) + mean[:, 0], -odds_part, atol=1e-6, rtol=1e-6)
     fields = {"beta": 2.0, "simpo_gamma": 0.5, "label_smoothing": 0.1, "alpha": 0.0, "loss_type": "simpo"}
     trainer = SimpleNamespace(**fields, accelerator=_Accelerator())
-    losses, *_ = CPOTrainer.cpo_loss(trainer, *_floats(mean))
+    losses, *_ = CPOTrainer.cpo_loss(trainer, *sides)
     torch.testing.assert_close(simpo_loss(mean, 2.0, 0.5, 0.1), losses, atol=1e-6, rtol=1e-6)
