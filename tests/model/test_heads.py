@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from fromzero.model import ModelConfig, Transformer, functions
+from fromzero.model.adapters import AdapterConfig, adapters, add_adapters
 from fromzero.model.heads import HeadConfig, HeadedTransformer, MaskedHead, pool
 from fromzero.model.linear_loss import linear_cross_entropy
 
@@ -65,6 +66,19 @@ def test_new_heads_share_the_body_and_its_losses() -> None:
     assert again is not None
     assert torch.equal(again.weight, model.classifier.weight)
     assert 0.01 < model.classifier.weight.std() < 0.03
+
+
+def test_heads_go_on_a_model_with_adapters() -> None:
+    body = Transformer(DECODER, seed=3)
+    names = add_adapters(body, AdapterConfig(rank=2))
+    for _, module in adapters(body):
+        torch.nn.init.normal_(module.up.weight)
+    model = HeadedTransformer.on(body, HeadConfig(classes=2))
+    assert [name for name, _ in adapters(model)] == names
+    torch.testing.assert_close(model(ids), body(ids))
+    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {"classifier.weight", "classifier.bias"} < learned
+    assert "token_embedding.weight" not in learned
 
 
 def test_the_masked_head_is_norm_of_activation_of_dense() -> None:

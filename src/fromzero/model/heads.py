@@ -75,10 +75,13 @@ class HeadedTransformer(Transformer):
 
     @classmethod
     def on(cls, model: Transformer, heads: HeadConfig, seed: int = 0) -> "HeadedTransformer":
-        """New heads on a trained model, whose weights both then share."""
+        """New heads on a trained model, whose parts (with adapters, or in few bits, as they are) both then share."""
         with torch.device("meta"):
             headed = cls(model.config, heads, seed, model.compute_dtype)
-        headed.load_state_dict(model.state_dict(keep_vars=True), strict=False, assign=True)
+        added = [name for name, _ in headed.added().named_children()]
+        for name, part in model.named_children():
+            if name in headed._modules and name not in added:
+                headed.add_module(name, part)
         initialize(headed.added().to_empty(device=model.token_embedding.weight.device), model.config.layers, seed + 1)
         return headed
 
