@@ -32,6 +32,10 @@ STAGES = {
     "evaluate perplexity": "fromzero.evaluation:EvaluationConfig:evaluate",
     "finetune questions": "fromzero.tuning:QuestionsConfig:make_questions",
     "finetune chat": "fromzero.tuning:ChatConfig:finetune_chat",
+    "align tasks": "fromzero.tuning.worked:WorkedConfig:make_worked",
+    "align reinforce": "fromzero.tuning.reinforce:ReinforceConfig:align_reinforce",
+    "align expert-iteration": "fromzero.tuning.expert_iteration:ExpertIterationConfig:align_expert_iteration",
+    "align grpo": "fromzero.tuning.grpo:GrpoConfig:align_grpo",
     "report": "fromzero.explain:ReportConfig:write_report",
 }
 

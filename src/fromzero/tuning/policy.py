@@ -3,6 +3,7 @@
 The loss here is that of REINFORCE; others replace `token_losses`. B answers, one a row, T tokens.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,6 +50,14 @@ class Policy(Objective):
     def token_losses(self, new_BT: Tensor, mask_BT: Tensor, batch: Batch) -> Tensor:
         """-A log p of each token: more of what did better (Williams 1992, eq. 4)."""
         return -batch["advantages_BT"] * new_BT
+
+    def extend(self, rows: Batch, fleet: Fleet) -> Mapping[str, Tensor]:
+        """What a rollout's rows get beside what Rollouts says; called once for each, by all ranks.
+
+        Here the advantage: the reward less the mean of all (a baseline, Williams 1992, section 4).
+        """
+        gains_B = (rows["rewards_B"] - rows["rewards_B"].nanmean()).nan_to_num(0.0)
+        return {"advantages_BT": gains_B[:, None].expand_as(rows["ids_BT"])}
 
     def logprobs(self, model: Transformer, batch: Batch) -> Tensor:
         """log p of each target at the temperature, (B, T) in fp32, 0 where there is none; with gradients."""

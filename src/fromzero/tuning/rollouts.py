@@ -264,6 +264,8 @@ def guarded(score: Score, numbers: Sequence[int], answers: Sequence[str]) -> lis
     """Rewards; NaN where there is none, be it that scoring fails, which is then tried for each answer alone."""
     try:
         rewards = score(numbers, answers)
+    except UserError:  # of the settings, not of an answer
+        raise
     except Exception as error:  # whatever a user's reward does, the run goes on
         if len(answers) > 1:
             return [guarded(score, [n], [a])[0] for n, a in zip(numbers, answers, strict=True)]

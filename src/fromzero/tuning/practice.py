@@ -1,0 +1,203 @@
+"""A run that learns from its own answers to tasks that code can check: what REINFORCE, expert iteration and GRPO share.
+
+Tasks -> prompts; rollouts of the model as it is; a policy's loss; and an exam on tasks that are held out, at the start,
+now and then, and at the end.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fromzero.artifact import Artifact
+from fromzero.console import say
+from fromzero.errors import UserError
+from fromzero.evaluation.tasks import Task, TasksConfig, make_tasks
+from fromzero.evaluation.verifiers import Guarded
+from fromzero.inference import SamplingConfig
+from fromzero.inference.engine import EngineConfig
+from fromzero.model import Transformer
+from fromzero.model.adapters import plain_state
+from fromzero.parallel import Fleet, World
+from fromzero.parallel.fleet import full
+from fromzero.tokenizer import Tokenizer
+from fromzero.training.metrics import read_metrics
+from fromzero.training.samples import SampleLog
+from fromzero.training.settings import TrainConfig
+from fromzero.tuning.base import TuningConfig, finish, fit, open_base, tune_together
+from fromzero.tuning.grading import prompt_ids
+from fromzero.tuning.outcome import Change, Curve, Example, Outcome, write_outcome
+from fromzero.tuning.policy import Policy
+from fromzero.tuning.retained import Retained
+from fromzero.tuning.rollouts import RolloutConfig, Rollouts
+from fromzero.tuning.speaker import Speaker
+
+EXAMPLES = 16
+CURVES = {"reward": "reward", "answer_tokens": "length of answers, tokens", "entropy": "entropy of drawn tokens"}
+CURVES |= {"kl": "divergence from the start, nats a token", "clipped": "share of clipped tokens"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PracticeConfig(TuningConfig):
+    """What is practised, and how."""
+
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            steps=200, batch_size=64, learning_rate=1e-6, warmup_steps=10, weight_decay=0.0, schedule="constant",
+            validate_every=20, log_every=1,
+        )
+    )  # fmt: skip
+    """How it is trained; train.batch_size counts answers."""
+    tasks: TasksConfig = field(default_factory=TasksConfig)
+    """What is asked; the tenth of it that is held out is never learned from."""
+    held_out: int = 200
+    """Tasks of the exam."""
+    rollouts: RolloutConfig = field(default_factory=RolloutConfig)
+    """How answers are made."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tasks.split != "all" or self.held_out < 1:
+            raise UserError("tasks.split stays as it is, and held_out is at least 1: the exam is held out of the tasks")
+        if self.parallel.pipeline > 1 or self.parallel.context > 1:
+            raise UserError("answers are learned with parallel.pipeline and parallel.context of 1")
+
+
+def practise(config: PracticeConfig, make_policy: Callable[[Any, Any], Policy], task: Any) -> Artifact:
+    """Bring the tuned model up to date. make_policy: (model, config) -> what is learned. task: see Outcome."""
+    source = {} if config.tasks.source == "arithmetic" else _source(config.tasks.source)
+
+    def make(here: Any, folder: Path, world: World) -> Mapping[str, Any]:
+        return _practise(here, make_policy, task, folder, world)
+
+    return tune_together(config, source, make)
+
+
+def _source(source: str) -> dict[str, Path | None]:
+    return {"tasks.source": Path(source)} if Path(source).is_file() else {}
+
+
+def _practise(
+    config: PracticeConfig, make_policy: Callable[[Any, Any], Policy], task: Any, folder: Path, world: World
+) -> Mapping[str, Any]:
+    base = open_base(config, folder, world)
+    room = base.model.config.context - config.rollouts.max_tokens
+    tasks, prompts = _fitting(make_tasks(replace(config.tasks, split="train")), base.tokenizer, room)
+    held_out = make_tasks(replace(config.tasks, split="held_out", count=config.held_out))
+    exam_tasks, questions = _fitting(held_out, base.tokenizer, room)
+    policy = make_policy(base.model, config)
+    speaker = make_speaker(base.model, base.tokenizer, config.rollouts, [*prompts, *questions])
+    verifier = Guarded()
+    retained = Retained.open(config.retain, base.tokenizer, config.train.validation_tokens) if config.retain else None
+    exam = Exam(exam_tasks, questions, verifier, speaker, config, folder / "run", retained)
+
+    def make_loader(fleet: Fleet) -> Rollouts:
+        def score(numbers: Sequence[int], answers: Sequence[str]) -> list[float | None]:
+            return [verifier(answer, tasks[number]) for number, answer in zip(numbers, answers, strict=True)]
+
+        def extend(rows: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            return policy.extend(rows, fleet)
+
+        sizes = config.train.batch_size, config.train.seed, world, (fleet.data_rank, fleet.data_size)
+        return Rollouts(config.rollouts, prompts, speaker, score, extend, lambda: follow(speaker, fleet), *sizes)
+
+    whole, figures = fit(config, base, policy, make_loader, exam, folder, world)
+    if whole is not None:
+        write_outcome(folder / "run", exam.outcome(task, figures))
+    return finish(whole, base, folder, figures, "<|im_end|>" if base.tokenizer.chat_template else None)
+
+
+def _fitting(tasks: Sequence[Task], tokenizer: Tokenizer, room: int) -> tuple[list[Task], list[list[int]]]:
+    """The tasks whose prompts leave room for an answer, and these prompts. Raises UserError when there are none."""
+    pairs = [(task, task_ids(tokenizer, task)) for task in tasks]
+    kept = [(task, ids) for task, ids in pairs if len(ids) <= room]
+    if len(kept) < len(pairs):
+        say(f"warning: {len(pairs) - len(kept)} of {len(pairs)} tasks are left out: no room for rollouts.max_tokens")
+    if not kept:
+        raise UserError("no task leaves room in the context for rollouts.max_tokens; lower it")
+    return [task for task, _ in kept], [ids for _, ids in kept]
+
+
+def task_ids(tokenizer: Tokenizer, task: Task) -> list[int]:
+    """A task as a prompt: by the chat template if the model has one, else as the beginning of a text."""
+    if tokenizer.chat_template:
+        return prompt_ids(tokenizer, task.messages)
+    return [tokenizer.end_of_text, *tokenizer.encode_ordinary(task.text)]
+
+
+def make_speaker(
+    model: Transformer, tokenizer: Tokenizer, config: RolloutConfig, prompts: Sequence[Sequence[int]]
+) -> Speaker:
+    """A copy of the model that answers these prompts, with room for as many at once as an engine runs."""
+    longest = max(map(len, prompts)) + config.max_tokens
+    usual = EngineConfig()
+    sizes = replace(usual, queued=max(usual.queued, config.answers), cache_tokens=usual.running * (longest + 16))
+    return Speaker(model, tokenizer, config.dtype, sizes)
+
+
+def follow(speaker: Speaker, fleet: Fleet) -> None:
+    """Bring the weights of the fleet to this rank's speaker; all ranks call it."""
+    state: Iterable[tuple[str, Tensor]] = plain_state(fleet.parts[0])
+    speaker.sync((name, full(tensor)) for name, tensor in state)
+
+
+class Exam:
+    """Held-out tasks that are put to the model at each look, answered with its likeliest words."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        questions: Sequence[Sequence[int]],
+        verifier: Guarded,
+        speaker: Speaker,
+        config: PracticeConfig,
+        run: Path,
+        retained: Retained | None,
+    ) -> None:
+        self.tasks, self.questions, self.verifier, self.speaker = tasks, questions, verifier, speaker
+        self.config, self.run, self.retained = config, run, retained
+
+    def __call__(self, model: Transformer, step: int) -> dict[str, Any]:
+        """Figures for metrics.jsonl."""
+        self.speaker.sync(plain_state(model))
+        sampling = SamplingConfig(temperature=0, max_tokens=self.config.rollouts.max_tokens)
+        answers = [group[0] for group in self.speaker.say(self.questions, sampling)]
+        scores = [self.verifier(a.text, task) or 0.0 for a, task in zip(answers, self.tasks, strict=True)]
+        if step in (0, self.config.train.steps):
+            texts = [(task.text, a.text) for task, a in zip(self.tasks, answers, strict=True)]
+            SampleLog(self.run).write(step, texts[:EXAMPLES])
+        right, length = sum(score >= 1 for score in scores), sum(len(a.tokens) for a in answers)
+        say(f"step {step}: {right} of {len(answers)} held-out tasks right")
+        figures = {"held_out_accuracy": right / len(answers), "held_out_length": length / len(answers)}
+        return figures | (self.retained.measure(model) if self.retained else {})
+
+    def outcome(self, task: Any, figures: Mapping[str, Any]) -> Outcome:
+        """What changed."""
+        before = next(line for line in read_metrics(self.run / "metrics.jsonl") if line["kind"] == "look")
+        names = {"held_out_accuracy": "held-out accuracy", "held_out_length": "length of held-out answers, tokens"}
+        names |= {"retained_loss": "loss on what it knew before, nats a token"} if self.retained else {}
+        better: dict[str, Any] = {"held_out_accuracy": "higher", "retained_loss": "lower"}
+        changes = [
+            Change(name, before[key], figures[key], better.get(key, ""), len(self.tasks), key == "held_out_accuracy")
+            for key, name in names.items()
+        ]
+        curves = [Curve("held_out_accuracy", "held-out accuracy", "look")]
+        curves += [Curve(key, name) for key, name in CURVES.items() if key in figures]
+        notes = [f"{count} answers had no score: {why}" for why, count in self.verifier.failures.items()]
+        speed = figures["steps"] * self.config.train.batch_size / figures["seconds"]
+        more = {"samples_per_second": speed, "steps": figures["steps"]}
+        return Outcome(task, changes, curves, self._examples(), notes=notes, more=more)
+
+    def _examples(self) -> list[Example]:
+        said: dict[str, list[str]] = {}
+        for line in read_metrics(self.run / "samples.jsonl"):
+            said.setdefault(line["prompt"], []).append(line["text"])
+        tasks = {task.text: task for task in self.tasks}
+        found = []
+        for prompt, (before, *rest) in said.items():
+            texts = before, (rest or [before])[-1]
+            right = [self.verifier(text, tasks[prompt]) == 1 for text in texts]
+            found.append(Example(prompt, *texts, tasks[prompt].answer, *right))
+        return found
