@@ -36,6 +36,7 @@ STAGES = {
     "align reinforce": "fromzero.tuning.reinforce:ReinforceConfig:align_reinforce",
     "align expert-iteration": "fromzero.tuning.expert_iteration:ExpertIterationConfig:align_expert_iteration",
     "align grpo": "fromzero.tuning.grpo:GrpoConfig:align_grpo",
+    "align ppo": "fromzero.tuning.ppo:PpoConfig:align_ppo",
     "report": "fromzero.explain:ReportConfig:write_report",
 }
 

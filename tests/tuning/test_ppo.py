@@ -10,6 +10,7 @@ from fromzero.interop import load_model
 from fromzero.model.heads import HeadConfig, HeadedTransformer
 from fromzero.tuning.policy_losses import Penalty
 from fromzero.tuning.ppo_objective import Ppo, PpoLoss, experience, explained_variance, token_rewards
+from fromzero.tuning.rollouts import RolloutConfig
 
 Batch = dict[str, torch.Tensor]
 
@@ -35,7 +36,7 @@ def rollout(rows: int = 6, prompt: int = 3, seed: int = 0) -> Batch:
 @pytest.fixture
 def objective(tiny_model: Path) -> Ppo:
     model = HeadedTransformer.on(load_model(tiny_model), HeadConfig(classes=1, per_token=True))
-    made = Ppo(model, 0.7, 5, PpoLoss(value_weight=0.5), Penalty(0.1))
+    made = Ppo(model, RolloutConfig(temperature=0.7, max_tokens=5), PpoLoss(value_weight=0.5), Penalty(0.1))
     made.frozen = (load_model(tiny_model).requires_grad_(False),)
     return made
 

@@ -42,6 +42,7 @@ VERBS = {
     "align reinforce": "model + tasks -> model that learned from its own answers, the plainest way (REINFORCE)",
     "align expert-iteration": "model + tasks -> model that learned its own right answers",
     "align grpo": "model + tasks -> model that learned from its own answers, each compared with others (GRPO)",
+    "align ppo": "model + tasks, or a reward model -> model that learned from its own answers, with values (PPO)",
     "evaluate perplexity": "model + held-out documents -> perplexity and bits per byte",
     "evaluate speed": "how fast a model answers, here or behind a server: latencies and rates at several loads",
     "generate": "text that goes on from a prompt, or answers to a file of them",

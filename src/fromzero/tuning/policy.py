@@ -3,12 +3,13 @@
 The loss here is that of REINFORCE; others replace `token_losses`. B answers, one a row, T tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fromzero.evaluation.tasks import Task
 from fromzero.model import Transformer
 from fromzero.model.adapters import without_adapters
 from fromzero.model.linear_loss import IGNORE
@@ -16,6 +17,9 @@ from fromzero.parallel import Fleet
 from fromzero.parallel.fleet import Batch
 from fromzero.training.objective import Objective, added_loss
 from fromzero.tuning.policy_losses import Normalizer, loss_count, token_weights
+
+Rewards = Callable[[Sequence[Task], Sequence[str]], Sequence[float | None]]
+"""(tasks, an answer to each) -> their rewards; None or NaN where there is none to give."""
 
 
 class Policy(Objective):
@@ -29,6 +33,14 @@ class Policy(Objective):
         """What a pass gives in place of a loss: log-probabilities of "policy", or of the "reference" model."""
         self.frozen: tuple[Transformer, ...] = ()
         """The reference model, where it is not this one without its adapters; no part of the objective."""
+        self.rewards: Rewards | None = None
+        """What answers are rewarded by; None: by what checks their tasks."""
+        self.parts: dict[str, Any] = {}
+        """What else of it a checkpoint keeps; see Trainer.parts."""
+
+    def plain(self, whole: Any) -> Any:
+        """The model that comes out of the one that was trained."""
+        return whole
 
     def count(self, batch: Batch) -> float:
         """What the normaliser divides by."""

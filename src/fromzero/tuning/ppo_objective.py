@@ -4,6 +4,7 @@ The policy and the values share a trunk: the value of what was written so far is
 which the next token is predicted (as in Ziegler et al. 2019). B answers, one a row, T tokens.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 from torch import Tensor
 
 from fromzero.errors import UserError
+from fromzero.model.heads import HeadConfig
 from fromzero.model.linear_loss import IGNORE
+from fromzero.parallel import Fleet
 from fromzero.parallel.fleet import Batch
 from fromzero.tuning.advantages import generalized_advantages, whiten
-from fromzero.tuning.policy import Policy
+from fromzero.tuning.policy import Policy, measured
 from fromzero.tuning.policy_losses import Penalty, clipped_loss, kl_divergence, log_ratios, value_loss
+from fromzero.tuning.rollouts import RolloutConfig
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,23 @@ class PpoLoss:
 class Ppo(Policy):
     """What Rollouts deals, with what `experience` adds -> the summed loss of its answers' tokens."""
 
-    def __init__(self, model: Any, temperature: float, longest: int, config: PpoLoss, penalty: Penalty) -> None:
-        """model: a HeadedTransformer with one class per token, the value."""
-        super().__init__(model, temperature, "token", longest)
-        self.config, self.penalty = config, penalty
+    def __init__(
+        self, model: Any, rollouts: RolloutConfig, config: PpoLoss, penalty: Penalty, at_once: int | None = None
+    ) -> None:
+        """model: a HeadedTransformer with one class per token, the value. at_once: rows that are measured at once."""
+        super().__init__(model, rollouts.temperature, "token", rollouts.max_tokens)
+        self.config, self.penalty, self.at_once = config, penalty, at_once
+        self.parts["penalty"] = penalty
+
+    def plain(self, whole: Any) -> Any:
+        """Without the value head."""
+        whole.classifier, whole.heads = None, HeadConfig()
+        return whole
+
+    def extend(self, rows: Batch, fleet: Fleet) -> Mapping[str, Tensor]:
+        old_BT, values_BT = measured(fleet, "policy", rows, self.at_once).unbind(-1)
+        reference_BT = measured(fleet, "reference", rows, self.at_once)
+        return experience(rows, old_BT, values_BT, reference_BT, self.config, self.penalty)
 
     def forward(self, **batch: Tensor) -> Tensor:
         """The summed loss; measuring "policy": log-probabilities and values, (B, T, 2)."""
@@ -76,7 +93,7 @@ class Ppo(Policy):
         self._note(new_BT, mask_BT, batch)
         answers, tokens = len(mask_BT), float(mask_BT.sum())
         self.note(
-            kl=(batch["divergences_B"].sum(), answers),
+            answer_kl=(batch["divergences_B"].sum(), answers),
             penalty=(self.penalty.value * answers, answers),
             clipped=((clipped_BT & mask_BT).sum(), tokens),
             value_loss=((of_values_BT.detach() * mask_BT).sum(), tokens),

@@ -29,7 +29,7 @@ from fromzero.training.settings import TrainConfig
 from fromzero.tuning.base import TuningConfig, finish, fit, open_base, tune_together
 from fromzero.tuning.grading import prompt_ids
 from fromzero.tuning.outcome import Change, Curve, Example, Outcome, write_outcome
-from fromzero.tuning.policy import Policy
+from fromzero.tuning.policy import Policy, Rewards
 from fromzero.tuning.retained import Retained
 from fromzero.tuning.rollouts import RolloutConfig, Rollouts
 from fromzero.tuning.speaker import Speaker
@@ -37,6 +37,8 @@ from fromzero.tuning.speaker import Speaker
 EXAMPLES = 16
 CURVES = {"reward": "reward", "answer_tokens": "length of answers, tokens", "entropy": "entropy of drawn tokens"}
 CURVES |= {"kl": "divergence from the start, nats a token", "clipped": "share of clipped tokens"}
+CURVES |= {"answer_kl": "divergence from the start, nats an answer", "penalty": "penalty of divergence"}
+CURVES |= {"value_loss": "value loss", "explained_variance": "variance of returns that values explain"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +67,22 @@ class PracticeConfig(TuningConfig):
             raise UserError("answers are learned with parallel.pipeline and parallel.context of 1")
 
 
-def practise(config: PracticeConfig, make_policy: Callable[[Any, Any], Policy], task: Any) -> Artifact:
-    """Bring the tuned model up to date. make_policy: (model, config) -> what is learned. task: see Outcome."""
+def practise(
+    config: PracticeConfig,
+    make_policy: Callable[[Any, Any], Policy],
+    task: Any,
+    inputs: Mapping[str, Path | None] | None = None,
+) -> Artifact:
+    """Bring the tuned model up to date. make_policy: (model, config) -> what is learned. task: see Outcome.
+
+    inputs: what else is read, by the setting that names it.
+    """
     source = {} if config.tasks.source == "arithmetic" else _source(config.tasks.source)
 
     def make(here: Any, folder: Path, world: World) -> Mapping[str, Any]:
         return _practise(here, make_policy, task, folder, world)
 
-    return tune_together(config, source, make)
+    return tune_together(config, {**source, **(inputs or {})}, make)
 
 
 def _source(source: str) -> dict[str, Path | None]:
@@ -88,13 +98,16 @@ def _practise(
     held_out = make_tasks(replace(config.tasks, split="held_out", count=config.held_out))
     exam_tasks, questions = _fitting(held_out, base.tokenizer, room)
     policy = make_policy(base.model, config)
+    base = replace(base, model=policy.model)
     speaker = make_speaker(base.model, base.tokenizer, config.rollouts, [*prompts, *questions])
     verifier = Guarded()
     retained = Retained.open(config.retain, base.tokenizer, config.train.validation_tokens) if config.retain else None
-    exam = Exam(exam_tasks, questions, verifier, speaker, config, folder / "run", retained)
+    exam = Exam(exam_tasks, questions, verifier, speaker, config, folder / "run", retained, policy.rewards)
 
     def make_loader(fleet: Fleet) -> Rollouts:
-        def score(numbers: Sequence[int], answers: Sequence[str]) -> list[float | None]:
+        def score(numbers: Sequence[int], answers: Sequence[str]) -> Sequence[float | None]:
+            if policy.rewards:
+                return policy.rewards([tasks[number] for number in numbers], answers)
             return [verifier(answer, tasks[number]) for number, answer in zip(numbers, answers, strict=True)]
 
         def extend(rows: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -103,10 +116,16 @@ def _practise(
         sizes = config.train.batch_size, config.train.seed, world, (fleet.data_rank, fleet.data_size)
         return Rollouts(config.rollouts, prompts, speaker, score, extend, lambda: follow(speaker, fleet), *sizes)
 
-    whole, figures = fit(config, base, policy, make_loader, exam, folder, world)
+    whole, figures = fit(config, base, policy, make_loader, exam, folder, world, policy.parts)
     if whole is not None:
         write_outcome(folder / "run", exam.outcome(task, figures))
-    return finish(whole, base, folder, figures, "<|im_end|>" if base.tokenizer.chat_template else None)
+    return finish(
+        whole if whole is None else policy.plain(whole),
+        base,
+        folder,
+        figures,
+        "<|im_end|>" if base.tokenizer.chat_template else None,
+    )
 
 
 def _fitting(tasks: Sequence[Task], tokenizer: Tokenizer, room: int) -> tuple[list[Task], list[list[int]]]:
@@ -155,9 +174,10 @@ class Exam:
         config: PracticeConfig,
         run: Path,
         retained: Retained | None,
+        rewards: Rewards | None = None,
     ) -> None:
         self.tasks, self.questions, self.verifier, self.speaker = tasks, questions, verifier, speaker
-        self.config, self.run, self.retained = config, run, retained
+        self.config, self.run, self.retained, self.rewards = config, run, retained, rewards
 
     def __call__(self, model: Transformer, step: int) -> dict[str, Any]:
         """Figures for metrics.jsonl."""
@@ -171,6 +191,9 @@ class Exam:
         right, length = sum(score >= 1 for score in scores), sum(len(a.tokens) for a in answers)
         say(f"step {step}: {right} of {len(answers)} held-out tasks right")
         figures = {"held_out_accuracy": right / len(answers), "held_out_length": length / len(answers)}
+        if self.rewards:
+            given = [r for r in self.rewards(self.tasks, [a.text for a in answers]) if r is not None and r == r]
+            figures["held_out_reward"] = sum(given) / max(1, len(given))
         return figures | (self.retained.measure(model) if self.retained else {})
 
     def outcome(self, task: Any, figures: Mapping[str, Any]) -> Outcome:
@@ -178,7 +201,8 @@ class Exam:
         before = next(line for line in read_metrics(self.run / "metrics.jsonl") if line["kind"] == "look")
         names = {"held_out_accuracy": "held-out accuracy", "held_out_length": "length of held-out answers, tokens"}
         names |= {"retained_loss": "loss on what it knew before, nats a token"} if self.retained else {}
-        better: dict[str, Any] = {"held_out_accuracy": "higher", "retained_loss": "lower"}
+        names |= {"held_out_reward": "reward of held-out answers"} if self.rewards else {}
+        better: dict[str, Any] = {"held_out_accuracy": "higher", "held_out_reward": "higher", "retained_loss": "lower"}
         changes = [
             Change(name, before[key], figures[key], better.get(key, ""), len(self.tasks), key == "held_out_accuracy")
             for key, name in names.items()
