@@ -44,7 +44,7 @@ def test_long_ones_are_cut_on_the_stated_side_and_counted(
 ) -> None:
     assert tokenizer.chat_template is not None
     long = [{"role": "user", "content": "x" * 20}, {"role": "assistant", "content": "y" * 200}]
-    silent = [{"role": "user", "content": "x" * 500}, {"role": "assistant", "content": "y"}, *conversation(0)[:1] * 20]
+    silent = [{"role": "user", "content": "z" * 500}, {"role": "assistant", "content": "y"}]  # cut from the right
     file = write(tmp_path / "c.jsonl", long, conversation(0), silent)
     config = ConversationsConfig(file, tokenizer_folder, tmp_path / "t", context=100, truncate=side, validation_share=0)
     made = pack_conversations(config)
@@ -53,7 +53,8 @@ def test_long_ones_are_cut_on_the_stated_side_and_counted(
     kept = slice(100) if side == "right" else slice(-100, None)
     assert shards[:100].tolist() == ids[kept]
     assert shards.mask(0, 100).tolist() == mask[kept]
-    assert (made.summary["truncated"], made.summary["without_loss"], shards.documents) == (2, 1, 2)
+    without = int(side == "right")
+    assert (made.summary["truncated"], made.summary["without_loss"], shards.documents) == (2, without, 3 - without)
 
 
 def test_tools_are_told_to_the_template(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_bytes_that_are_not_utf8_and_endless_lines_are_told(
     file.write_bytes(b'{"messages": "\xff"}\n')
     with pytest.raises(UserError, match="line 1 is not valid JSON in UTF-8"):
         pack_conversations(ConversationsConfig(file, tokenizer_folder, tmp_path / "t"))
-    monkeypatch.setattr("fromzero.dataset.conversations.MAX_LINE_BYTES", 10)
+    monkeypatch.setattr("fromzero.dataset.sources.MAX_LINE_BYTES", 10)
     with pytest.raises(UserError, match="line 1 is longer than 10 bytes"):
         pack_conversations(ConversationsConfig(file, tokenizer_folder, tmp_path / "t"))
 

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fromzero.errors import UserError, nearest
@@ -38,6 +38,8 @@ class Conversation:
     learned: tuple[bool, ...]
     """For each message, whether it is an answer to learn from."""
     tools: list[dict[str, Any]] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What it was read from, with what else that says, such as what a right answer holds."""
 
     @property
     def key(self) -> str:
@@ -114,7 +116,7 @@ def as_conversation(record: Mapping[str, Any]) -> Conversation:
     answers = tuple(on and message["role"] == "assistant" for on, message in zip(learned, messages, strict=True))
     _check_turns(messages)
     _check_answers([message for message, on in zip(messages, answers, strict=True) if on])
-    return Conversation(messages, answers, tools)
+    return Conversation(messages, answers, tools, record)
 
 
 def as_preference(record: Mapping[str, Any]) -> Preference:

@@ -170,9 +170,9 @@ def _read(
 ) -> Iterator[tuple[R, str]]:
     tally = tally or Tally()
     for record, place in _rows(path, columns, tally):
+        if not isinstance(record, dict):
+            raise UserError(f'{place} is not an object with "messages" or other keys; correct or remove it')
         try:
-            if not isinstance(record, dict):
-                raise UserError('it is not an object with "messages" or other keys; correct or remove it')
             found = parse(record)
         except Unusable as reason:
             tally.drop(str(reason), place)
