@@ -87,7 +87,7 @@ def test_bad_conversations_name_the_line(tiny_model: Path, tmp_path: Path) -> No
     )
     with pytest.raises(UserError, match=r"mine\.jsonl line 2"):
         finetune_chat(ChatConfig(model=tiny_model, conversations=file, output=tmp_path / "chat"))
-    with pytest.raises(UserError, match="neither a file of conversations nor a folder"):
+    with pytest.raises(UserError, match="neither a file of records nor a folder"):
         finetune_chat(ChatConfig(model=tiny_model, conversations=tmp_path / "none", output=tmp_path / "chat2"))
 
 
@@ -105,4 +105,4 @@ def test_a_single_file_of_conversations_is_split(tiny_model: Path, conversations
 @pytest.mark.parametrize("setting", [{"tokens": 10}, {"batch_size_start": 4}, {"parametrization": "mup"}])
 def test_settings_of_pretraining_are_refused(setting: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=next(iter(setting))):
-        ChatConfig(tmp_path, tmp_path, tmp_path, TrainConfig(**setting))
+        ChatConfig(model=tmp_path, conversations=tmp_path, output=tmp_path, train=TrainConfig(**setting))

@@ -4,147 +4,146 @@ The same trainer as pretraining, with loss on what the assistant says and nothin
 questions are put to the model; where code can tell a right answer, it is counted.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from fromzero import artifact
-from fromzero.artifact import Artifact
+from fromzero.artifact import Artifact, here, write_json
 from fromzero.console import say
 from fromzero.dataset import ConversationLoader, TokenShards
-from fromzero.dataset.conversations import ConversationsConfig, is_held_out, pack_conversations
-from fromzero.device import keep_freed_memory, pick_device
+from fromzero.dataset.conversations import ConversationsConfig, pack_conversations
+from fromzero.dataset.packed_chats import PackedConversationLoader
+from fromzero.dataset.sources import find_splits, read_conversations
+from fromzero.dataset.splits import read_splits
 from fromzero.errors import UserError
-from fromzero.interop import load_model
 from fromzero.model import Transformer
-from fromzero.model.quantized import quantized
-from fromzero.parallel import World
-from fromzero.tokenizer import Tokenizer, load_tokenizer
-from fromzero.training.compiling import Choices
-from fromzero.training.finish import finish_model
+from fromzero.parallel import Fleet, World
+from fromzero.tokenizer import Tokenizer
 from fromzero.training.metrics import read_metrics
 from fromzero.training.objective import counted, next_token_loss
 from fromzero.training.samples import SampleLog
-from fromzero.training.settings import INCIDENTAL, TrainConfig
-from fromzero.training.trainer import CHECKPOINTS, Look, Trainer
-from fromzero.tuning.grading import ask, gradable, is_right, prompt_ids
+from fromzero.training.settings import TrainConfig
+from fromzero.training.trainer import Loader, Look
+from fromzero.tuning.base import Base, TuningConfig, finish, fit, open_base, tune_together
+from fromzero.tuning.grading import GREEDY, end_of_turn, gradable, is_right, prompt_ids
+from fromzero.tuning.noise import NoisyNextToken
+from fromzero.tuning.outcome import Change, Curve, Example, Outcome, write_outcome
 from fromzero.tuning.questions import read_questions
+from fromzero.tuning.retained import Retained
+from fromzero.tuning.speaker import Speaker
 
-VERSION = 1
+VERSION = 2
 EXAMPLES = 8
 ROOM_FOR_ANSWER = 16  # tokens that a question must leave free to be asked
 
 
-@dataclass(frozen=True)
-class ChatConfig:
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig(TuningConfig):
     """What is tuned on what."""
 
-    model: Path
-    """Folder of the base model."""
     conversations: Path
-    """JSONL file of conversations, or a folder with train.jsonl and validation.jsonl."""
-    output: Path
-    """Folder for the tuned model."""
+    """Conversations in any of the forms that are read (messages, ShareGPT, Alpaca, prompt and completion): a file, or a
+    folder with train.jsonl and validation.jsonl."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
             steps=300, batch_size=32, learning_rate=3e-4, warmup_steps=20, weight_decay=0.01, final_learning_rate=0.0
         )
     )
     """How it is trained; gentler than pretraining, so that less is forgotten."""
+    loss: Literal["all", "last"] = "all"
+    """Which of the assistant's turns are learned."""
+    context: int | None = None
+    """Tokens of the longest conversation that is kept whole, and of a packed row; null is the model's context."""
+    packing: Literal["padded", "packed"] = "padded"
+    """What a row of a batch is: a conversation, padded to the longest of the batch, or as many whole ones as it holds,
+    each of which sees only itself."""
+    noise: float = 0.0
+    """NEFTune's alpha, such as 5: noise on embedded tokens in training; 0 adds none."""
     graded: int = 16
     """Held-out questions of each gradable kind that are put to the model before and after."""
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "warmup_tokens", "batch_size_start", "parametrization"):
-            if getattr(self.train, name) != getattr(TrainConfig, name):
-                raise UserError(f"train.{name} is for pretraining; leave it out")
+        super().__post_init__()
+        if self.graded < 0 or not 0 <= self.noise < float("inf") or (self.context is not None and self.context < 2):
+            raise UserError(
+                f"graded ({self.graded}) and noise ({self.noise}) must be 0 or more, context ({self.context}) 2 or more"
+            )
 
 
 def finetune_chat(config: ChatConfig) -> Artifact:
-    """Tune a model on conversations; skipped when up to date, resumed when it was cut off."""
-    model = artifact.open_artifact(config.model, "model")
-    here = replace(config, model=model.path, conversations=artifact.here(config.conversations))
-    inputs = {"model": model.digest, "conversations": _digest(here.conversations)}
-    ignore = ("model", "conversations", "output", *INCIDENTAL)
-    return artifact.build(
-        config.output,
-        "model",
-        config,
-        inputs,
-        lambda folder: _tune(here, folder),
-        version=VERSION,
-        ignore=ignore,
-        scratch=CHECKPOINTS,
-    )
+    """Tune a model on conversations; skipped when up to date, resumed when it was cut off. Raises UserError."""
+    return tune_together(config, {"conversations": here(config.conversations)}, _tune, VERSION)
 
 
-def _digest(path: Path) -> str:
-    if artifact.is_artifact(path):
-        return artifact.open_artifact(path, "conversations").digest
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.exists() else []
-    return artifact.digest_of([(file.name, artifact.digest_file(file)) for file in files])
+def _tune(config: ChatConfig, folder: Path, world: World) -> Mapping[str, Any]:
+    base = open_base(config, folder, world)
+    context, run = min(config.context or base.model.config.context, base.model.config.context), folder / "run"
+    source = here(config.conversations)
+    packing = ConversationsConfig(source, config.model, run / "tokens", context=context, loss=config.loss)
+    packed = world.share(pack_conversations(packing).summary if world.first else None)
+    train, held_out = TokenShards(run / "tokens", "train"), TokenShards(run / "tokens", "validation")
+    say(f"{train.documents:,} conversations to learn from, {held_out.documents:,} held out")
+    asked = _asked(_held_out(source), base.tokenizer, config.graded, base.model.config.context) if world.first else []
+    kind = PackedConversationLoader if config.packing == "packed" else ConversationLoader
+
+    def make_loader(fleet: Fleet) -> Loader:
+        return kind(train, context, config.train.batch_size, config.train.seed, fleet.data_rank, fleet.data_size)
+
+    objective = NoisyNextToken(base.model, config.noise, config.train.seed)
+    look = _look(config, base, run, held_out, asked)
+    whole, figures = fit(config, base, objective, make_loader, look, folder, world)
+    if world.first:
+        _write_outcome(config, run, asked, packed)
+        shutil.rmtree(run / "tokens")
+    return {**finish(whole, base, folder, figures, end_of_turn(base.tokenizer)), "conversations": packed}
 
 
-def _tune(config: ChatConfig, folder: Path) -> Mapping[str, Any]:
-    keep_freed_memory()
-    device = pick_device(config.train.device)
-    choices = Choices(folder / CHECKPOINTS, World(device))
-    model = load_model(config.model, choices.dtype(config.train.dtype)).to(device)
-    if next(quantized(model), None):
-        raise UserError(f"{config.model} has weights in few bits, which can't be trained; tune what it was made of")
-    tokenizer = load_tokenizer(config.model)
-    packed = folder / "run" / "tokens"
-    packing = ConversationsConfig(config.conversations, config.model, packed, context=model.config.context)
-    summary = pack_conversations(packing).summary
-    train, held_out = TokenShards(packed, "train"), TokenShards(packed, "validation")
-    say(f"model: {model.parameter_count():,} parameters; {train.documents:,} conversations to learn from")
-    records = _records(config.conversations)
-    loader = ConversationLoader(train, model.config.context, config.train.batch_size, config.train.seed)
-    records = [r for r in records if _fits(r, tokenizer, model.config.context)]
-    look = _look(config, folder / "run", tokenizer, held_out, records)
-    choices.keep()
-    figures = Trainer(model, loader, config.train, folder / "run", look).fit()
-    _write_answers(folder / "run", records)
-    shutil.rmtree(packed)
-    made = finish_model(model, folder, config.model, tokenizer, "<|im_end|>", figures)
-    return {**made, "conversations": summary}
+def _held_out(conversations: Path) -> list[dict[str, Any]]:
+    """The held-out conversations, and what a right answer holds where their records say it."""
+    files = [file for files in find_splits(conversations).values() for file in files if file.suffix == ".jsonl"]
+    records = [r for file in files for r in read_questions(file) if r.get("expected") and "messages" in r]
+    known = {_asks(r["messages"]): {"kind": r.get("kind"), "expected": r["expected"]} for r in records}
+    splits = read_splits(conversations, read_conversations)
+    held_out = [conversation.messages for split, conversation, _ in splits if split == "validation"]
+    return [{"messages": messages, **known.get(_asks(messages), {})} for messages in held_out]
 
 
-def _records(conversations: Path) -> list[dict[str, Any]]:
-    """The held-out conversations as they were given, for the questions and what a right answer holds."""
-    if conversations.is_dir():
-        file = conversations / "validation.jsonl"
-        records = list(read_questions(file)) if file.exists() else []
-    else:
-        records = [r for r in read_questions(conversations) if is_held_out(r["messages"])]
-    return [r for r in records if len(r["messages"]) == 2]
+def _asks(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(str(message.get("content")) for message in messages[:-1])
 
 
-def _fits(record: Mapping[str, Any], tokenizer: Tokenizer, context: int) -> bool:
-    """Whether a question leaves room for an answer."""
-    return len(prompt_ids(tokenizer, record["messages"][:1])) + ROOM_FOR_ANSWER <= context
+def _asked(
+    records: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, graded: int, context: int
+) -> list[Mapping[str, Any]]:
+    """The gradable ones, and some others as examples, all of which leave room for an answer."""
+    fitting = [r for r in records if len(prompt_ids(tokenizer, r["messages"][:-1])) + ROOM_FOR_ANSWER <= context]
+    others = [r for r in fitting if not r.get("expected")]
+    return gradable(fitting, graded) + list(others[:: max(1, len(others) // EXAMPLES)][:EXAMPLES])
 
 
-def _look(
-    config: ChatConfig,
-    folder: Path,
-    tokenizer: Tokenizer,
-    held_out: TokenShards,
-    records: Sequence[Mapping[str, Any]],
-) -> Look:
-    samples = SampleLog(folder)
-    questions = [r["messages"][0]["content"] for r in _asked(records, config.graded)]
+def _question(record: Mapping[str, Any]) -> str:
+    return str(record["messages"][-2].get("content") or "") if len(record["messages"]) > 1 else ""
+
+
+def _look(config: ChatConfig, base: Base, run: Path, held_out: TokenShards, asked: Sequence[Mapping[str, Any]]) -> Look:
+    samples, tokenizer = SampleLog(run), base.tokenizer
+    retained = Retained.open(config.retain, tokenizer, config.train.validation_tokens) if config.retain else None
 
     def look(model: Transformer, step: int) -> dict[str, Any]:
+        figures: dict[str, Any] = {}
+        if held_out.documents:
+            figures["validation_loss"] = held_out_loss(model, held_out, config.train)
         if step in (0, config.train.steps):
-            answers = [(q, ask(model, tokenizer, [{"role": "user", "content": q}])) for q in questions]
-            samples.write(step, answers)
-        return {"validation_loss": held_out_loss(model, held_out, config.train)} if held_out.documents else {}
+            if asked:
+                speaker = Speaker(model, tokenizer, "bfloat16" if model.compute_dtype == torch.bfloat16 else "float32")
+                said = speaker.say([prompt_ids(tokenizer, r["messages"][:-1]) for r in asked], GREEDY)
+                samples.write(step, [(_question(r), a[0].text.strip()) for r, a in zip(asked, said, strict=True)])
+            figures |= retained.measure(model) if retained else {}
+        return figures
 
     return look
 
@@ -154,39 +153,50 @@ def held_out_loss(model: Transformer, held_out: TokenShards, config: TrainConfig
     """Mean nats of the assistant's tokens over held-out conversations, up to config.validation_tokens tokens."""
     model.eval()
     loader = ConversationLoader(held_out, model.config.context, min(config.batch_size, held_out.documents))
-    device = model.token_embedding.weight.device
     nats, count, seen = 0.0, 0, 0
     while loader.epoch == 0 and seen < config.validation_tokens:
         ids_BT, targets_BT = loader.next_batch()
-        nats += float(next_token_loss(model, ids_BT.to(device), targets_BT.to(device)))
+        nats += float(next_token_loss(model, ids_BT.to(model.device), targets_BT.to(model.device)))
         count += counted(targets_BT)
         seen += ids_BT.numel()
     return nats / max(1, count)
 
 
-def _asked(records: Sequence[Mapping[str, Any]], graded: int) -> list[Mapping[str, Any]]:
-    """The gradable ones, and some others as examples."""
-    others = [r for r in records if not r.get("expected")]
-    return gradable(records, graded) + list(others[:: max(1, len(others) // EXAMPLES)][:EXAMPLES])
-
-
-def _write_answers(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """`answers.json`: what was said before and after, and how much of it was right."""
-    by_question = {r["messages"][0]["content"]: r for r in records}
-    said: dict[str, list[str]] = {}
-    for line in read_metrics(folder / "samples.jsonl"):
-        said.setdefault(line["prompt"], []).append(line["text"])
+def _write_outcome(
+    config: ChatConfig, run: Path, asked: Sequence[Mapping[str, Any]], packed: Mapping[str, Any]
+) -> None:
+    """`answers.json`, what was said before and after and how much of it was right; and `outcome.json`."""
+    lines = list(read_metrics(run / "samples.jsonl"))
+    before, after = ([line["text"] for line in lines if line["step"] == s] for s in (0, config.train.steps))
+    examples: list[Example] = []
     graded: dict[str, dict[str, int]] = {}
-    examples = []
-    for question, answers in said.items():
-        record = by_question[question]
-        before, after = answers[0], answers[-1]
-        expected = record["messages"][1]["content"]
-        examples.append({"question": question, "expected": expected, "before": before, "after": after})
-        if isinstance(words := record.get("expected"), list) and words:
+    for record, first, last in zip(asked, before, after, strict=True):
+        right = None
+        if words := record.get("expected"):
+            right = is_right(first, words), is_right(last, words)
             counts = graded.setdefault(str(record.get("kind")), {"questions": 0, "right_before": 0, "right_after": 0})
-            counts["questions"] += 1
-            counts["right_before"] += is_right(before, words)
-            counts["right_after"] += is_right(after, words)
-    text = json.dumps({"graded": graded, "examples": examples}, indent=2, ensure_ascii=False)
-    artifact.write_text(folder / "answers.json", text + "\n")
+            for name, more in zip(counts, (1, *right), strict=True):
+                counts[name] += more
+        expected = str(record["messages"][-1].get("content") or "")
+        examples.append(Example(_question(record), first, last, expected, *(right or ())))
+    told = [{"question": e.prompt, "expected": e.expected, "before": e.before, "after": e.after} for e in examples]
+    write_json(run / "answers.json", {"graded": graded, "examples": told})
+    looks = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "look"]
+    changes = [*_changes(looks), *(_graded(kind, counts) for kind, counts in graded.items())]
+    curves = [Curve("loss", "loss, nats per token"), Curve("validation_loss", "held-out loss", "look")]
+    counts = {name: packed[name] for name in packed if isinstance(packed[name], int) and name != "vocab_size"}
+    notes = [f"{name.replace('_', ' ')}: {count:,}" for name, count in counts.items() if count and name != "masked"]
+    write_outcome(run, Outcome("chat", changes, curves, examples, notes=notes))
+
+
+def _changes(looks: Sequence[Mapping[str, Any]]) -> list[Change]:
+    names = {"validation_loss": "held-out loss, nats per token"}
+    names |= {"retained_loss": "loss on what it knew before, nats per token"}
+    found = [(name, [line[key] for line in looks if key in line]) for key, name in names.items()]
+    return [Change(name, values[0], values[-1], "lower") for name, values in found if values]
+
+
+def _graded(kind: str, counts: Mapping[str, int]) -> Change:
+    asked = counts["questions"]
+    shares = counts["right_before"] / asked, counts["right_after"] / asked
+    return Change(f"right answers: {kind}", *shares, "higher", asked, share=True)

@@ -29,6 +29,15 @@ def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> l
     return template.encode_chat(tokenizer, messages, add_generation_prompt=True)[0]
 
 
+def end_of_turn(tokenizer: Tokenizer) -> str | None:
+    """The special token with which the assistant's turn ends in the chat template; None where there is no such."""
+    template = tokenizer.chat_template or ChatTemplate()
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    ids, learned = template.encode_learned(tokenizer, messages)
+    last = [token for token, carries in zip(ids, learned, strict=True) if carries][-1:]
+    return next((text for text, token in tokenizer.special_tokens.items() if [token] == last), None)
+
+
 def is_right(answer: str, expected: Sequence[str]) -> bool:
     """Whether an answer holds every expected word, as a whole word."""
     return all(_holds(answer, word) for word in expected)
