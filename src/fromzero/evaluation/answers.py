@@ -25,6 +25,10 @@ _LEADING = re.compile(rf"[\s*(\[]*{_LETTER}[\s*)\]]*(?:$|[.:,)\]\n])")
 _BRACKETED = re.compile(rf"[(\[]{_LETTER}[)\]]")
 
 
+class NoScore(Exception):  # noqa: N818 - an outcome, not a fault
+    """There is no score; says why in a few words, by which such outcomes are counted."""
+
+
 class Number(NamedTuple):
     """A number as it is written: `25 %` has the value 25, and is a percentage."""
 
@@ -48,6 +52,12 @@ def marked(text: str) -> str | None:
     """What the answer marks as its result: the last `\\boxed{}`, line after `####`, or `<answer>`; None for none."""
     found = [match for mark in (*_MARKS, _BOXED) for match in mark.finditer(text)]
     return max(found, key=lambda match: match.end())[1].strip() if found else None
+
+
+def read_block(text: str) -> str:
+    """The first block of code between fences, else the whole text."""
+    found = re.search(r"```[^\n`]*\n(.*?)(?:```|\Z)", text, re.DOTALL)
+    return found[1] if found else text
 
 
 def read_number(text: str) -> Number | None:

@@ -71,7 +71,7 @@ def macro_f1(counts_CC: Tensor) -> float:
     return float((2 * counts_CC.diagonal()[either_C > 0].double() / either_C[either_C > 0]).mean())
 
 
-def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(right: float, count: int, z: float = 1.959964) -> tuple[float, float]:
     """The interval of a share, 95 % by default (Wilson 1927); unlike p +- z s it holds for few texts and shares near 1.
     """
     share, spread = right / count, z * z / count

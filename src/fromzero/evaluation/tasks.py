@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from fromzero.errors import UserError, missing_extra
 from fromzero.evaluation.instructions import draw_instructions, read_ifeval
+from fromzero.tokenizer import ChatTemplate, Tokenizer
 
 _HELD_OUT = 10  # one in so many
 _PATIENCE = 20_000  # questions drawn in a row that are there already, or of the other split
@@ -39,6 +40,13 @@ class Task:
     def text(self) -> str:
         """The prompt as one text."""
         return "\n\n".join(str(message["content"]) for message in self.messages)
+
+    def ids(self, tokenizer: Tokenizer, chat: bool = True) -> tuple[int, ...]:
+        """Token ids of the prompt, as a conversation with the header of the answer, or as the beginning of a text."""
+        if not chat:
+            return (tokenizer.end_of_text, *tokenizer.encode_ordinary(self.text))
+        template = tokenizer.chat_template or ChatTemplate()
+        return tuple(template.encode_chat(tokenizer, self.messages, add_generation_prompt=True)[0])
 
 
 @dataclass(frozen=True)

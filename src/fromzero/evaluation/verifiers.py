@@ -8,6 +8,8 @@ import inspect
 import json
 import math
 import os
+import re
+import secrets
 import select
 import signal
 import warnings
@@ -17,20 +19,19 @@ from typing import Any, Protocol
 
 import regex
 
-from fromzero.errors import UserError, nearest
-from fromzero.evaluation.answers import fold, marked, read_choice, read_number
+from fromzero.errors import UserError, missing_extra, nearest
+from fromzero.evaluation.answers import NoScore, fold, marked, read_block, read_choice, read_number
+from fromzero.evaluation.instructions import Instruction, follows
+from fromzero.evaluation.judge import make_judge, mark
+from fromzero.evaluation.sandbox import Limits, run_program
 from fromzero.evaluation.tasks import Task
 
 
 class Verifier(Protocol):
     """What scores answers."""
 
-    def __call__(self, answer: str, task: Task) -> float:
+    def __call__(self, answer: str, task: Task, /) -> float:
         """From 0 to 1. Raises NoScore where it can't tell."""
-
-
-class NoScore(Exception):  # noqa: N818 - an outcome, not a fault
-    """There is no score; says why in a few words, by which such outcomes are counted."""
 
 
 class Guarded:
@@ -48,16 +49,12 @@ class Guarded:
         verifier = self._verifier or make_verifier(task.verifier)
         try:
             score = float(verifier(answer, task))
+            if not 0 <= score <= 1:
+                raise NoScore("not a number" if math.isnan(score) else "not from 0 to 1")
         except UserError:
             raise
-        except NoScore as why:
-            self.failures[str(why)] += 1
-            return None
         except Exception as error:
-            self.failures[f"{type(error).__name__} in the verifier"] += 1
-            return None
-        if not 0 <= score <= 1:
-            self.failures["not a number" if math.isnan(score) else "not from 0 to 1"] += 1
+            self.failures[_why(error)] += 1
             return None
         return score
 
@@ -65,8 +62,7 @@ class Guarded:
 def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
     """The verifier of a kind with its settings, or of a kind alone. Raises UserError for what there is not."""
     settings = {"kind": spec} if isinstance(spec, str) else dict(spec)
-    kind = settings.pop("kind", None)
-    if kind not in KINDS:
+    if (kind := settings.pop("kind", None)) not in KINDS:
         raise UserError(f"there is no verifier of kind {kind!r}{nearest(str(kind), KINDS)}")
     try:
         inspect.signature(KINDS[kind]).bind(**settings)
@@ -76,7 +72,7 @@ def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
 
 
 def apart(verifier: Verifier, seconds: float) -> Verifier:
-    """The same in a process of its own, which is ended when time is up. Where a system can't fork, it runs here."""
+    """The same in a process of its own, which is killed when time is up. Where a system can't fork, it runs here."""
 
     def verify(answer: str, task: Task) -> float:
         reader, writer = os.pipe()
@@ -88,13 +84,13 @@ def apart(verifier: Verifier, seconds: float) -> Verifier:
         os.close(writer)
         try:
             ready = select.select([reader], [], [], seconds)[0]
-            told = json.loads(os.read(reader, 1 << 12) or b"{}") if ready else {"why": "too slow"}
+            told = json.loads(os.read(reader, 1 << 12) or '{"why": "the verifier died"}') if ready else None
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             os.close(reader)
-        if "score" not in told:
-            raise NoScore(told.get("why", "the verifier died"))
+        if told is None or "why" in told:
+            raise NoScore(told["why"] if told else "too slow")
         return float(told["score"])
 
     return verify if hasattr(os, "fork") else verifier
@@ -105,10 +101,13 @@ def _tell(writer: int, verifier: Verifier, answer: str, task: Task) -> None:
     try:
         told: dict[str, Any] = {"score": float(verifier(answer, task))}
     except BaseException as error:
-        told = {"why": str(error) if isinstance(error, NoScore) else f"{type(error).__name__} in the verifier"}
-    finally:
-        os.write(writer, json.dumps(told).encode()[: 1 << 12])
-        os._exit(0)
+        told = {"why": _why(error)}
+    os.write(writer, json.dumps(told).encode()[: 1 << 12])
+    os._exit(0)
+
+
+def _why(error: BaseException) -> str:
+    return str(error) if isinstance(error, NoScore) else f"{type(error).__name__} in the verifier"
 
 
 def _number(tolerance: float = 0.0) -> Verifier:
@@ -143,7 +142,7 @@ def _text() -> Verifier:
 
 
 def _regex(pattern: str, seconds: float = 1.0) -> Verifier:
-    """Whether the pattern is found; patterns that take too long give no score."""
+    """Whether the pattern is found; one that takes too long gives no score."""
     try:
         compiled = regex.compile(pattern)
     except regex.error as error:
@@ -158,10 +157,88 @@ def _regex(pattern: str, seconds: float = 1.0) -> Verifier:
     return verify
 
 
+def _schema(schema: Mapping[str, Any], seconds: float = 2.0) -> Verifier:
+    """Whether the answer, or the block of code in it, is JSON that follows a JSON schema."""
+    try:
+        import jsonschema
+        from referencing import Registry
+    except ImportError:
+        raise missing_extra("jsonschema", "rl") from None
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise UserError(f"the JSON schema is not valid: {error.message}") from None
+    checker = jsonschema.Draft202012Validator(schema, registry=Registry())  # a registry that fetches nothing
+
+    def verify(answer: str, task: Task) -> float:
+        try:
+            return float(checker.is_valid(json.loads(read_block(answer))))
+        except (ValueError, RecursionError):
+            return 0.0
+
+    return apart(verify, seconds)  # a schema may hold a pattern that takes forever
+
+
+def _tests(tests: str, before: str = "", seconds: float = 5.0, trusted: bool = False) -> Verifier:
+    """Whether the code of the answer, behind `before`, runs through the tests in the sandbox.
+
+    Its last words must be what only the end of the tests prints: a program that leaves early has not passed. Code that
+    sets out to deceive, by looking at its caller, still can.
+    """
+
+    def verify(answer: str, task: Task) -> float:
+        word = secrets.token_hex(8)
+        program = f"{before}{read_block(answer)}\n{tests}\nprint({word!r})\n"
+        ran = run_program(program, Limits(seconds=seconds), trusted=trusted)
+        return float(ran.how == "done" and ran.output.endswith(f"{word}\n"))
+
+    return verify
+
+
+def _short(words: int = 40) -> Verifier:
+    """At most so many words; an ideograph is one."""
+    word = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
+    return lambda answer, task: float(len(word.findall(answer)) <= words)
+
+
+def _gym(name: str, entry: dict[str, Any], seconds: float = 10.0) -> Verifier:
+    """What reasoning-gym's own scorer says of the answer, or of the marked part of it."""
+    try:
+        from reasoning_gym import get_score_answer_fn
+    except ImportError:
+        raise missing_extra("reasoning-gym", "rl") from None
+    score = get_score_answer_fn(name)
+    return apart(lambda answer, task: score(marked(answer) or answer.strip(), entry), seconds)
+
+
+def _told(instructions: Sequence[Instruction], loose: bool = False) -> Verifier:
+    """The share of the instructions that are followed."""
+    return lambda answer, task: sum(follows(answer, one, loose) for one in instructions) / len(instructions)
+
+
+def _judge(model: str, url: str = "") -> Verifier:
+    """The mark that a model gives."""
+    judge = make_judge(model, url)
+    return lambda answer, task: mark(judge, task.text, answer)
+
+
+def by_reward(reward: Callable[[Sequence[Mapping[str, Any]], str], float]) -> Verifier:
+    """A reward model, (messages, answer) -> any real number, as the chance that Bradley and Terry's model gives it."""
+    return lambda answer, task: 0.5 + 0.5 * math.tanh(reward(task.messages, answer) / 2)
+
+
 KINDS: dict[str, Callable[..., Verifier]] = {
     "number": _number,
     "choice": _choice,
     "text": _text,
     "regex": _regex,
+    "schema": _schema,
+    "tests": _tests,
+    "instructions": _told,
+    "gym": _gym,
+    "judge": _judge,
+    "short": _short,
+    "polite": lambda: _regex(r"(?i)\b(?:please|thank|welcome|glad|happy to|sorry|kindly)|请|谢|您|抱歉|乐意"),
+    "no_digits": lambda: _regex(r"\A\D*\Z"),
 }
-"""What `make_verifier` makes."""
+"""What `make_verifier` makes, by kind: settings -> verifier."""

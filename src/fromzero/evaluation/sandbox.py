@@ -1,0 +1,114 @@
+"""Programs of strangers, such as a model, run with little that they could do harm with.
+
+On Linux the child of `confine` has no network, no files but Python's own and a folder in memory, no other processes,
+and limits of time and memory. What is not contained: faults of the kernel, and what the processor lets leak. Where
+users may not make namespaces (many containers) it can read what this user can, environments of processes too, but write
+nothing. On other systems nothing runs unless the caller trusts the program: there are limits, but no walls.
+"""
+
+import contextlib
+import json
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from fromzero.console import say
+from fromzero.errors import UserError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use."""
+
+    seconds: float = 5.0
+    """Of time, and of the processor."""
+    memory: int = 512 << 20
+    """Bytes of address space."""
+    disk: int = 16 << 20
+    """Bytes in its folder, and of its longest file."""
+    output: int = 1 << 16
+    """Bytes that it prints; one that prints more is ended."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a program ended."""
+
+    how: Literal["done", "failed", "too slow", "too much output"]
+    output: str
+    """What it printed, errors too."""
+
+
+def run_program(program: str, limits: Limits | None = None, stdin: str = "", trusted: bool = False) -> Ran:
+    """Run Python, of the standard library alone. Raises UserError where it can't be contained and is not `trusted`."""
+    limits, namespaces, filtered = limits or Limits(), contained("namespaces"), contained("filter")
+    if not (filtered or trusted):
+        raise UserError("programs can't be contained on this system; run them on Linux, or trust them: trusted: true")
+    return _run(program, limits, stdin, namespaces, filtered)
+
+
+@cache
+def contained(how: Literal["namespaces", "filter"]) -> bool:
+    """Whether this system lets a user do that, by trying; says so once where it does not."""
+    ran = _run("print(5)", Limits(), "", how == "namespaces", how == "filter")
+    if ran.output != "5\n":
+        say(f"programs run without {how} here: {ran.output.strip()[-200:]}")
+    return ran.output == "5\n"
+
+
+def pass_at_k(n: int, right: int, k: int) -> float:
+    """The chance that one of k programs, drawn from n of which some are right, is right (Chen et al. 2021)."""
+    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def _run(program: str, limits: Limits, stdin: str, namespaces: bool, filtered: bool) -> Ran:
+    seconds = math.ceil(limits.seconds)
+    most = {"AS": limits.memory, "CPU": seconds, "FSIZE": limits.disk, "NOFILE": 32, "NPROC": 1 << 10, "CORE": 0}
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as typed:
+        settings = {"folder": folder, "namespaces": namespaces, "filter": filtered, "disk": limits.disk, "limits": most}
+        Path(folder, "program.py").write_text(program, encoding="utf-8", errors="replace")
+        typed.write(stdin.encode(errors="replace"))
+        typed.seek(0)
+        child = Path(__file__).with_name("confine.py")
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-X", "utf8", str(child), json.dumps(settings)],
+            stdin=typed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PYTHONHASHSEED": "0"},
+            cwd=folder,
+            start_new_session=True,
+        )
+        try:
+            return _watch(process, limits)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # whatever it left behind
+            process.wait()
+
+
+def _watch(process: subprocess.Popen[bytes], limits: Limits) -> Ran:
+    assert process.stdout
+    output, deadline = bytearray(), time.monotonic() + limits.seconds
+    while select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        piece = os.read(process.stdout.fileno(), 1 << 16)
+        output += piece
+        if len(output) > limits.output:
+            return Ran("too much output", output[: limits.output].decode(errors="replace"))
+        if not piece:
+            break
+    text = output.decode(errors="replace")
+    try:
+        code = process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return Ran("too slow", text)
+    return Ran("done" if code == 0 else "too slow" if code == -signal.SIGXCPU else "failed", text)
