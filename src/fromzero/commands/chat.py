@@ -47,6 +47,8 @@ class ChatConfig:
     model: Path | None = None
     """Folder or GGUF file of a model tuned for chat, the name of a downloaded one, or what the server at `url` calls
     it."""
+    adapters: Path | None = None
+    """Folder of adapters that a model on this machine is to have."""
     url: str | None = None
     """A server that speaks OpenAI's protocol, such as http://127.0.0.1:8000; its key is in FROMZERO_API_KEY."""
     documents: Path | None = None
@@ -86,14 +88,14 @@ def run(config: ChatConfig) -> None:
 
 
 def _partner(config: ChatConfig) -> Partner:
-    if config.url and config.documents:
-        raise UserError("--documents are read by a model on this machine; leave out --url")
+    if config.url and (config.documents or config.adapters):
+        raise UserError("--documents and --adapters are for a model on this machine; leave out --url")
     if config.url:
         return Remote(config.url, None if config.model is None else config.model.as_posix())
     if config.model is None:
         raise UserError("name a model, or a server with --url")
     index = Index(config.documents, Embedder(config.embedding, config.device)) if config.documents else None
-    return Local(open_engine(config.model, config.device, config.engine), index)
+    return Local(open_engine(config.model, config.device, config.engine, config.adapters), index)
 
 
 class Chat:

@@ -21,7 +21,7 @@ from fromzero.inference.sampling import Constraint
 from fromzero.model import EncoderDecoder
 from fromzero.tuning.grading import prompt_ids
 
-_MEANT = ("model", "chat", "sampling", "beams", "json_schema", "regex", "choices")  # settings that change answers
+_MEANT = ("model", "adapters", "chat", "sampling", "beams", "json_schema", "regex", "choices")  # settings that change answers
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class GenerateConfig:
 
     model: Path
     """Folder or GGUF file of a model, or the name of a downloaded one."""
+    adapters: Path | None = None
+    """Folder of adapters that the model is to have."""
     prompt: str = ""
     """The beginning; empty begins a new document. To an encoder-decoder, what it reads."""
     input: Path | None = None
@@ -68,7 +70,7 @@ def run(config: GenerateConfig) -> None:
     records = _records(config)
     run_name = digest_of([getattr(config, name) for name in _MEANT])[:12]
     done = finished_lines(config.output, records, run_name) if config.output else 0
-    engine = open_engine(config.model, config.device, config.engine)
+    engine = open_engine(config.model, config.device, config.engine, config.adapters)
     prepare, rule, rest = _prepare(config, engine), _rule(config, engine), records[done:]
     streams = not config.input and not config.output and not config.beams
     if streams and config.sampling.n == 1 and config.sampling.logprobs is None:

@@ -8,7 +8,7 @@ from fromzero.device import DeviceName, pick_device, pick_dtype
 from fromzero.errors import UserError
 from fromzero.inference.engine import Engine, EngineConfig
 from fromzero.interop.download import find_model
-from fromzero.interop.huggingface import load_any
+from fromzero.interop.huggingface import load_any, put_on
 from fromzero.interop.weights import read_json
 from fromzero.model import EncoderDecoder
 from fromzero.tokenizer import Tokenizer, load_tokenizer
@@ -24,14 +24,20 @@ def check_model(folder: Path) -> Path:
     return folder
 
 
-def open_engine(model: Path, device: DeviceName = "auto", config: EngineConfig | None = None) -> Engine:
+def open_engine(
+    model: Path, device: DeviceName = "auto", config: EngineConfig | None = None, adapters: Path | None = None
+) -> Engine:
     """The engine of a model folder, a GGUF file or a downloaded model by its name, and of the draft model in `config`.
 
+    adapters: a folder of those that the model is to have.
     Raises UserError for what is no model, is damaged, writes no text, or drafts other tokens.
     """
     folder, place, config = check_model(model), pick_device(device), config or EngineConfig()
     dtype = pick_dtype(config.dtype, place)
-    opened: Any = load_any(folder, dtype=dtype).to(place).eval()
+    opened: Any = load_any(folder, dtype=None if adapters else dtype)
+    if adapters:
+        put_on(opened, adapters, dtype)
+    opened = opened.to(place).eval()
     if not isinstance(opened, EncoderDecoder) and opened.config.kind != "decoder":
         raise UserError(f"{model} holds an {opened.config.kind}, which writes no text; name a decoder")
     tokenizer = load_tokenizer(folder)

@@ -76,8 +76,10 @@ def _family(config: ModelConfig, layers: Sequence[str]) -> tuple[str, dict[str, 
 def read_adapters(model: Any, folder: Path) -> tuple[AdapterConfig, Layers]:
     """The adapters in a folder of PEFT's layout for a model without any: shapes are held against it.
 
+    folder: theirs, or that of a model which adapters are kept apart from, with them in it.
     Raises UserError for what is missing or damaged, does not fit, or can do more than LoRA and DoRA on linear layers.
     """
+    folder = inner if (inner := folder / FOLDER).is_dir() else folder
     said = read_json(folder / CONFIG)
     config = _settings(said, folder / CONFIG)
     kinds = (Linear, QuantizedLinear)

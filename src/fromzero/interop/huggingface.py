@@ -19,7 +19,7 @@ from fromzero.config import from_mapping
 from fromzero.dataset.writing import copy_tokenizer
 from fromzero.errors import UserError
 from fromzero.interop import bert
-from fromzero.interop.adapters import FOLDER, below, load_adapters
+from fromzero.interop.adapters import below, load_adapters
 from fromzero.interop.families import SUPPORTED, expressed
 from fromzero.interop.names import Part, Plan, plan, shape_of
 from fromzero.interop.quantized import CODES, description, put_stored
@@ -143,11 +143,7 @@ def load_any(folder: Path, compute_dtype: torch.dtype = torch.float32, dtype: to
     if base := below(folder):
         model = load_any(base.path, compute_dtype)
         round_model(model, base.few_bits)
-        load_adapters(model, folder / FOLDER)
-        if not next(quantized(model), None):
-            merge_adapters(model)
-        if dtype is not None:
-            to_compute(model, dtype)
+        put_on(model, folder, dtype)
         return model
     stored = open_stored(folder)
     model = stored.empty(compute_dtype)
@@ -158,6 +154,15 @@ def load_any(folder: Path, compute_dtype: torch.dtype = torch.float32, dtype: to
         for _, ours, theirs in stored.pairs(model.state_dict()):
             ours.copy_(theirs)
     return model
+
+
+def put_on(model: Model, adapters: Path, dtype: torch.dtype | None = None) -> None:
+    """Merge the adapters in a folder into a model, or leave them beside it if it is in few bits; dtype: as load_any."""
+    load_adapters(model, adapters)
+    if not next(quantized(model), None):
+        merge_adapters(model)
+    if dtype is not None:
+        to_compute(model, dtype)
 
 
 @dataclass(frozen=True)

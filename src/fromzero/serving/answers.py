@@ -113,7 +113,7 @@ async def respond(http: HttpRequest, service: Service, job: Job) -> Response:
         return EventStream(_events(service, job, told, first, outputs, note), limits.send_seconds)
     await while_connected(http, _collect(outputs, told))
     _note(service, job, told, note)
-    body = job.envelope(job.shape.whole_object, service.config.served_name, job.shape.whole(told))
+    body = job.envelope(job.shape.whole_object, service.name_of(job.requests[0]), job.shape.whole(told))
     return JSONResponse(body | {"usage": job.usage(told)})
 
 
@@ -161,7 +161,7 @@ async def _events(
     service: Service, job: Job, told: list[Told], first: tuple[int, Output], outputs: Outputs, note: dict[str, Any]
 ) -> AsyncIterator[bytes]:
     """Chunks as server-sent events; an error becomes the last of them before the end."""
-    model, options = service.config.served_name, job.options
+    model, options = service.name_of(job.requests[0]), job.options
 
     def chunk(choices: list[dict[str, Any]], usage: bool) -> bytes:
         body = job.envelope(job.shape.piece_object, model, choices)

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from fromzero import __version__
 from fromzero.errors import UserError, nearest
 from fromzero.serving import schema, texts
+from fromzero.serving.adapters import add_adapter_routes
 from fromzero.serving.answers import ClientGoneError, Job, respond, while_connected
 from fromzero.serving.chat import chat_job
 from fromzero.serving.completions import completion_job
@@ -47,6 +48,8 @@ def build_app(service: Service) -> ASGIApp:
     _add_model_routes(app, service)
     _add_text_routes(app, service)
     _add_state_routes(app, service)
+    if service.config.allow_adapter_loading is not None:
+        add_adapter_routes(app, service, service.config.allow_adapter_loading)
     add_page(app)
     public = {"/health", *page_files()}
     guarded: ASGIApp = Guard(app, service, public)
@@ -100,12 +103,12 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions", responses=ERRORS, response_model=None)
     async def chat_completions(http: HttpRequest, body: schema.ChatRequest) -> Response:
-        service.check_name(body.model)
+        service.adapter(body.model)
         return await answer(http, chat_job(service, body, f"chatcmpl-{http.scope['fromzero']['id']}"))
 
     @app.post("/v1/completions", responses=ERRORS, response_model=None)
     async def completions(http: HttpRequest, body: schema.CompletionRequest) -> Response:
-        service.check_name(body.model)
+        service.adapter(body.model)
         return await answer(http, completion_job(service, body, f"cmpl-{http.scope['fromzero']['id']}"))
 
     @app.api_route("/v1/responses", methods=["GET", "POST"], include_in_schema=False)
@@ -116,7 +119,8 @@ def _add_model_routes(app: FastAPI, service: Service) -> None:
 def _add_text_routes(app: FastAPI, service: Service) -> None:
     def route(path: str, work: Callable[[Service, Any], Awaitable[dict[str, Any]]], kind: Any) -> None:
         async def endpoint(body: Any) -> dict[str, Any]:
-            service.check_name(body.model)
+            if service.adapter(body.model) and work in (texts.embeddings, texts.classify):
+                raise ApiError(422, f"'{body.model}' is an adapter; ask the model without it for that", "model")
             return await work(service, body)
 
         endpoint.__annotations__["body"] = kind
@@ -134,20 +138,21 @@ def _add_text_routes(app: FastAPI, service: Service) -> None:
 
 
 def _add_state_routes(app: FastAPI, service: Service) -> None:
-    name, made = service.config.served_name, service.made
+    base = service.config.served_name
 
-    def described() -> dict[str, Any]:
-        known = {"id": name, "object": "model", "created": made, "owned_by": "fromzero"}
-        return {**known, "root": name, "max_model_len": service.context, "capabilities": service.capabilities}
+    def described(name: str) -> dict[str, Any]:
+        known = {"id": name, "object": "model", "created": service.made, "owned_by": "fromzero", "root": name}
+        known |= {"parent": None if name == base else base, "max_model_len": service.context}
+        return {**known, "capabilities": [c for c in service.capabilities if name == base or c != "embedding"]}
 
     @app.get("/v1/models", responses=ERRORS)
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [described()]}
+        return {"object": "list", "data": [described(name) for name in (base, *service.adapters)]}
 
     @app.get("/v1/models/{model:path}", responses=ERRORS)
     async def model(model: str) -> dict[str, Any]:
-        service.check_name(model)
-        return described()
+        service.adapter(model)
+        return described(model)
 
     @app.get("/health", responses=ERRORS)
     async def health() -> dict[str, str]:

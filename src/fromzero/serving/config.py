@@ -38,6 +38,8 @@ class LimitsConfig:
     """Most stop texts or ids ..."""
     stop_characters: int = 256
     """... and how long they may be."""
+    adapters: int = 32
+    """Most adapters at once."""
     logprobs: int = 20
     """Most likeliest tokens beside each token."""
 
@@ -48,6 +50,12 @@ class ServeConfig:
 
     model: Path
     """Folder or GGUF file of a model, or the name of a downloaded one."""
+    adapters: tuple[str, ...] = ()
+    """Adapters of the model that clients may ask for as models of their own: NAME=FOLDER, or FOLDER alone, whose last
+    part is then the name."""
+    allow_adapter_loading: Path | None = None
+    """Folder from which clients that have the key may load further adapters while the server runs, and unload them;
+    null: they may not."""
     host: str = "127.0.0.1"
     """Address to listen at; that of another than this machine needs a key."""
     port: int = 8000
@@ -74,6 +82,7 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port < 65536:
             raise UserError(f"port is {self.port}; it must be from 0 to 65535")
+        _ = self.adapter_folders
         if "*" in self.cors_origins:
             raise UserError("cors_origins may not be '*': name the origins whose pages may call the server")
 
@@ -83,12 +92,26 @@ class ServeConfig:
         return self.name or self.model.name or "model"
 
     @property
+    def adapter_folders(self) -> dict[str, Path]:
+        """Those of `adapters` by name. Raises UserError for names that can't be told apart."""
+        pairs = [(name or Path(given).name, Path(given)) for name, given in map(_named, self.adapters)]
+        folders = dict(pairs)
+        if len(folders) < len(pairs) or self.served_name in folders:
+            raise UserError("adapters: two of them, or one and the model, have the same name; say NAME=FOLDER")
+        return folders
+
+    @property
     def loopback(self) -> bool:
         """Whether only this machine reaches the address."""
         try:
             return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def _named(given: str) -> tuple[str, str]:
+    name, equals, folder = given.partition("=")
+    return (name, folder) if equals else ("", given)
 
 
 def find_key(config: ServeConfig) -> str | None:
@@ -106,4 +129,6 @@ def find_key(config: ServeConfig) -> str | None:
         )
     if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key and key):
         raise UserError("the key must be of printable ASCII characters, without blanks around them; choose another")
+    if key is None and config.allow_adapter_loading is not None:
+        raise UserError(f"allow_adapter_loading needs a key; set {KEY_VARIABLE} or --api_key_file")
     return key

@@ -30,6 +30,18 @@ class Asked(Strict):
     prompt_cache_key: str | None = None
 
 
+class UnloadRequest(Strict):
+    """An adapter that is not needed any more."""
+
+    lora_name: str = Field(pattern=r"^[\w.-]{1,100}$")
+
+
+class LoadRequest(UnloadRequest):
+    """An adapter, and its folder below the one that the server allows."""
+
+    lora_path: str
+
+
 class StreamOptions(Strict):
     """What a stream says beside the answer."""
 

@@ -7,6 +7,8 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Literal
 
+from fromzero.errors import UserError
+from fromzero.inference.adapted import Adapter
 from fromzero.inference.embedding import Embedder
 from fromzero.inference.opening import check_model, open_engine, start_id
 from fromzero.inference.request import Output, Request
@@ -30,6 +32,7 @@ class Service:
         self.streams: Streams | None = None
         self.embedder: Embedder | None = None
         self.context, self.made = 0, int(time.time())
+        self.adapters: dict[str, Adapter] = {}
         self.start: int | None = None  # of an encoder-decoder: the id that its answers begin with
         self._embedding = asyncio.Lock()
 
@@ -38,6 +41,8 @@ class Service:
         config = self.config
         stored = open_stored(check_model(config.model))
         self.context = stored.config.context
+        if config.adapters and stored.config.kind != "decoder":
+            raise UserError(f"adapters are for decoders, and {config.model} is none; leave them out")
         if stored.config.kind == "encoder":
             self.embedder = Embedder(config.model, config.device)
         else:
@@ -46,6 +51,8 @@ class Service:
                 self.start = start_id(config.model, engine.tokenizer)
             else:
                 self.embedder = Embedder.over(engine.model, engine.tokenizer)
+            for name, folder in config.adapter_folders.items():
+                self.adapters[name] = Adapter.read(name, folder, engine.model)
             self.metrics.watch(engine)
             self.context = min(self.context, engine.pool.count * engine.pool.size)
             self.streams = Streams(engine)
@@ -87,10 +94,19 @@ class Service:
             return "the engine has failed; start the server again"
         return {"loading": "loading the model", "stopping": "the server is stopping"}.get(self.state)
 
-    def check_name(self, name: str | None) -> None:
-        """Raises ApiError for the name of another model."""
-        if name is not None and name != self.config.served_name:
-            raise ApiError(404, f"there is no model '{name[:100]}' here, only '{self.config.served_name}'", "model")
+    def adapter(self, name: str | None) -> Adapter | None:
+        """Which one a model's name means. Raises ApiError for the name of a model that is not here."""
+        served = self.config.served_name
+        if name is None or name == served:
+            return None
+        if name not in self.adapters:
+            known = ", ".join(f"'{known}'" for known in (served, *self.adapters))
+            raise ApiError(404, f"there is no model '{name[:100]}' here, only {known}", "model")
+        return self.adapters[name]
+
+    def name_of(self, request: Request) -> str:
+        """What clients call the model that answers it."""
+        return request.adapter.name if request.adapter else self.config.served_name
 
     def request(
         self,
@@ -106,6 +122,7 @@ class Service:
             raise bad(f"priority is {body.priority}; it must be at least 0, the usual one", "priority")
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, max(1, self.context - len(prompt))))
         request = Request(name, tuple(prompt), sampling, body.priority, body.cache_salt or "", prompt_logprobs)
+        request = replace(request, adapter=self.adapter(body.model))
         if self.start is None:
             return replace(request, goes_on=goes_on)
         if prompt_logprobs:
