@@ -32,6 +32,7 @@ STAGES = {
     "evaluate perplexity": "fromzero.evaluation:EvaluationConfig:evaluate",
     "finetune questions": "fromzero.tuning:QuestionsConfig:make_questions",
     "finetune chat": "fromzero.tuning:ChatConfig:finetune_chat",
+    "finetune classify": "fromzero.tuning.classify:ClassifyConfig:finetune_classify",
     "align tasks": "fromzero.tuning.worked:WorkedConfig:make_worked",
     "align pairs": "fromzero.tuning.sampled_pairs:SampledPairsConfig:make_pairs",
     "align reward": "fromzero.tuning.reward:RewardConfig:align_reward",

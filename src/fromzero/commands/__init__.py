@@ -38,6 +38,7 @@ VERBS = {
     "pretrain": "token shards or a mixture of them -> base model",
     "finetune questions": "documents -> question and answer pairs to tune on",
     "finetune chat": "base model + conversations -> model that answers",
+    "finetune classify": "model + labelled texts -> model that tells classes of texts apart",
     "align tasks": "tasks with their answers, to learn from before practice",
     "align pairs": "model + prompts -> pairs of its better and worse answers, told apart by code",
     "align reward": "pairs of answers -> model that scores answers",

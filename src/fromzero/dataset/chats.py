@@ -107,14 +107,19 @@ class ConversationLoader:
 
     def _draw(self, epoch: int) -> np.ndarray:
         """All batches of an epoch, (batches, batch_size)."""
-        random = np.random.default_rng([self.seed, epoch])
-        order = random.permutation(len(self.lengths))
-        pool = POOL * self.batch_size
-        pools = [order[start : start + pool] for start in range(0, len(order), pool)]
-        order = np.concatenate([pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools])
-        filled = np.full(self.batches * self.batch_size, -1, np.int64)
-        filled[: len(order)] = order
-        return random.permutation(filled.reshape(self.batches, self.batch_size))
+        return like_lengths(self.lengths, self.batch_size, [self.seed, epoch])
+
+
+def like_lengths(lengths: np.ndarray, batch_size: int, seed: list[int]) -> np.ndarray:
+    """Rows dealt at random to batches of like length, (batches, batch_size) int64; -1 fills what is missing."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(lengths))
+    pool = POOL * batch_size
+    pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+    order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+    filled = np.full(-(-len(order) // batch_size) * batch_size, -1, np.int64)
+    filled[: len(order)] = order
+    return random.permutation(filled.reshape(-1, batch_size))
 
 
 def check_shards(shards: TokenShards, lengths: np.ndarray, context: int) -> None:

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from fromzero.device import DeviceName, pick_device
 from fromzero.errors import UserError
+from fromzero.inference.classifying import class_probabilities, like_lengths
 from fromzero.interop.download import find_model
 from fromzero.interop.huggingface import load_any
 from fromzero.interop.weights import read_json
 from fromzero.model import Transformer
 from fromzero.model.heads import HeadedTransformer, Pooling, pool
 from fromzero.tokenizer import Tokenizer, load_tokenizer
-
-BATCH_TOKENS = 8192
 
 
 class Embedder:
@@ -55,13 +54,9 @@ class Embedder:
     def embed(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """The same of texts as ids, none empty or longer than `longest`."""
         vectors_ND = torch.zeros(len(rows), self.model.config.width)
-        order, start = sorted(range(len(rows)), key=lambda i: len(rows[i])), 0
-        while start < len(order):  # those of like length together, so that little is padding
-            end = start + 1
-            while end < len(order) and len(rows[order[end]]) * (end + 1 - start) <= BATCH_TOKENS:
-                end += 1
-            vectors_ND[order[start:end]] = self._batch([rows[i] for i in order[start:end]])
-            start = end
+        for numbers, ids_BT, keep_BT in like_lengths(rows, self.model.device):
+            hidden_BTD = Transformer.hidden(self.model, ids_BT, keep_BT=keep_BT)
+            vectors_ND[numbers] = F.normalize(pool(hidden_BTD, keep_BT, self.pooling).float(), dim=-1).cpu()
         return vectors_ND
 
     @property
@@ -70,22 +65,12 @@ class Embedder:
         model = self.model
         return isinstance(model, HeadedTransformer) and model.classifier is not None and not model.heads.per_token
 
-    @torch.inference_mode()
     def classify(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Probabilities of the classes (N, C) of texts as ids, for a model that has some."""
         assert isinstance(self.model, HeadedTransformer)
-        logits = [self.model.outputs(torch.tensor([row], device=self.model.device)).classes for row in rows]
-        return torch.cat([part.float().softmax(-1) for part in logits if part is not None]).cpu()
+        return class_probabilities(self.model, rows)
 
     def _cut(self, ids: list[int]) -> list[int]:
         """Not longer than the model was made for, with what ends a text kept; an empty text is one unknown token."""
         ends = [self.tokenizer.special_tokens[text] for text in self.tokenizer.suffix]
         return ids if 0 < len(ids) <= self.longest else [*(ids or [0])[: self.longest - len(ends)], *ends]
-
-    def _batch(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        width, device = max(map(len, rows)), self.model.device
-        ids_BT = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-        keep_BT = torch.arange(width, device=device) < torch.tensor([[len(row)] for row in rows], device=device)
-        padding = None if bool(keep_BT.all()) else keep_BT
-        hidden_BTD = Transformer.hidden(self.model, ids_BT, keep_BT=padding)
-        return F.normalize(pool(hidden_BTD, keep_BT, self.pooling).float(), dim=-1).cpu()

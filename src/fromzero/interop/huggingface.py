@@ -18,7 +18,7 @@ from fromzero.artifact import to_plain, write_json
 from fromzero.config import from_mapping
 from fromzero.dataset.writing import copy_tokenizer
 from fromzero.errors import UserError
-from fromzero.interop import bert
+from fromzero.interop import heads as published
 from fromzero.interop.adapters import below, load_adapters
 from fromzero.interop.families import SUPPORTED, expressed
 from fromzero.interop.names import Part, Plan, plan, shape_of
@@ -91,7 +91,7 @@ def layout_of(model: Model) -> tuple[dict[str, Any], Plan]:
     few_bits = description(model)
     if not few_bits and (found := expressed(model.config)):
         family, theirs = found
-        more = bert.architecture_of(heads, model.config.head_bias) if family.model_type == "bert" else {}
+        more = published.architecture_of(heads, model.config.head_bias, theirs["architectures"][0])
         places = plan(names, model.config, family.model_type)
         if places is not None and more is not None:
             theirs |= more
@@ -254,7 +254,7 @@ def _settings(
     if raw.get("quantization_config"):
         raise UserError(f"{where}: quantized weights (quantization_config) are not read; get the model as bfloat16")
     if family:
-        heads = bert.heads_in(shapes) if family.model_type == "bert" else HeadConfig()
+        heads = published.heads_in(shapes, raw)
         return family.read(Theirs(raw, str(where), shapes)), heads
     if raw.get("model_type") != OURS:
         known = ", ".join([*SUPPORTED, OURS])

@@ -109,7 +109,7 @@ def _experts(theirs: str, names: str) -> Table:
 _BLOCK, _MLP, _PROJECTIONS = "blocks.N.", "model.layers.N.mlp.", "up=up_proj gate=gate_proj down=down_proj"
 _NORMS = "attention_norm=post_attention_layernorm feed_forward_norm=post_feedforward_layernorm"
 _LLAMA = (
-    _rows("", "", "token_embedding=model.embed_tokens final_norm=model.norm head=lm_head")
+    _rows("", "", "token_embedding=model.embed_tokens final_norm=model.norm head=lm_head classifier=score")
     | _rows(_BLOCK, "model.layers.N.", "attention_norm=input_layernorm feed_forward_norm=post_attention_layernorm")
     | _rows(f"{_BLOCK}attention.", "model.layers.N.self_attn.", "query=q_proj key=k_proj value=v_proj output=o_proj")
     | _rows(f"{_BLOCK}attention.", "model.layers.N.self_attn.", "query_norm=q_norm key_norm=k_norm")
@@ -147,7 +147,7 @@ def _gpt(top: str) -> Table:
     rows |= _in_one("transformer.h.N.attn.", "c_attn")
     rows = {name: (replace(part, turned=name.endswith("weight")),) for name, (part,) in rows.items()}
     rows |= _rows(_BLOCK, "transformer.h.N.", "attention_norm=ln_1 feed_forward_norm=ln_2")
-    return rows | _rows("", "transformer.", top) | _rows("", "", "head=lm_head")
+    return rows | _rows("", "transformer.", top) | _rows("", "", "head=lm_head classifier=score")
 
 
 def _in_one(theirs: str, name: str) -> Table:

@@ -30,6 +30,10 @@ class HeadConfig:
     """Classes to tell apart, 0 for none; 2 for next sentence and sentence order (0: as it was)."""
     per_token: bool = False
     """Whether each token has a class, or the text has one."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes."""
+    bias: bool = True
+    """Whether the layer for classes has a bias."""
 
 
 class Outputs(NamedTuple):
@@ -65,7 +69,7 @@ class HeadedTransformer(Transformer):
         self.heads = heads
         self.masked = MaskedHead(config) if heads.masked else None
         self.pooler = Linear(config.width, config.width, bias=True) if heads.pooler else None
-        self.classifier = Linear(config.width, heads.classes, bias=True) if heads.classes else None
+        self.classifier = Linear(config.width, heads.classes, bias=heads.bias) if heads.classes else None
         initialize(self.added(), config.layers, seed + 1)  # or heads would have the numbers of the first matrices
 
     def added(self) -> nn.ModuleDict:

@@ -7,6 +7,7 @@ from typing import Any
 from fromzero.artifact import write_text
 from fromzero.interop import save_model
 from fromzero.model import Transformer
+from fromzero.model.heads import HeadedTransformer
 from fromzero.tokenizer import Tokenizer
 
 _CARD = """---
@@ -29,6 +30,7 @@ the figures of its training. {use}
 _USE = """Talk to it with `fromzero chat FOLDER`, or open the folder with transformers.
 
 It knows only the documents that it was trained on, and makes things up beyond them. Check what it says."""
+_USE_CLASSES = "Ask it with `fromzero generate FOLDER --classify TEXT`. Its classes: {labels}."
 _USE_TUNED = "It does not write text on its own: tune it for a task first."
 
 
@@ -44,14 +46,22 @@ def finish_model(
 
     ends: the special token that the model was trained to end with; None is the end of a text.
     """
-    eos = tokenizer.special_tokens.get(ends or "", tokenizer.end_of_text)
-    special = {"bos": tokenizer.end_of_text, "eos": eos}
+    special = {}
+    if tokenizer.end_of_text_token or model.config.kind != "encoder":  # published encoders have none
+        eos = tokenizer.special_tokens.get(ends or "", tokenizer.end_of_text)
+        special = {"bos": tokenizer.end_of_text, "eos": eos}
     if model.config.kind == "encoder_decoder":
         special |= {"decoder_start": tokenizer.end_of_text, "pad": tokenizer.end_of_text}
+    if _labels(model) and model.config.kind == "decoder":
+        special |= {"pad": tokenizer.end_of_text}  # or transformers takes one text at a time
     family = save_model(model, folder, tokenizer_folder, special)
     summary = {"architecture": family, "parameters": model.parameter_count(), **figures}
     write_text(folder / "MODEL_CARD.md", _card(model, family, summary))
     return summary
+
+
+def _labels(model: Transformer) -> tuple[str, ...]:
+    return model.heads.labels if isinstance(model, HeadedTransformer) else ()
 
 
 def _card(model: Transformer, family: str, summary: Mapping[str, Any]) -> str:
@@ -61,7 +71,11 @@ def _card(model: Transformer, family: str, summary: Mapping[str, Any]) -> str:
     return _CARD.format(
         library="fromzero" if family == "fromzero" else "transformers",
         family=family,
-        use=_USE if config.kind == "decoder" else _USE_TUNED,
+        use=_USE_CLASSES.format(labels=", ".join(labels))
+        if (labels := _labels(model))
+        else _USE
+        if config.kind == "decoder"
+        else _USE_TUNED,
         layers=config.layers,
         width=config.width,
         heads=config.heads,

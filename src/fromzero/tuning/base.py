@@ -107,7 +107,7 @@ def tune_together(
     return make_together(open_plan, config.output, config.train.device, timeout, version=version, ignore=ignore)
 
 
-def open_base(config: TuningConfig, folder: Path, world: World) -> Base:
+def open_base(config: TuningConfig, folder: Path, world: World, load: Callable[..., Transformer] = load_model) -> Base:
     """Load the model, with adapters if the config has them. Raises UserError.
 
     What is frozen is in few bits or in the compute dtype; what is learned is in fp32.
@@ -116,7 +116,7 @@ def open_base(config: TuningConfig, folder: Path, world: World) -> Base:
     choices = Choices(folder / CHECKPOINTS, world)
     dtype = choices.dtype(config.train.dtype)
     frozen = dtype if config.adapters and config.train.dtype != "float8" else torch.float32
-    model = load_model(config.model, dtype, None if config.quantize != "none" else frozen)
+    model = load(config.model, dtype, None if config.quantize != "none" else frozen)
     if next(adapters(model), None):
         raise UserError(f"{config.model} is adapters on weights in few bits; tune what they were made on")
     few_bits = next(quantized(model), None) is not None
