@@ -1,9 +1,8 @@
-"""Records for tuning, in the forms in which people keep them -> four kinds: conversations, preferences, judgements and
-labelled texts.
+"""Records for tuning, in the forms in which people keep them -> conversations, preferences, judgements, labelled texts.
 
-A form is recognised by the keys of the record and by nothing else; further keys are ignored. What is malformed (keys,
-types, roles) raises UserError. What is well-formed but teaches nothing, as data sets of some size always have, raises
-Unusable, and is dropped and counted by reason.
+A form is recognised by the keys of a record and by nothing else; further keys are ignored. What is malformed (keys,
+types, roles) raises UserError. What is well-formed but teaches nothing, as some of any large data set, raises Unusable:
+it is dropped, and counted by its reason.
 """
 
 import json
@@ -14,20 +13,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fromzero.errors import UserError, nearest
-from fromzero.tokenizer.messages import check_messages, check_tools
+from fromzero.tokenizer.messages import ROLES, check_messages, check_tools
 from fromzero.tokenizer.text import check_unicode
 
 Messages = list[dict[str, Any]]
 
-_SIDES = {"human": "user", "gpt": "assistant", "observation": "tool", "function_response": "tool"}
-_SIDES |= {role: role for role in ("system", "user", "assistant", "tool")}
+_ROLES = {role: role for role in ROLES}
+_ROLES |= {"human": "user", "gpt": "assistant", "observation": "tool", "function_response": "tool"}
 _LETTERS = {"user": "u", "assistant": "a", "tool": "t", "system": ""}
 _PROMPT = re.compile("(?:u(?:at+)*a)*u(?:at+)*")  # a question, maybe with what was said before and what tools returned
 _YES_NO = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Unusable(Exception):  # noqa: N818 (no error: the record is dropped)
-    """A well-formed record that teaches nothing; carries the reason."""
+    """A well-formed record teaches nothing; carries the reason."""
 
 
 @dataclass(frozen=True)
@@ -41,36 +40,22 @@ class Conversation:
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """What it was read from, with what else that says, such as what a right answer holds."""
 
-    @property
-    def key(self) -> str:
-        """What decides the split: all before the first answer to learn from."""
-        return _text(self.messages[: self.learned.index(True)])
-
 
 @dataclass(frozen=True)
-class _Prompted:
+class Preference:
+    """Two answers to a prompt, the first of which is better, and by how much where that is known."""
+
     prompt: Messages
-
-    @property
-    def key(self) -> str:
-        """What decides the split: the prompt."""
-        return _text(self.prompt)
-
-
-@dataclass(frozen=True)
-class Preference(_Prompted):
-    """Two answers to a prompt, the first of which is better."""
-
     chosen: Messages
     rejected: Messages
     margin: float | None = None
-    """By how much it is better, where that is known."""
 
 
 @dataclass(frozen=True)
-class Judged(_Prompted):
+class Judged:
     """An answer to a prompt, and whether it is good (unpaired preference, as KTO learns from)."""
 
+    prompt: Messages
     completion: Messages
     good: bool
 
@@ -82,61 +67,55 @@ class Labelled:
     text: str
     label: str
 
-    @property
-    def key(self) -> str:
-        """What decides the split: the text."""
-        return self.text
-
 
 def as_conversation(record: Mapping[str, Any]) -> Conversation:
     """A conversation from the first of these forms whose keys are there.
 
-    messages: as OpenAI has them; {"role", "content"} each, an assistant's maybe with "weight": 0, to learn nothing
-    from it. conversations: ShareGPT's {"from", "value"}, with system beside them or among them. prompt and completion:
-    texts or lists of messages; what is in the prompt carries no loss. instruction and output, maybe input, system and
-    history: Alpaca's, as a question of instruction, empty line and input. tools: a list, or JSON.
-    Raises UserError, and Unusable when turns don't take turns or an answer is empty.
+    messages: OpenAI's {"role", "content"}, an assistant's maybe with "weight": 0, to learn nothing from it.
+    conversations: ShareGPT's {"from", "value"}, with "system" beside or among them. prompt and completion: texts, or
+    lists of messages; nothing is learned from the prompt. instruction and output, maybe input, system and history:
+    Alpaca's; the question is the instruction, an empty line and the input. tools: a list, or JSON.
+    Raises UserError, and Unusable when turns don't take turns, or nothing or an empty answer is to be learned.
     """
     record = _present(record)
     if "messages" in record:
-        messages, learned = _weighed(record["messages"])
+        messages = _messages(record["messages"])
     elif "conversations" in record:
-        messages, learned = _weighed(_system(record) + _share_gpt(record["conversations"]))
+        messages = _system(record) + _messages(record["conversations"])
     elif {"prompt", "completion"} <= record.keys():
-        prompt = _messages(record["prompt"], "user")
-        messages = prompt + _messages(record["completion"], "assistant")
-        learned = [i >= len(prompt) for i in range(len(messages))]
+        messages = _silent(_messages(record["prompt"], "user")) + _messages(record["completion"], "assistant")
     elif {"instruction", "output"} <= record.keys():
-        messages = _alpaca(record) + _messages(record["output"], "assistant")
-        learned = [i == len(messages) - 1 for i in range(len(messages))]
+        messages = _silent(_alpaca(record)) + _messages(record["output"], "assistant")
     else:
         raise _unknown(record, '"messages", "conversations", "prompt" and "completion", or "instruction" and "output"')
-    tools = _tools(record)
+    weights = [message.pop("weight", 1) if isinstance(message, dict) else 1 for message in messages]
+    if strange := [weight for weight in weights if weight not in (0, 1)]:
+        raise UserError(f'a message has "weight": {strange[0]!r:.50}; it should be 0 or 1')
     messages = check_messages(messages)
-    answers = tuple(on and message["role"] == "assistant" for on, message in zip(learned, messages, strict=True))
-    _check_turns(messages)
-    _check_answers([message for message, on in zip(messages, answers, strict=True) if on])
-    return Conversation(messages, answers, tools, record)
+    learned = [weight == 1 and m["role"] == "assistant" for weight, m in zip(weights, messages, strict=True)]
+    _check_turns(messages, [message for message, on in zip(messages, learned, strict=True) if on])
+    return Conversation(messages, tuple(learned), _tools(record.get("tools")), record)
 
 
 def as_preference(record: Mapping[str, Any]) -> Preference:
     """A pair from "chosen" and "rejected", maybe with a "margin", and a prompt in the first of these forms.
 
-    prompt: a text, or messages. instruction, maybe with input: as in `as_conversation`. Neither, or a text although the
-    answers are lists of messages: the messages at their beginning that both have in common.
+    instruction, maybe with input: as in `as_conversation`. prompt: a text, or messages. Neither, or a text although the
+    answers are lists of messages: the messages that both begin with.
     Raises UserError, and Unusable for equal sides, empty answers, and turns that don't take turns.
     """
     record = _present(record)
     if not {"chosen", "rejected"} <= record.keys():
         raise _unknown(record, '"chosen" and "rejected", and mostly "prompt"')
     chosen, rejected = (_messages(record[side], "assistant") for side in ("chosen", "rejected"))
-    whole = all(isinstance(record[side], list) for side in ("chosen", "rejected"))
+    whole = isinstance(record["chosen"], list) and isinstance(record["rejected"], list)
     if "instruction" in record:
         prompt = _alpaca(record)
     elif "prompt" in record and not (whole and isinstance(record["prompt"], str)):
         prompt = _messages(record["prompt"], "user")
     elif whole:
-        shared = _shared(chosen, rejected)
+        last = max(0, min(len(chosen), len(rejected)) - 1)
+        shared = next((i for i in range(last) if chosen[i] != rejected[i]), last)
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     else:
         raise _unknown(record, '"prompt" beside texts as "chosen" and "rejected"')
@@ -165,20 +144,16 @@ def as_labelled(record: Mapping[str, Any], text: str = "text", label: str = "lab
 
     Raises UserError, and Unusable when either is empty.
     """
-    if missing := [key for key in (text, label) if key not in record]:
-        there = ", ".join(map(str, record))[:200]
-        raise UserError(f'there is no "{missing[0]}" but {there}; name the keys, or the columns of a headless table')
-    words, name = record[text] or "", "" if record[label] is None else record[label]
-    if not isinstance(words, str):
-        raise UserError(f'"{text}" is {words!r:.50}; it should be a text')
-    if not isinstance(name, str | int):
-        raise UserError(f'"{label}" is {name!r:.50}; it should be a text or a whole number')
-    check_unicode(words, f'"{text}"')
-    if not words.strip():
-        raise Unusable("empty text")
-    if not (name := str(name).strip()):
-        raise Unusable("empty label")
-    return Labelled(words, name)
+    for key, kinds, kind in ((text, str, "a text"), (label, str | int, "a text or a whole number")):
+        if key not in record:
+            there = ", ".join(map(str, record))[:200]
+            raise UserError(f'there is no "{key}" but {there}; name the keys, or the columns of a headless table')
+        if not isinstance(record[key], kinds | None):
+            raise UserError(f'"{key}" is {record[key]!r:.50}; it should be {kind}')
+        if record[key] is None or not str(record[key]).strip():
+            raise Unusable(f"empty {'text' if key == text else 'label'}")
+    check_unicode(record[text], f'"{text}"')
+    return Labelled(record[text], str(record[label]).strip())
 
 
 def _present(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,47 +165,31 @@ def _unknown(record: Mapping[str, Any], needed: str) -> UserError:
     return UserError(f"the record should have {needed}; it has {', '.join(map(str, record))[:200] or 'nothing'}")
 
 
-def _messages(value: Any, role: str) -> Messages:
-    """A text as one message of that role, or messages."""
-    if isinstance(value, str):
+def _messages(value: Any, role: str = "") -> Messages:
+    """Messages, or a text as one of that role; what is wrong in them, `check_messages` tells."""
+    if isinstance(value, str) and role:
         return [{"role": role, "content": value}]
     if not isinstance(value, list):
-        raise UserError(f"{value!r:.50} stands where a text or a list of messages should")
-    return [_message(message) for message in value]
+        raise UserError(f"{value!r:.50} stands where {'a text or ' if role else ''}a list of messages should")
+    return [_message(message) if isinstance(message, Mapping) else message for message in value]
 
 
-def _message(message: Any) -> Any:
-    """Without what is None, and with parts of text as one text; whatever else is wrong, `check_messages` tells."""
-    if not isinstance(message, Mapping):
-        return message
-    plain, parts = _present(message), message.get("content")
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """In OpenAI's form, without what is None, and with parts of text as one text."""
+    plain = _present(message)
+    if "from" in plain:
+        if (role := _ROLES.get(side := str(plain["from"]))) is None:
+            raise UserError(f'a turn has "from": {side!r:.50}{nearest(side, _ROLES)}')
+        weight = {"weight": plain["weight"]} if "weight" in plain else {}
+        plain = {"role": role, "content": plain.get("value"), **weight}
+    parts = plain.get("content")
     if isinstance(parts, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
         plain["content"] = "".join(str(part.get("text")) for part in parts)
     return plain
 
 
-def _weighed(value: Any) -> tuple[Any, list[bool]]:
-    """Messages without weights, and for each whether it may be learned."""
-    if not isinstance(value, list):
-        return value, []
-    messages = [_message(message) for message in value]
-    weights = [message.pop("weight", 1) if isinstance(message, dict) else 1 for message in messages]
-    if strange := [weight for weight in weights if weight not in (0, 1)]:
-        raise UserError(f'a message has "weight": {strange[0]!r:.50}; it should be 0 or 1')
-    return messages, [weight == 1 for weight in weights]
-
-
-def _share_gpt(turns: Any) -> Messages:
-    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
-        raise UserError('"conversations" should be a list of {"from": ..., "value": ...}')
-    return [_share_gpt_message(turn) if "from" in turn else dict(turn) for turn in turns]
-
-
-def _share_gpt_message(turn: Mapping[str, Any]) -> dict[str, Any]:
-    if (side := turn["from"]) not in _SIDES:
-        raise UserError(f'a turn has "from": {side!r:.50}{nearest(str(side), _SIDES)}')
-    message = {"role": _SIDES[side], "content": turn.get("value")}
-    return message | ({"weight": turn["weight"]} if turn.get("weight") is not None else {})
+def _silent(messages: Messages) -> Messages:
+    return [{**message, "weight": 0} if isinstance(message, dict) else message for message in messages]
 
 
 def _alpaca(record: Mapping[str, Any]) -> Messages:
@@ -249,10 +208,9 @@ def _system(record: Mapping[str, Any]) -> Messages:
     return _messages(record["system"], "system") if record.get("system") else []
 
 
-def _tools(record: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    tools = record.get("tools")
+def _tools(tools: Any) -> list[dict[str, Any]] | None:
     try:
-        tools = json.loads(tools) if isinstance(tools, str) and tools.strip() else tools
+        tools = json.loads(tools or "null") if isinstance(tools, str) else tools
     except (ValueError, RecursionError) as error:
         raise UserError(f'"tools" is a text that is not valid JSON ({error})') from error
     return check_tools(tools) if tools else None
@@ -268,45 +226,31 @@ def _checked_prompt(prompt: Messages) -> Messages:
 def _answer(prompt: Messages, answer: Messages) -> Messages:
     """The checked messages of an answer, which ends with the assistant's words."""
     answer = check_messages(answer) if answer else []
-    _check_turns(prompt + answer)
-    _check_answers([message for message in answer if message["role"] == "assistant"])
+    _check_turns(prompt + answer, [message for message in answer if message["role"] == "assistant"])
     return answer
 
 
-def _check_turns(messages: Messages) -> None:
-    turns = _turns(messages)
-    if not turns.endswith("a"):
+def _check_turns(messages: Messages, answers: Sequence[Mapping[str, Any]]) -> None:
+    """Raise Unusable when there is nothing to learn from the answers to all that was said."""
+    if not (turns := _turns(messages)).endswith("a"):
         raise Unusable("ends without an answer")
     if not _PROMPT.fullmatch(turns[:-1]):
         raise Unusable("unbalanced roles")
-
-
-def _turns(messages: Messages) -> str:
-    return "".join(_LETTERS[message["role"]] for message in messages)
-
-
-def _check_answers(answers: Sequence[Mapping[str, Any]]) -> None:
     if not answers:
         raise Unusable("no answer to learn from")
     if not all(message.get("content", "").strip() or message.get("tool_calls") for message in answers):
         raise Unusable("empty answer")
 
 
-def _shared(chosen: Messages, rejected: Messages) -> int:
-    """How many messages two conversations have in common at their beginning, before the last of each."""
-    shortest = min(len(chosen), len(rejected))
-    return next((i for i in range(shortest) if chosen[i] != rejected[i]), max(0, shortest - 1))
+def _turns(messages: Messages) -> str:
+    return "".join(_LETTERS[message["role"]] for message in messages)
 
 
 def _margin(value: Any) -> float | None:
     try:
         margin = None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         margin = math.nan
     if margin is not None and not math.isfinite(margin):
         raise UserError(f'"margin" is {value!r:.50}; it should be a number')
     return margin
-
-
-def _text(messages: Messages) -> str:
-    return "\n".join(f"{message['role']}: {message.get('content') or ''}" for message in messages)

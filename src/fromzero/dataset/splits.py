@@ -18,15 +18,18 @@ _BETWEEN = re.compile(r"[^\w+\-*/=<>^%]+")  # what stands between words and the 
 R = TypeVar("R", Conversation, Preference, Judged, Labelled)
 
 
-def fingerprint(key: str) -> int:
+def fingerprint(text: str) -> int:
     """64 bits of a text, the same whatever its case, blanks and punctuation."""
-    words = _BETWEEN.sub(" ", unicodedata.normalize("NFKC", key).casefold()).strip()
-    return int.from_bytes(hashlib.sha256((words or key).encode()).digest()[:8], "big")
+    words = _BETWEEN.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    return int.from_bytes(hashlib.sha256((words or text).encode()).digest()[:8], "big")
 
 
-def is_held_out(key: str, share: float = SHARE) -> bool:
-    """Whether the record with this key is among the `share` that is held out: the same choice in every run."""
-    return fingerprint(key) < share * 2**64
+def key_of(record: Conversation | Preference | Judged | Labelled) -> str:
+    """The text that decides the split of a record: a labelled text, or all before the first answer to learn from."""
+    if isinstance(record, Labelled):
+        return record.text
+    asked = record.messages[: record.learned.index(True)] if isinstance(record, Conversation) else record.prompt
+    return "\n".join(f"{message['role']}: {message.get('content') or ''}" for message in asked)
 
 
 def read_splits(
@@ -44,7 +47,7 @@ def read_splits(
     seen: dict[Split, set[int]] = {"train": set(), "validation": set()}
     for given, files in found.items():
         for record, place in (one for file in files for one in read(file, tally)):
-            alone, mark = len(found) == 1, fingerprint(record.key)
+            alone, mark = len(found) == 1, fingerprint(key_of(record))
             split: Split = "validation" if alone and mark < share * 2**64 else given
             tally.repeated += mark in seen[split]
             tally.leaked += given == "validation" and mark in seen["train"]
