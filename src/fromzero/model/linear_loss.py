@@ -43,7 +43,7 @@ def linear_cross_entropy(
     x_ND, bias_V = _scaled(x_ND, bias_V, scale / (softcap or 1.0))
     if not torch.is_grad_enabled():  # then no gradient is worked out
         x_ND, weight_VD, bias_V = x_ND.detach(), weight_VD.detach(), None if bias_V is None else bias_V.detach()
-    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, loss or _loss_and_logit_gradient, bias_V, softcap)
+    return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, loss or loss_and_logit_gradient, bias_V, softcap)
 
 
 @torch.no_grad()
@@ -204,7 +204,7 @@ class _LinearLogprobs(torch.autograd.Function):
         return None if grad_x is None else grad_x.to(x_ND.dtype), grad_w, None, grad_b, None, None
 
 
-def _loss_and_logit_gradient(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+def loss_and_logit_gradient(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     """Summed loss, and softmax - one_hot(target), zero for ignored rows. One pass makes the probabilities for both."""
     counted = targets_N != IGNORE
     targets_N1 = targets_N.clamp(min=0)[:, None]
