@@ -46,7 +46,7 @@ class Tally:
         self.dropped: Counter[str] = Counter()
         """Records that were dropped, by reason."""
         self.repeated = self.leaked = 0
-        """Records whose key was there before in their split; held-out ones whose key is in the other one."""
+        """Records that ask what another one of their split does; held-out ones that ask what a learned one does."""
         self._first: dict[str, str] = {}
 
     def drop(self, reason: str, place: str) -> None:
@@ -88,36 +88,28 @@ def read_labelled(
 
     columns: names of the columns of a table without header.
     """
-    names = ("text", "label") if path.is_dir() else (text, label)
-    return _read(path, lambda record: as_labelled(record, *names), tally, columns)
+    keys = ("text", "label") if path.is_dir() else (text, label)
+    return _read(path, lambda record: as_labelled(record, *keys), tally, columns)
 
 
 def find_splits(path: Path) -> dict[Split, list[Path]]:
-    """Split -> files (or folders of classes). Raises UserError when there is nothing to learn from.
+    """Split -> files of records or folders of classes. Raises UserError when there is nothing to learn from.
 
-    path: a file, which is for training. A folder with train.* and maybe validation.* (or valid, val, dev), files of
-    records or folders of classes; of other splits nothing is read. A folder of files with other names, or of
-    folders of texts: all for training.
+    path: a file, for training. A folder with train.* or train-*, and maybe validation (valid, val, dev); other splits
+    are not read. A folder of files with other names, or of folders of texts: all for training.
     """
     if path.is_file():
         return {"train": [path]}
-    inside = sorted(path.iterdir()) if path.is_dir() else []
-    inside = [p for p in inside if p.name != MANIFEST and not p.name.startswith(".")]
+    inside = sorted(p for p in path.iterdir() if p.name[0] != "." and p.name != MANIFEST) if path.is_dir() else []
     usable = [p for p in inside if p.is_dir() or p.suffix in _SUFFIXES]
-    found = {split: [p for p in usable if _names(p, split)] for split in _SPLITS}
+    begins = {p: p.stem.replace("_", "-").replace(".", "-").split("-")[0].lower() for p in usable}
+    found = {split: [p for p in usable if begins[p] in names] for split, names in _SPLITS.items()}
     if not any(found.values()):
-        files = [p for p in usable if p.is_file()]
-        found = {"train": files or ([path] if usable else [])}
+        found["train"] = [p for p in usable if p.is_file()] or [path][: len(usable)]
     if not found["train"]:
-        raise UserError(
-            f"{path} is neither a file of records nor a folder with train.jsonl ({', '.join(_SUFFIXES)}); name one"
-        )
+        kinds = ", ".join(_SUFFIXES)
+        raise UserError(f"{path} is neither a file of records nor a folder with train.jsonl (or {kinds}); name one")
     return {split: files for split, files in found.items() if files}
-
-
-def _names(path: Path, split: Split) -> bool:
-    """Whether a file is called after a split: train.jsonl, train-00001-of-00002.parquet."""
-    return path.stem.replace("_", "-").replace(".", "-").split("-")[0].lower() in _SPLITS[split]
 
 
 def bring(path: Path) -> Path:
@@ -150,23 +142,21 @@ def _store(splits: Mapping[str, Any], folder: Path) -> None:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
         for key, split in splits.items():
             table = split.with_format("arrow")[:]
             for number, (column, kind) in enumerate(split.features.items()):
                 if names := getattr(kind, "names", None):
                     known = compute.if_else(compute.greater_equal(table[column], 0), table[column], None)
                     table = table.set_column(number, column, pyarrow.array(names).take(known.combine_chunks()))
-            parquet.write_table(table, Path(scratch) / f"{key}.parquet")
-        with contextlib.suppress(FileExistsError, OSError):  # another process was faster
-            Path(scratch).rename(folder)
-            Path(scratch).mkdir()
+            parquet.write_table(table, made / f"{key}.parquet")
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            made.rename(folder)
 
 
 def _read(
-    path: Path,
-    parse: Callable[[Mapping[str, Any]], R],
-    tally: Tally | None,
-    columns: tuple[str, ...] = (),
+    path: Path, parse: Callable[[Mapping[str, Any]], R], tally: Tally | None, columns: tuple[str, ...] = ()
 ) -> Iterator[tuple[R, str]]:
     tally = tally or Tally()
     for record, place in _rows(path, columns, tally):
@@ -188,49 +178,39 @@ def _rows(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterator[tuple[
         yield from _class_rows(path, tally)
     elif path.suffix == ".parquet":
         yield from _parquet_rows(path, tally)
-    elif path.suffix not in _SUFFIXES:
-        raise UserError(f"{path} has the suffix '{path.suffix}'; records are read from {', '.join(_SUFFIXES)}")
-    else:
+    elif path.suffix in _SUFFIXES:
         with path.open("rb") as file:
             if path.suffix in (".csv", ".tsv"):
                 yield from _table_rows(path, file, columns, tally)
             elif path.suffix == ".json" and file.read(1 << 16).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-                yield from _json_items(path, tally)
+                tally.bytes += _size(path, MAX_FILE_BYTES)
+                items = _parse_json(path.read_bytes(), str(path))
+                yield from ((item, f"{path} item {number}") for number, item in enumerate(items, 1))
             else:
                 file.seek(0)
-                for line, place in _lines(path, file, tally):
-                    if line.strip():
-                        yield _parse_json(line, place), place
+                lines = _lines(path, file, tally)
+                yield from ((_parse_json(line, place), place) for line, place in lines if line.strip())
+    else:
+        raise UserError(f"{path} has the suffix '{path.suffix}'; records are read from {', '.join(_SUFFIXES)}")
 
 
-def _lines(path: Path, file: BinaryIO, tally: Tally) -> Iterator[tuple[str, str]]:
-    """All lines and their places. Raises UserError for one that is too long, or not UTF-8."""
-    number = 0
-    while raw := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
+def _lines(path: Path, file: BinaryIO, tally: Tally) -> Iterator[tuple[bytes, str]]:
+    """All lines and their places. Raises UserError for one that is too long."""
+    for number in itertools.count(1):
+        if not (raw := file.readline(MAX_LINE_BYTES + 1)):
+            return
         tally.bytes += len(raw)
         place = f"{path} line {number}"
         if len(raw) > MAX_LINE_BYTES:
             raise UserError(f"{place} is longer than {MAX_LINE_BYTES} bytes; split the record")
-        try:
-            yield raw.decode("utf-8-sig" if number == 1 else "utf-8"), place
-        except UnicodeDecodeError as error:
-            raise UserError(f"{place} is not valid JSON in UTF-8 ({error}); correct or remove it") from error
+        yield raw, place
 
 
-def _parse_json(text: str | bytes, place: str) -> Any:
+def _parse_json(raw: bytes, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is not valid JSON in UTF-8 ({error}); correct or remove it") from error
-
-
-def _json_items(path: Path, tally: Tally) -> Iterator[tuple[Any, str]]:
-    if (size := path.stat().st_size) > MAX_FILE_BYTES:
-        raise UserError(f"{path} has {size:,} bytes, too many for one list; write it as JSON lines")
-    tally.bytes += size
-    for number, item in enumerate(_parse_json(path.read_bytes(), str(path)), 1):
-        yield item, f"{path} item {number}"
 
 
 def _table_rows(path: Path, file: BinaryIO, columns: tuple[str, ...], tally: Tally) -> Iterator[tuple[Any, str]]:
@@ -240,21 +220,27 @@ def _table_rows(path: Path, file: BinaryIO, columns: tuple[str, ...], tally: Tal
     them. .tsv: by tabs, and a quote is a letter like others (IANA, text/tab-separated-values).
     """
     csv.field_size_limit(MAX_LINE_BYTES)
-    plain, first = path.suffix == ".tsv", file.readline(MAX_LINE_BYTES).decode(errors="replace")
+    plain, first = path.suffix == ".tsv", file.readline(MAX_LINE_BYTES)
     file.seek(0)
-    delimiter = "\t" if plain else max(",;\t", key=first.count)
+    delimiter = "\t" if plain else max(",;\t", key=lambda mark: first.count(mark.encode()))
     quoting: Any = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
-    rows = csv.reader((line for line, _ in _lines(path, file, tally)), delimiter=delimiter, quoting=quoting)
+    rows = csv.reader((_text(*line) for line in _lines(path, file, tally)), delimiter=delimiter, quoting=quoting)
     try:
         names = list(columns) or next(rows, [])
-        for cells in rows:
+        for cells in filter(None, rows):
             place = f"{path} line {rows.line_num}"
-            if cells and len(cells) != len(names):
+            if len(cells) != len(names):
                 raise UserError(f"{place} has {len(cells)} cells, not {len(names)} ({', '.join(names)[:200]})")
-            if cells:
-                yield dict(zip(names, cells, strict=True)), place
+            yield dict(zip(names, cells, strict=True)), place
     except csv.Error as error:
         raise UserError(f"{path} line {rows.line_num} is no row of a table ({error}); correct it") from error
+
+
+def _text(raw: bytes, place: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place} is not in UTF-8 ({error}); convert the file") from error
 
 
 def _parquet_rows(path: Path, tally: Tally) -> Iterator[tuple[Any, str]]:
@@ -267,20 +253,23 @@ def _parquet_rows(path: Path, tally: Tally) -> Iterator[tuple[Any, str]]:
         with parquet.ParquetFile(path) as table:
             batches = table.iter_batches(batch_size=64, use_threads=False)
             rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-            for number, row in enumerate(rows, 1):
-                yield row, f"{path} row {number}"
-    except pyarrow.ArrowException as error:
+            yield from ((row, f"{path} row {number}") for number, row in enumerate(rows, 1))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path} can't be read ({' '.join(str(error).split())[:200]}); it is damaged") from error
     tally.bytes += path.stat().st_size
 
 
 def _class_rows(folder: Path, tally: Tally) -> Iterator[tuple[Any, str]]:
-    for file in sorted(folder.glob("*/*")):
-        if file.is_file() and not any(part.startswith(".") for part in file.parts[-2:]):
-            if (size := file.stat().st_size) > MAX_LINE_BYTES:
-                raise UserError(f"{file} is longer than {MAX_LINE_BYTES} bytes; split the text")
-            tally.bytes += size
+    for file in sorted(folder.glob("[!.]*/[!.]*")):
+        if file.is_file():
+            tally.bytes += _size(file, MAX_LINE_BYTES)
             try:
                 yield {"text": decode(file.read_bytes()), "label": file.parent.name}, str(file)
             except NotTextError as error:
                 raise UserError(f"{file} is no text ({error}); remove it") from error
+
+
+def _size(path: Path, most: int) -> int:
+    if (size := path.stat().st_size) > most:
+        raise UserError(f"{path} has {size:,} bytes, more than {most:,}, in one piece; split it, or write JSON lines")
+    return size
