@@ -19,7 +19,7 @@ def advantages(rewards_GN: Tensor, kind: Advantage) -> Tensor:
 
     group_std: (R - mean) / (deviation + 1e-4) of the group (GRPO, Shao et al. 2024, 4.1.2); group: R - mean (Dr. GRPO,
     Liu et al. 2025); leave_one_out: R - mean of the others in the group (RLOO, Ahmadian et al. 2024), 0 for one alone;
-    batch: R - mean of its group, over the deviation of all of these (Hu et al. 2025, with a group's mean as baseline).
+    batch: R - mean of its group, over the deviation of all rewards (TRL's scale_rewards="batch").
     """
     known_GN = ~rewards_GN.isnan()
     count_G1 = known_GN.sum(1, keepdim=True)
@@ -29,7 +29,8 @@ def advantages(rewards_GN: Tensor, kind: Advantage) -> Tensor:
     if kind == "group_std":
         return centred_GN / (deviation(centred_GN, count_G1, 1) + EPSILON)
     if kind == "batch":
-        return centred_GN / (deviation(centred_GN, count_G1.sum(), (0, 1)) + EPSILON)
+        every_GN = (rewards_GN - rewards_GN.nanmean()).nan_to_num(0.0)
+        return centred_GN / (deviation(every_GN, count_G1.sum(), (0, 1)) + EPSILON)
     return centred_GN
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 from fromzero import artifact
@@ -20,6 +21,9 @@ class WorkedConfig:
     """Folder for train.jsonl and validation.jsonl, lines of {"text", "messages"}."""
     tasks: TasksConfig = field(default_factory=TasksConfig)
     """What is asked; the tenth of it that practice holds out is in validation.jsonl alone."""
+    rounded: float = 0.0
+    """Share of the answers, whole numbers, that are rounded to tens, towards zero: those of someone who estimates, so
+    that practice has something to change."""
 
 
 def make_worked(config: WorkedConfig) -> Artifact:
@@ -31,12 +35,16 @@ def make_worked(config: WorkedConfig) -> Artifact:
     names: dict[str, Literal["train", "held_out"]] = {"train": "train", "validation": "held_out"}
 
     def make(folder: Path) -> Mapping[str, Any]:
-        counts = {}
+        counts, random = {}, Random(config.tasks.seed)
         for name, split in names.items():
             tasks = make_tasks(replace(config.tasks, split=split))
-            pairs = [(t, [*t.messages, {"role": "assistant", "content": t.answer}]) for t in tasks]
-            lines = [json.dumps({"text": t.text + t.answer, "messages": m}, ensure_ascii=False) for t, m in pairs]
-            write_text(folder / f"{name}.jsonl", "".join(line + "\n" for line in lines))
+            lines = []
+            for task in tasks:
+                answer = str(int(int(task.answer) / 10) * 10) if random.random() < config.rounded else task.answer
+                record: dict[str, Any] = {"text": task.text + answer}
+                record["messages"] = [*task.messages, {"role": "assistant", "content": answer}]
+                lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+            write_text(folder / f"{name}.jsonl", "".join(lines))
             counts[name] = len(lines)
         return counts
 
