@@ -17,6 +17,7 @@ from fromzero.model.heads import HeadConfig, HeadedTransformer
 from fromzero.tuning.policy_losses import Penalty
 from fromzero.tuning.ppo_objective import Ppo, PpoLoss
 from fromzero.tuning.practice import PracticeConfig, practise
+from fromzero.tuning.reward import RewardModel
 from fromzero.tuning.rollouts import RolloutConfig
 
 
@@ -44,6 +45,8 @@ def make_policy(model: Any, config: PpoConfig) -> Ppo:
     nn.init.zeros_(headed.classifier.weight)
     penalty = Penalty(config.loss.penalty, config.loss.target, config.loss.horizon)
     policy = Ppo(headed, config.rollouts, config.loss, penalty, config.train.micro_batch_size)
+    if config.reward is not None:
+        policy.rewards = RewardModel.open(config.reward, config.train.device)
     if next(adapters(model), None) is None:
         policy.frozen = (copy.deepcopy(model).eval().requires_grad_(False),)
     return policy
