@@ -16,7 +16,7 @@ _FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*(-?[\d.,]+)\
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _NUMBER = re.compile(
     r"(?<![A-Za-z0-9_.])((?<![\w)\]])-)?\$?(?<![A-Za-z0-9_.])"  # the 2 of CO2 is no number, the - of 10-3 no sign
-    rf"({_DIGITS})(?:[eE]([-+]?[0-9]{{1,3}})(?!\w))?(?:\s*/\s*(-?{_DIGITS}))?\s?(%)?"
+    rf"({_DIGITS})(?:[eE]([-+]?[0-9]+))?(?:\s*/\s*(-?{_DIGITS}))?\s?(%)?"
 )
 _LONGEST = 100  # characters; what has more is no answer, and arithmetic on it takes long
 _LETTER = "([A-HJ-Z])"  # I is a word
@@ -68,6 +68,8 @@ def read_number(text: str) -> Number | None:
     if not found or len(found[-1][0]) > _LONGEST:
         return None
     sign, digits, exponent, divisor, percent = found[-1].groups()
+    if abs(int(exponent or 0)) > _LONGEST:
+        return None
     value = Fraction(digits.replace(",", "")) * Fraction(10) ** int(exponent or 0)
     below = Fraction((divisor or "1").replace(",", ""))
     return Number((-value if sign else value) / below, bool(percent)) if below else None

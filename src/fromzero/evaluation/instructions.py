@@ -23,18 +23,21 @@ def follows(answer: str, instruction: Instruction, loose: bool = False) -> bool:
     loose: or would without its first line, its last, its asterisks, or any of these together. Raises UserError.
     """
     settings = {name: value for name, value in instruction.items() if name != "id" and value is not None}
-    if (check := CHECKS.get(instruction["id"])) is None:
-        raise UserError(f"there is no instruction {instruction['id']!r}{nearest(instruction['id'], CHECKS)}")
+    if (kind := instruction["id"]) not in CHECKS:
+        raise UserError(f"there is no instruction {kind!r}{nearest(kind, CHECKS)}")
+    lines = answer.split("\n")
+    texts = ["\n".join(part) for part in (lines, lines[1:], lines[:-1], lines[1:-1])]
+    texts += [text.replace("*", "") for text in texts]
     try:
-        return any(text.strip() and check(text, **settings) for text in (_variants(answer) if loose else [answer]))
+        return any(text.strip() and CHECKS[kind](text, **settings) for text in (texts if loose else [answer]))
     except TypeError as error:
-        raise UserError(f"the instruction {instruction['id']!r} does not take {settings}: {error}") from None
+        raise UserError(f"the instruction {kind!r} does not take {settings}: {error}") from None
 
 
 def accuracy(answers: Iterable[tuple[str, Sequence[Instruction]]]) -> dict[str, tuple[float, tuple[float, float], int]]:
     """IFEval's four figures of answers to prompts with instructions, each with its Wilson interval and its count.
 
-    "prompt" counts an answer that follows all of them, "instruction" each; "strict" and "loose" as in `follows`.
+    "prompt" counts answers that follow all of theirs, "instruction" each of these; "strict" and "loose": see `follows`.
     """
     given, found = list(answers), {}
     for name, loose in (("strict", False), ("loose", True)):
@@ -61,18 +64,23 @@ def draw_instructions(random: Random) -> tuple[str, list[dict[str, Any]]]:
     return prompt, list(chosen.values())
 
 
-def _variants(answer: str) -> list[str]:
-    lines = answer.split("\n")
-    cut = ["\n".join(part).strip() for part in (lines, lines[1:], lines[:-1], lines[1:-1])]
-    return [answer, *cut[1:], *(text.replace("*", "") for text in (answer, *cut[1:]))]
+def _counted(pattern: str, number: str, relation: str = "relation", word: str = "") -> Callable[..., bool]:
+    """The check that a pattern is found often enough, or not too often; "" as relation: at least.
+
+    number, relation, word: the names of the settings that say how often, which of both, and what {} in it stands for.
+    """
+
+    def check(text: str, **settings: Any) -> bool:
+        if set(settings) != {number, relation, word} - {""}:
+            raise TypeError(f"it has {number} {relation} {word}".rstrip())
+        found = len(re.findall(pattern.replace("{}", re.escape(str(settings.get(word, "")))), text))
+        return found < settings[number] if settings.get(relation) == "less than" else found >= settings[number]
+
+    return check
 
 
-def _compare(found: int, relation: str, wanted: int) -> bool:
-    return found < wanted if relation == "less than" else found >= wanted
-
-
-def _times(text: str, word: str, whole: bool = False) -> int:
-    return len(re.findall(rf"\b{re.escape(word)}\b" if whole else re.escape(word), text, re.IGNORECASE))
+def _has(text: str, word: str, edge: str = "") -> bool:
+    return re.search(edge + re.escape(word) + edge, text, re.IGNORECASE) is not None
 
 
 def _paragraphs(text: str, num_paragraphs: int) -> bool:
@@ -82,10 +90,9 @@ def _paragraphs(text: str, num_paragraphs: int) -> bool:
 
 def _first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
     parts = [part.split() for part in text.split("\n\n")]
-    if sum(map(bool, parts)) != num_paragraphs or not (nth_paragraph <= len(parts) and parts[nth_paragraph - 1]):
+    if sum(map(bool, parts)) != num_paragraphs or nth_paragraph > len(parts) or not parts[nth_paragraph - 1]:
         return False
-    word = re.match(r"['\"]*([^.,?!'\"]*)", parts[nth_paragraph - 1][0])
-    return word is not None and word[1].lower() == first_word.lower()
+    return re.split(r"[.,?!'\"]", parts[nth_paragraph - 1][0].lstrip("'\""))[0].lower() == first_word.lower()
 
 
 def _is_json(text: str) -> bool:
@@ -96,62 +103,54 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _highlights(text: str) -> int:
-    return sum(bool(part.strip(" *")) for p in (r"\*[^\n*]*\*", r"\*\*[^\n*]*\*\*") for part in re.findall(p, text))
-
-
 def _two(text: str) -> bool:
     parts = [part.strip() for part in text.split("******")]
-    said = [part for part in parts if part]
-    return all(parts[1:-1]) and len(said) == 2 and said[0] != said[1]
+    return all(parts[1:-1]) and len(said := [part for part in parts if part]) == 2 and said[0] != said[1]
 
 
 def _postscript(text: str, postscript_marker: str) -> bool:
-    return re.search(r"\s?".join(map(re.escape, postscript_marker.lower().replace(" ", ""))), text.lower()) is not None
+    return re.search(" ?".join(map(re.escape, postscript_marker.replace(" ", ""))), text, re.IGNORECASE) is not None
 
 
 CHECKS: dict[str, Callable[..., bool]] = {
-    "keywords:existence": lambda t, keywords: all(_times(t, word) for word in keywords),
-    "keywords:frequency": lambda t, keyword, frequency, relation: _compare(_times(t, keyword), relation, frequency),
-    "keywords:forbidden_words": lambda t, forbidden_words: not any(_times(t, word, True) for word in forbidden_words),
-    "keywords:letter_frequency": lambda t, letter, let_frequency, let_relation: _compare(
-        t.lower().count(letter.lower()), let_relation, let_frequency
-    ),
-    "language:response_language": lambda t, language: identify(t) == language,
-    "length_constraints:number_sentences": lambda t, num_sentences, relation: _compare(
-        len(re.findall(r"[^.!?。！？\s][^.!?。！？]*(?:[.!?]+(?=\s|$)|[。！？]+|$|[.!?]+)", t)), relation, num_sentences
-    ),
+    "keywords:existence": lambda text, keywords: all(_has(text, word) for word in keywords),
+    "keywords:forbidden_words": lambda text, forbidden_words: not any(_has(text, w, r"\b") for w in forbidden_words),
+    "keywords:frequency": _counted("(?i){}", "frequency", word="keyword"),
+    "keywords:letter_frequency": _counted("(?i){}", "let_frequency", "let_relation", "letter"),
+    "language:response_language": lambda text, language: identify(text) == language,
+    "length_constraints:number_sentences": _counted(r"\S.*?(?:[.!?](?=\s)|[。！？]|$)", "num_sentences"),
     "length_constraints:number_paragraphs": _paragraphs,
-    "length_constraints:number_words": lambda t, num_words, relation: _compare(
-        len(re.findall(r"\w+", t)), relation, num_words
-    ),
+    "length_constraints:number_words": _counted(r"\w+", "num_words"),
     "length_constraints:nth_paragraph_first_word": _first_word,
-    "detectable_content:number_placeholders": lambda t, num_placeholders: (
-        len(re.findall(r"\[.*?\]", t)) >= num_placeholders
-    ),
+    "detectable_content:number_placeholders": _counted(r"\[.*?\]", "num_placeholders", ""),
     "detectable_content:postscript": _postscript,
-    "detectable_format:number_bullet_lists": lambda t, num_bullets: (
-        len(re.findall(r"^\s*(?:\*[^*].*|-.*)$", t, re.MULTILINE)) == num_bullets
+    "detectable_format:number_bullet_lists": lambda text, num_bullets: (
+        len(re.findall(r"(?m)^\s*(?:\*[^*]|-).*$", text)) == num_bullets
     ),
-    "detectable_format:constrained_response": lambda t: any(f"My answer is {a}." in t for a in ("yes", "no", "maybe")),
-    "detectable_format:number_highlighted_sections": lambda t, num_highlights: _highlights(t) >= num_highlights,
-    "detectable_format:multiple_sections": lambda t, section_spliter, num_sections: (
-        len(re.findall(rf"{re.escape(section_spliter)}\s?\d+", t)) >= num_sections
+    "detectable_format:constrained_response": lambda text: (
+        re.search(r"My answer is (yes|no|maybe)\.", text) is not None
     ),
+    "detectable_format:number_highlighted_sections": lambda text, num_highlights: (
+        sum(bool(t.strip("* ")) for star in (r"\*", r"\*\*") for t in re.findall(rf"{star}[^\n*]*{star}", text))
+        >= num_highlights
+    ),
+    "detectable_format:multiple_sections": _counted(r"{}\s?\d+", "num_sections", "", "section_spliter"),
     "detectable_format:json_format": _is_json,
-    "detectable_format:title": lambda t: any(part.strip(" <>") for part in re.findall(r"<<[^\n]+>>", t)),
+    "detectable_format:title": lambda text: any(t.strip("<>").strip() for t in re.findall(r"<<[^\n]+>>", text)),
     "combination:two_responses": _two,
-    "combination:repeat_prompt": lambda t, prompt_to_repeat: (
-        t.strip().lower().startswith(prompt_to_repeat.strip().lower())
+    "combination:repeat_prompt": lambda text, prompt_to_repeat: (
+        text.strip().lower().startswith(prompt_to_repeat.strip().lower())
     ),
-    "startend:end_checker": lambda t, end_phrase: t.strip().strip('"').lower().endswith(end_phrase.strip().lower()),
-    "startend:quotation": lambda t: len(t.strip()) > 1 and t.strip()[0] == t.strip()[-1] == '"',
-    "change_case:capital_word_frequency": lambda t, capital_frequency, capital_relation: _compare(
-        sum(word.isupper() for word in re.findall(r"[\w-]+", t)), capital_relation, capital_frequency
+    "startend:end_checker": lambda text, end_phrase: (
+        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
     ),
-    "change_case:english_capital": lambda t: t.isupper() and identify(t) in ("en", "und"),
-    "change_case:english_lowercase": lambda t: t.islower() and identify(t) in ("en", "und"),
-    "punctuation:no_comma": lambda t: "," not in t,
+    "startend:quotation": lambda text: len(text.strip()) > 1 and text.strip()[0] == text.strip()[-1] == '"',
+    "change_case:capital_word_frequency": _counted(
+        r"(?<![\w-])[^\Wa-z]*[A-Z][^\Wa-z]*(?![\w-])", "capital_frequency", "capital_relation"
+    ),
+    "change_case:english_capital": lambda text: text.isupper() and identify(text) in ("en", "und"),
+    "change_case:english_lowercase": lambda text: text.islower() and identify(text) in ("en", "und"),
+    "punctuation:no_comma": lambda text: "," not in text,
 }
 """Each kind of instruction: (answer, settings) -> whether it is followed."""
 
@@ -168,29 +167,10 @@ _TOLD: tuple[tuple[str, str, dict[str, Sequence[Any]]], ...] = (
     ("startend:quotation", "Put the whole answer in double quotation marks.", {}),
     ("startend:end_checker", "End with these words: {end_phrase}", {"end_phrase": ("That is all.", "Any questions?")}),
     ("detectable_format:title", "Begin with a title in double angle brackets, such as <<title>>.", {}),
-    (
-        "detectable_format:number_bullet_lists",
-        "Use exactly {num_bullets} points, as: * A point.",
-        {"num_bullets": (2, 3, 4)},
-    ),
-    (
-        "detectable_content:number_placeholders",
-        "Use at least {num_placeholders} placeholders, such as [name].",
-        {"num_placeholders": (1, 2, 3)},
-    ),
+    ("detectable_format:number_bullet_lists", "Use exactly {num_bullets} points: * A point.", {"num_bullets": (2, 3)}),
     (
         "length_constraints:number_words",
         "Use {relation} {num_words} words.",
-        {"relation": _MOST, "num_words": (20, 40, 80)},
-    ),
-    (
-        "keywords:letter_frequency",
-        "Use the letter {letter} {let_relation} {let_frequency} times.",
-        {"letter": "aeiou", "let_relation": _MOST, "let_frequency": (3, 6, 9)},
-    ),
-    (
-        "keywords:frequency",
-        "Use the word {keyword} {relation} {frequency} times.",
-        {"keyword": ("time", "small", "people"), "relation": _MOST, "frequency": (1, 2, 3)},
+        {"relation": _MOST, "num_words": (20, 50)},
     ),
 )
