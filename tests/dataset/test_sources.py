@@ -222,7 +222,7 @@ def test_given_splits_are_kept_and_what_they_share_is_counted(
         "validation": ["a b", "c"],
     }
     said = capsys.readouterr().err
-    assert "1 records ask what another one does; 1 held-out ones are learned as well" in said
+    assert "1 records ask what another does; 1 held-out ones are learned as well" in said
     assert [
         f"class '{label}' is in {split} only" in said for label, split in (("b", "train"), ("c", "validation"))
     ] == [

@@ -1,9 +1,9 @@
 """Where records come from: JSON lines, JSON, tables, Parquet, folders of texts, and data sets of Hugging Face."""
 
-import contextlib
 import csv
 import itertools
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -13,17 +13,8 @@ from typing import Any, BinaryIO, Literal, TypeVar
 from fromzero.artifact import MANIFEST, digest_of, here
 from fromzero.console import say
 from fromzero.corpus.encoding import NotTextError, decode
-from fromzero.dataset.formats import (
-    Conversation,
-    Judged,
-    Labelled,
-    Preference,
-    Unusable,
-    as_conversation,
-    as_judged,
-    as_labelled,
-    as_preference,
-)
+from fromzero.dataset import formats
+from fromzero.dataset.formats import Conversation, Judged, Labelled, Preference
 from fromzero.errors import UserError, missing_extra
 from fromzero.locations import cached, url_of
 
@@ -45,22 +36,17 @@ class Tally:
         """Bytes of the files that were read so far."""
         self.dropped: Counter[str] = Counter()
         """Records that were dropped, by reason."""
+        self.first: dict[str, str] = {}
+        """Place of the first one that was dropped for each reason."""
         self.repeated = self.leaked = 0
         """Records that ask what another one of their split does; held-out ones that ask what a learned one does."""
-        self._first: dict[str, str] = {}
-
-    def drop(self, reason: str, place: str) -> None:
-        """Count a record that is dropped."""
-        self.dropped[reason] += 1
-        self._first.setdefault(reason, place)
 
     def tell(self) -> None:
         """Say what was dropped or came twice."""
         for reason, count in self.dropped.items():
-            say(f"dropped {count:,} records: {reason} (the first is {self._first[reason]})")
+            say(f"dropped {count:,} records: {reason} (the first is {self.first[reason]})")
         if self.repeated or self.leaked:
-            learned = f"{self.leaked:,} held-out ones are learned as well"
-            say(f"{self.repeated:,} records ask what another one does; {learned}")
+            say(f"{self.repeated:,} records ask what another does; {self.leaked:,} held-out ones are learned as well")
 
 
 def read_conversations(path: Path, tally: Tally | None = None) -> Iterator[tuple[Conversation, str]]:
@@ -68,28 +54,28 @@ def read_conversations(path: Path, tally: Tally | None = None) -> Iterator[tuple
 
     Malformed records raise UserError that names file, line and key; unusable ones are dropped and counted by `tally`.
     """
-    return _read(path, as_conversation, tally)
+    return _read(path, formats.as_conversation, tally)
 
 
 def read_preferences(path: Path, tally: Tally | None = None) -> Iterator[tuple[Preference, str]]:
     """The same of pairs, in any form that `as_preference` knows."""
-    return _read(path, as_preference, tally)
+    return _read(path, formats.as_preference, tally)
 
 
 def read_judged(path: Path, tally: Tally | None = None) -> Iterator[tuple[Judged, str]]:
     """The same of answers that are good or not."""
-    return _read(path, as_judged, tally)
+    return _read(path, formats.as_judged, tally)
 
 
 def read_labelled(
     path: Path, tally: Tally | None = None, text: str = "text", label: str = "label", columns: tuple[str, ...] = ()
 ) -> Iterator[tuple[Labelled, str]]:
-    """The same of labelled texts, under these keys; or of a folder, a text a file, in a folder for each class.
+    """The same of labelled texts under these keys, or of a folder with a folder for each class and in it a text a file.
 
     columns: names of the columns of a table without header.
     """
     keys = ("text", "label") if path.is_dir() else (text, label)
-    return _read(path, lambda record: as_labelled(record, *keys), tally, columns)
+    return _read(path, lambda record: formats.as_labelled(record, *keys), tally, columns)
 
 
 def find_splits(path: Path) -> dict[Split, list[Path]]:
@@ -102,8 +88,7 @@ def find_splits(path: Path) -> dict[Split, list[Path]]:
         return {"train": [path]}
     inside = sorted(p for p in path.iterdir() if p.name[0] != "." and p.name != MANIFEST) if path.is_dir() else []
     usable = [p for p in inside if p.is_dir() or p.suffix in _SUFFIXES]
-    begins = {p: p.stem.replace("_", "-").replace(".", "-").split("-")[0].lower() for p in usable}
-    found = {split: [p for p in usable if begins[p] in names] for split, names in _SPLITS.items()}
+    found = {split: [p for p in usable if re.split(r"[-_.]", p.name)[0] in names] for split, names in _SPLITS.items()}
     if not any(found.values()):
         found["train"] = [p for p in usable if p.is_file()] or [path][: len(usable)]
     if not found["train"]:
@@ -118,41 +103,38 @@ def bring(path: Path) -> Path:
     A data set is a folder of Parquet files, one a split, classes by their names. Raises UserError.
     """
     url = url_of(path) or ""
-    name, _, config = url.removeprefix("hf://").partition(":")
-    if not url.startswith("hf://") or name.count("/") != 1 or name.startswith("datasets/"):
+    if not (asked := re.fullmatch(r"hf://(?!datasets/)([^/:]+/[^/:]+)(?::(.+))?", url)):
         return here(path)
     try:
         import datasets
     except ImportError as error:
         raise missing_extra("datasets", "hub") from error
     try:
-        splits = datasets.load_dataset(name, config or None)
+        splits = datasets.load_dataset(asked[1], asked[2])
         identity = digest_of({key: split._fingerprint for key, split in splits.items()})
-        if not (folder := cached("datasets", url, identity)).exists():
-            _store(splits, folder)
+        folder = cached("datasets", url, identity)
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, split in splits.items():
+            if not (file := folder / f"{key}.parquet").exists():
+                _store(split, file)
     except Exception as error:  # a network, a server and the parsers of many formats can fail in many ways
         raise UserError(f"{url} can't be had ({' '.join(str(error).split())[:300]}); check the name") from error
     return folder
 
 
-def _store(splits: Mapping[str, Any], folder: Path) -> None:
-    """Write a Parquet file for each split, with the names of classes instead of their numbers."""
+def _store(split: Any, file: Path) -> None:
+    """Write a split as Parquet, with the names of classes instead of their numbers."""
     import pyarrow
     from pyarrow import compute, parquet
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        for key, split in splits.items():
-            table = split.with_format("arrow")[:]
-            for number, (column, kind) in enumerate(split.features.items()):
-                if names := getattr(kind, "names", None):
-                    known = compute.if_else(compute.greater_equal(table[column], 0), table[column], None)
-                    table = table.set_column(number, column, pyarrow.array(names).take(known.combine_chunks()))
-            parquet.write_table(table, made / f"{key}.parquet")
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            made.rename(folder)
+    table = split.with_format("arrow")[:]
+    for number, (column, kind) in enumerate(split.features.items()):
+        if names := getattr(kind, "names", None):
+            known = compute.if_else(compute.greater_equal(table[column], 0), table[column], None)
+            table = table.set_column(number, column, pyarrow.array(names).take(known.combine_chunks()))
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as scratch:
+        parquet.write_table(table, scratch)
+    Path(scratch.name).rename(file)  # at once: it is whole for other processes
 
 
 def _read(
@@ -164,8 +146,9 @@ def _read(
             raise UserError(f'{place} is not an object with "messages" or other keys; correct or remove it')
         try:
             found = parse(record)
-        except Unusable as reason:
-            tally.drop(str(reason), place)
+        except formats.Unusable as reason:
+            tally.dropped[str(reason)] += 1
+            tally.first.setdefault(str(reason), place)
             continue
         except UserError as error:
             raise UserError(f"{place}: {error}") from error
@@ -260,13 +243,12 @@ def _parquet_rows(path: Path, tally: Tally) -> Iterator[tuple[Any, str]]:
 
 
 def _class_rows(folder: Path, tally: Tally) -> Iterator[tuple[Any, str]]:
-    for file in sorted(folder.glob("[!.]*/[!.]*")):
-        if file.is_file():
-            tally.bytes += _size(file, MAX_LINE_BYTES)
-            try:
-                yield {"text": decode(file.read_bytes()), "label": file.parent.name}, str(file)
-            except NotTextError as error:
-                raise UserError(f"{file} is no text ({error}); remove it") from error
+    for file in sorted(file for file in folder.glob("[!.]*/[!.]*") if file.is_file()):
+        tally.bytes += _size(file, MAX_LINE_BYTES)
+        try:
+            yield {"text": decode(file.read_bytes()), "label": file.parent.name}, str(file)
+        except NotTextError as error:
+            raise UserError(f"{file} is no text ({error}); remove it") from error
 
 
 def _size(path: Path, most: int) -> int:
