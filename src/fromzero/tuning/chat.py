@@ -5,12 +5,13 @@ questions are put to the model; where code can tell a right answer, it is counte
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from fromzero.artifact import Artifact, here, write_json
 from fromzero.console import say
@@ -31,13 +32,14 @@ from fromzero.training.trainer import Loader, Look
 from fromzero.tuning.base import Base, TuningConfig, finish, fit, open_base, tune_together
 from fromzero.tuning.grading import GREEDY, end_of_turn, gradable, is_right, prompt_ids
 from fromzero.tuning.noise import NoisyNextToken
-from fromzero.tuning.outcome import Change, Curve, Example, Outcome, write_outcome
+from fromzero.tuning.outcome import Better, Change, Curve, Example, Outcome, Task, write_outcome
 from fromzero.tuning.questions import read_questions
 from fromzero.tuning.retained import Retained
 from fromzero.tuning.speaker import Speaker
 
 VERSION = 2
 EXAMPLES = 8
+Rows = tuple[Tensor, Tensor]
 ROOM_FOR_ANSWER = 16  # tokens that a question must leave free to be asked
 
 
@@ -76,10 +78,22 @@ class ChatConfig(TuningConfig):
 
 def finetune_chat(config: ChatConfig) -> Artifact:
     """Tune a model on conversations; skipped when up to date, resumed when it was cut off. Raises UserError."""
-    return tune_together(config, {"conversations": here(config.conversations)}, _tune, VERSION)
+    return tune_together(config, {"conversations": here(config.conversations)}, tune, VERSION)
 
 
-def _tune(config: ChatConfig, folder: Path, world: World) -> Mapping[str, Any]:
+def usual_objective(config: ChatConfig, base: Base) -> NoisyNextToken:
+    """The next token's loss."""
+    return NoisyNextToken(base.model, config.noise, config.train.seed)
+
+
+def tune(
+    config: Any,
+    folder: Path,
+    world: World,
+    make_objective: Callable[[Any, Base], NoisyNextToken] = usual_objective,
+    task: Task = "chat",
+) -> Mapping[str, Any]:
+    """Train on conversations, in `folder`; the summary."""
     base = open_base(config, folder, world)
     context, run = min(config.context or base.model.config.context, base.model.config.context), folder / "run"
     source = here(config.conversations)
@@ -93,11 +107,11 @@ def _tune(config: ChatConfig, folder: Path, world: World) -> Mapping[str, Any]:
     def make_loader(fleet: Fleet) -> Loader:
         return kind(train, context, config.train.batch_size, config.train.seed, fleet.data_rank, fleet.data_size)
 
-    objective = NoisyNextToken(base.model, config.noise, config.train.seed)
-    look = _look(config, base, run, held_out, asked)
+    objective = make_objective(config, base)
+    look = _look(config, base, run, held_out, asked, objective)
     whole, figures = fit(config, base, objective, make_loader, look, folder, world)
     if world.first:
-        _write_outcome(config, run, asked, packed)
+        _write_outcome(config, run, asked, packed, task)
         shutil.rmtree(run / "tokens")
     return {**finish(whole, base, folder, figures, end_of_turn(base.tokenizer)), "conversations": packed}
 
@@ -129,7 +143,14 @@ def _question(record: Mapping[str, Any]) -> str:
     return str(record["messages"][-2].get("content") or "") if len(record["messages"]) > 1 else ""
 
 
-def _look(config: ChatConfig, base: Base, run: Path, held_out: TokenShards, asked: Sequence[Mapping[str, Any]]) -> Look:
+def _look(
+    config: ChatConfig,
+    base: Base,
+    run: Path,
+    held_out: TokenShards,
+    asked: Sequence[Mapping[str, Any]],
+    objective: NoisyNextToken,
+) -> Look:
     samples, tokenizer = SampleLog(run), base.tokenizer
     retained = Retained.open(config.retain, tokenizer, config.train.validation_tokens) if config.retain else None
 
@@ -137,6 +158,7 @@ def _look(config: ChatConfig, base: Base, run: Path, held_out: TokenShards, aske
         figures: dict[str, Any] = {}
         if held_out.documents:
             figures["validation_loss"] = held_out_loss(model, held_out, config.train)
+            figures |= objective.measure(model, held_out_batches(model, held_out, config.train))
         if step in (0, config.train.steps):
             if asked:
                 speaker = Speaker(model, tokenizer, "bfloat16" if model.compute_dtype == torch.bfloat16 else "float32")
@@ -152,18 +174,25 @@ def _look(config: ChatConfig, base: Base, run: Path, held_out: TokenShards, aske
 def held_out_loss(model: Transformer, held_out: TokenShards, config: TrainConfig) -> float:
     """Mean nats of the assistant's tokens over held-out conversations, up to config.validation_tokens tokens."""
     model.eval()
-    loader = ConversationLoader(held_out, model.config.context, min(config.batch_size, held_out.documents))
-    nats, count, seen = 0.0, 0, 0
-    while loader.epoch == 0 and seen < config.validation_tokens:
-        ids_BT, targets_BT = loader.next_batch()
-        nats += float(next_token_loss(model, ids_BT.to(model.device), targets_BT.to(model.device)))
+    nats, count = 0.0, 0
+    for ids_BT, targets_BT in held_out_batches(model, held_out, config):
+        nats += float(next_token_loss(model, ids_BT, targets_BT))
         count += counted(targets_BT)
-        seen += ids_BT.numel()
     return nats / max(1, count)
 
 
+def held_out_batches(model: Transformer, held_out: TokenShards, config: TrainConfig) -> Iterator[Rows]:
+    """Ids and targets of held-out conversations on the model's device, up to config.validation_tokens tokens."""
+    loader = ConversationLoader(held_out, model.config.context, min(config.batch_size, held_out.documents))
+    seen = 0
+    while loader.epoch == 0 and seen < config.validation_tokens:
+        ids_BT, targets_BT = loader.next_batch()
+        yield ids_BT.to(model.device), targets_BT.to(model.device)
+        seen += ids_BT.numel()
+
+
 def _write_outcome(
-    config: ChatConfig, run: Path, asked: Sequence[Mapping[str, Any]], packed: Mapping[str, Any]
+    config: ChatConfig, run: Path, asked: Sequence[Mapping[str, Any]], packed: Mapping[str, Any], task: Task
 ) -> None:
     """`answers.json`, what was said before and after and how much of it was right; and `outcome.json`."""
     lines = list(read_metrics(run / "samples.jsonl"))
@@ -186,14 +215,17 @@ def _write_outcome(
     curves = [Curve("loss", "loss, nats per token"), Curve("validation_loss", "held-out loss", "look")]
     counts = {name: packed[name] for name in packed if isinstance(packed[name], int) and name != "vocab_size"}
     notes = [f"{name.replace('_', ' ')}: {count:,}" for name, count in counts.items() if count and name != "masked"]
-    write_outcome(run, Outcome("chat", changes, curves, examples, notes=notes))
+    write_outcome(run, Outcome(task, changes, curves, examples, notes=notes))
 
 
 def _changes(looks: Sequence[Mapping[str, Any]]) -> list[Change]:
     names = {"validation_loss": "held-out loss, nats per token"}
     names |= {"retained_loss": "loss on what it knew before, nats per token"}
-    found = [(name, [line[key] for line in looks if key in line]) for key, name in names.items()]
-    return [Change(name, values[0], values[-1], "lower") for name, values in found if values]
+    names |= {"divergence": "divergence from the teacher, nats per token"}
+    names |= {"agreement": "held-out tokens whose likeliest is the teacher's"}
+    found = [(key, [line[key] for line in looks if key in line]) for key in names]
+    ways: dict[bool, Better] = {True: "higher", False: "lower"}
+    return [Change(names[key], v[0], v[-1], ways[key == "agreement"]) for key, v in found if v]
 
 
 def _graded(kind: str, counts: Mapping[str, int]) -> Change:

@@ -5,6 +5,7 @@ the step and the number of the row in the whole batch: micro-batches, ranks and 
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,10 @@ class NoisyNextToken(NextToken):
             return super().hidden(**batch)
         finally:
             handle.remove()
+
+    def measure(self, model: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """What else than its loss is to be known of the whole model, on held-out ids and targets."""
+        return {}
 
 
 def noise(seed_B: Tensor, length: int, width: int, alpha: float) -> Tensor:

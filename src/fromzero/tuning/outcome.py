@@ -8,6 +8,8 @@ from typing import Any, Literal
 from fromzero.artifact import write_json
 
 OUTCOME = "outcome.json"
+Task = Literal["chat", "classify", "distill", "reward", "preference", "reinforce", "expert", "grpo", "ppo"]
+Better = Literal["higher", "lower", ""]
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Change:
     """What it is, in the words of a table: 'held-out accuracy'."""
     before: float | None
     after: float | None
-    better: Literal["higher", "lower", ""] = ""
+    better: Better = ""
     """Which way is better; '' for neither."""
     count: int = 0
     """Of how many questions, texts or pairs; 0 where that means nothing."""
@@ -52,7 +54,7 @@ class Example:
 class Outcome:
     """All of it."""
 
-    task: Literal["chat", "classify", "distill", "reward", "preference", "reinforce", "expert", "grpo", "ppo"]
+    task: Task
     changes: Sequence[Change] = ()
     curves: Sequence[Curve] = ()
     examples: Sequence[Example] = ()
