@@ -39,8 +39,10 @@ VERBS = {
     "finetune questions": "documents -> question and answer pairs to tune on",
     "finetune chat": "base model + conversations -> model that answers",
     "finetune classify": "model + labelled texts -> model that tells classes of texts apart",
+    "finetune distill": "model + larger model + conversations -> model that learned the larger one's probabilities",
+    "finetune answers": "prompts + a model or a server -> conversations with its answers, to tune on",
     "align tasks": "tasks with their answers, to learn from before practice",
-    "align pairs": "model + prompts -> pairs of its better and worse answers, told apart by code",
+    "align answers": "model + tasks -> pairs of its own better and worse answers, told apart by code",
     "align reward": "pairs of answers -> model that scores answers",
     "align dpo": "model + pairs of answers -> model that gives the better kind (DPO, IPO, KTO, ORPO, SimPO)",
     "align reinforce": "model + tasks -> model that learned from its own answers, the plainest way (REINFORCE)",
@@ -133,7 +135,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _listed(arguments: Sequence[str], settings: type) -> list[str]:
     """Lists may have their items one after the other, `--text a b`, as well as in brackets; a bare `--open` is true,
-    a bare `--resume` auto."""
+    a bare `--resume` auto, and a list that may be null is empty."""
     kinds = {f"--{name}": kind for name, kind in dotted(settings).items()}
     groups: list[list[str]] = []
     for argument in arguments:
@@ -142,7 +144,9 @@ def _listed(arguments: Sequence[str], settings: type) -> list[str]:
         groups[-1].append(argument)
     for group in groups:
         kind = kinds.get(group[0])
-        if typing.get_origin(kind) is tuple and group[1:] and not group[1].startswith("["):
+        optional = typing.get_args(kind) if type(None) in typing.get_args(kind) else ()
+        listed = any(typing.get_origin(part) is tuple for part in (kind, *optional))
+        if listed and (group[1:] or optional) and not "".join(group[1:2]).startswith("["):
             group[1:] = [json.dumps(group[1:], ensure_ascii=False)]
         elif kind is bool and not group[1:]:
             group.append("true")

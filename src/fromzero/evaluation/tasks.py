@@ -1,7 +1,6 @@
 """Questions whose answers code can check: sums and instructions made here, files, and the tasks of reasoning-gym."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -73,8 +72,8 @@ class TasksConfig:
 
     source: str = "arithmetic"
     """`arithmetic` or `instructions`, made here; `gym:NAME`, of reasoning-gym; or a file of JSON lines: {"prompt" or
-    "messages", "answer", "verifier"}, {"question", "answer"} as in GSM8K, or IFEval's {"prompt",
-    "instruction_id_list", "kwargs"}."""
+    "messages", "answer", "verifier"}, where a last message of the assistant is the answer; {"question", "answer"} as in
+    GSM8K; or IFEval's {"prompt", "instruction_id_list", "kwargs"}."""
     count: int = 1000
     """At most so many."""
     split: Literal["all", "train", "held_out"] = "all"
@@ -85,6 +84,8 @@ class TasksConfig:
     """How sums are made."""
     gym: dict[str, Any] = field(default_factory=dict)
     """Settings of gym:NAME."""
+    verifier: dict[str, Any] = field(default_factory=lambda: {"kind": "number"})
+    """How answers are scored where a file does not say."""
 
 
 def make_tasks(config: TasksConfig) -> list[Task]:
@@ -112,7 +113,7 @@ def _source(config: TasksConfig) -> Iterator[tuple[str, Task]]:
         return _instructed(Random(config.seed))
     if config.source.startswith("gym:"):
         return _gym(config.source.removeprefix("gym:"), config)
-    return _read(Path(config.source))
+    return _read(Path(config.source), config.verifier)
 
 
 _WORDS = {"+": ("plus", "加"), "-": ("minus", "减"), "*": ("times", "乘以"), "/": ("divided by", "除以")}
@@ -140,12 +141,12 @@ def _value(numbers: list[int], operators: list[str]) -> Fraction | None:
     """Products and quotients first, each group from left to right; None for a division by zero."""
     terms = [Fraction(numbers[0])]
     for operator, number in zip(operators, numbers[1:], strict=True):
-        if operator == "/" and number == 0:
-            return None
         if operator in "+-":
             terms.append(Fraction(number if operator == "+" else -number))
+        elif operator == "/" and number == 0:
+            return None
         else:
-            terms[-1] = terms[-1] * number if operator == "*" else terms[-1] / number
+            terms[-1] *= number if operator == "*" else Fraction(1, number)
     return sum(terms, Fraction())
 
 
@@ -171,31 +172,33 @@ def _gym(name: str, config: TasksConfig) -> Iterator[tuple[str, Task]]:
         yield entry["question"], Task(entry["question"], str(entry["answer"]), verifier, f"{name}-{number}")
 
 
-def _read(path: Path) -> Iterator[tuple[str, Task]]:
+def _read(path: Path, usual: Mapping[str, Any]) -> Iterator[tuple[str, Task]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the tasks of {path} can't be read ({error}); name a file of JSON lines") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in ((number, line) for number, line in enumerate(lines, 1) if line.strip()):
         try:
-            task = _task_of(json.loads(line), f"{path.stem}-{number}")
+            task = _task_of(json.loads(line), usual, f"{path.stem}-{number}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = f"{type(error).__name__}: {error}"
             raise UserError(f"{path}, line {number} is no task ({why}); give a prompt, an answer, a verifier") from None
         yield task.text, task
 
 
-def _task_of(record: Mapping[str, Any], name: str) -> Task:
+def _task_of(record: Mapping[str, Any], usual: Mapping[str, Any], name: str) -> Task:
     if "instruction_id_list" in record:
         verifier = {"kind": "instructions", "instructions": read_ifeval(record)}
         return Task(str(record["prompt"]), "", verifier, str(record.get("key", name)))
     if "question" in record:
-        return Task(str(record["question"]), re.split("####", str(record["answer"]))[-1].strip(), id=name)
+        return Task(str(record["question"]), str(record["answer"]).rpartition("####")[2].strip(), id=name)
     prompt = tuple(dict(message) for message in record["messages"]) if "messages" in record else record["prompt"]
-    verifier = record.get("verifier", {"kind": "number"})
+    if isinstance(prompt, tuple) and prompt and prompt[-1].get("role") == "assistant":  # a conversation to learn from
+        record, prompt = {"answer": prompt[-1]["content"], **record}, prompt[:-1]
+    verifier = record.get("verifier", usual)
     verifier = {"kind": verifier} if isinstance(verifier, str) else dict(verifier)
+    if "verifier" in record and verifier.get("kind") == "judge":
+        raise ValueError("a file of tasks can't name a judge, which is sent a key; the settings can")
     task = Task(prompt, str(record.get("answer", "")), verifier, str(record.get("id", name)))
     if not (isinstance(prompt, str | tuple) and prompt and task.text):
         raise ValueError("an empty prompt")

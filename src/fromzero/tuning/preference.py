@@ -105,7 +105,7 @@ def _align(config: PreferenceConfig, folder: Path, world: World) -> Mapping[str,
         train, held_out, prompts = load_rows(encoder, config.preferences, read_preferences, pair_rows)
     reference_R2 = torch.zeros(len(train.rows) + len(held_out.rows), 2)
     if config.loss not in ("orpo", "simpo"):
-        both = Rows(train.rows + held_out.rows, {})
+        both = Rows([*train.rows, *held_out.rows], {})
         reference_R2 = reference_logprobs(base.model, both, folder / CHECKPOINTS / REFERENCE, world)
     train.beside["reference_P2"], held_out.beside["reference_P2"] = reference_R2.split(
         [len(train.rows), len(held_out.rows)]

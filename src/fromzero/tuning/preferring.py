@@ -18,7 +18,7 @@ from fromzero.parallel import World
 from fromzero.parallel.fleet import Batch
 from fromzero.training.objective import Objective
 from fromzero.tuning.preference_losses import kl_estimate, kto_loss, preference_loss
-from fromzero.tuning.sequences import Rows, all_logprobs, answer_logprobs, is_real
+from fromzero.tuning.sequences import Rows, answer_logprobs, is_real, measured
 
 
 class Pairs(Objective):
@@ -51,7 +51,7 @@ class Pairs(Objective):
 
     def held_out(self, model: Transformer, rows: Rows) -> dict[str, float]:
         """The loss, and the shares of pairs whose chosen answer has the higher reward, and is the likelier one."""
-        policy_R2, reference_R2 = all_logprobs(model, rows), rows.beside["reference_P2"]
+        policy_R2, reference_R2 = measured(model, rows), rows.beside["reference_P2"]
         tokens_R2 = torch.tensor([[int((side.targets_T >= 0).sum()) for side in row] for row in rows.rows])
         loss_R, rewards_R2 = self.weigh(policy_R2, reference_R2, tokens_R2)
         shares = {"preference_accuracy": _share(*rewards_R2.T), "likelier": _share(*policy_R2.T)}
@@ -91,7 +91,7 @@ class Judgements(Pairs):
 
     def held_out(self, model: Transformer, rows: Rows) -> dict[str, float]:
         """The loss, and of all pairs of a good and a bad answer, the share in which the good one's reward is higher."""
-        ratio_R2, good_R = all_logprobs(model, rows) - rows.beside["reference_P2"], rows.beside["good_P"]
+        ratio_R2, good_R = measured(model, rows) - rows.beside["reference_P2"], rows.beside["good_P"]
         loss_R = self.judge(ratio_R2[:, 0], good_R, kl_estimate(float(ratio_R2[:, 1].sum()), len(good_R)))
         good, bad = ratio_R2[good_R, 0], ratio_R2[~good_R, 0]
         share = {"preference_accuracy": _share(good[:, None], bad[None])} if len(good) and len(bad) else {}
@@ -113,7 +113,7 @@ def reference_logprobs(model: Transformer, rows: Rows, file: Path, world: World)
     found_R2: Tensor | None = world.share(_kept(file, digest.hexdigest()) if world.first else None)
     if found_R2 is None:
         found_R2 = torch.empty(len(rows.rows), 2)
-        own = all_logprobs(model, Rows(rows.rows[world.rank :: world.size], {}))
+        own = measured(model, Rows(rows.rows[world.rank :: world.size], {}))
         for rank, part_R2 in enumerate(world.gather(own)):
             found_R2[rank :: world.size] = part_R2
         if world.first:

@@ -35,7 +35,8 @@ class Answered(NamedTuple):
     """The next id where it is the answer's, else -100."""
 
 
-Row = tuple[Answered, Answered]
+Row = tuple[Answered, ...]
+"""Mostly of two."""
 
 
 class Encoder:
@@ -89,7 +90,7 @@ class Encoder:
 class Rows(NamedTuple):
     """Rows, and what is dealt beside each: tensors with all rows first."""
 
-    rows: list[Row]
+    rows: Sequence[Row]
     beside: dict[str, Tensor]
 
 
@@ -176,7 +177,7 @@ def deal(rows: Rows, chosen: NDArray[np.int64]) -> dict[str, Tensor]:
     targets, _ = pad([side.targets_T for side in sides], IGNORE)
     pair = {"ids_BT": ids, "targets_BT": targets}
     beside = {name: tensor[torch.from_numpy(chosen)] for name, tensor in rows.beside.items()}
-    return {name: torch.from_numpy(t).view(len(chosen), 2, -1) for name, t in pair.items()} | beside
+    return {name: torch.from_numpy(t).view(len(chosen), len(rows.rows[0]), -1) for name, t in pair.items()} | beside
 
 
 def answer_logprobs(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, keep_BT: Tensor | None = None) -> Tensor:
@@ -196,15 +197,15 @@ def answer_logprobs(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, keep
 
 
 @torch.no_grad()
-def all_logprobs(model: Transformer, rows: Rows) -> Tensor:
-    """The same of all rows, (R, 2) on the CPU, those of similar length together."""
+def measured(model: Transformer, rows: Rows, measure: Callable[..., Tensor] = answer_logprobs) -> Tensor:
+    """measure(model, ids, targets) of all rows, (R, 2) on the CPU, those of similar length together."""
     model.eval()
-    found_R2 = torch.empty(len(rows.rows), 2)
+    found_R2 = torch.empty(len(rows.rows), len(rows.rows[0]) if rows.rows else 2)
     order = np.argsort([max(len(side.ids_T) for side in row) for row in rows.rows], kind="stable")
-    for some in np.array_split(order, max(1, -(-len(order) // ROWS_AT_ONCE))) if len(order) else ():
-        batch = deal(rows, some)
-        sums = answer_logprobs(model, batch["ids_BT"].to(model.device), batch["targets_BT"].to(model.device))
-        found_R2[torch.from_numpy(some)] = sums.cpu()
+    for start in range(0, len(order), ROWS_AT_ONCE):
+        batch = deal(rows, some := order[start : start + ROWS_AT_ONCE])
+        found = measure(model, batch["ids_BT"].to(model.device), batch["targets_BT"].to(model.device))
+        found_R2[torch.from_numpy(some)] = found.cpu()
     return found_R2
 
 
