@@ -85,6 +85,15 @@ def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
         make_tasks(TasksConfig(str(tmp_path / "bad.jsonl")))
 
 
+def test_a_file_may_not_say_where_a_key_is_sent(tmp_path: Path) -> None:
+    file, judge = tmp_path / "some.jsonl", {"kind": "judge", "model": "any", "url": "http://127.0.0.1:1"}
+    file.write_text(json.dumps({"prompt": "?", "verifier": judge}))
+    with pytest.raises(UserError, match=r"line 1 .*can't name a judge"):
+        make_tasks(TasksConfig(str(file)))
+    file.write_text(json.dumps({"prompt": "?"}))
+    assert make_tasks(TasksConfig(str(file), verifier=judge))[0].verifier == judge
+
+
 def test_what_there_is_not(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="can't be read"):
         make_tasks(TasksConfig("arithmetics"))

@@ -72,7 +72,7 @@ def macro_f1(counts_CC: Tensor) -> float:
 
 
 def wilson(right: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The interval of a share, 95 % by default (Wilson 1927); p +- z s does not hold for few texts and shares near 1."""
+    """The interval of a share, 95 % by default (Wilson 1927); also for few texts and shares near 1."""
     share, spread = right / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / count + spread / count / 4) / (1 + spread)

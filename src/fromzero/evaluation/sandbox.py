@@ -19,10 +19,12 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fromzero.console import say
 from fromzero.errors import UserError
+
+_CHILD = Path(__file__).with_name("confine.py")
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,12 @@ def run_program(program: str, limits: Limits | None = None, stdin: str = "", tru
 @cache
 def contained(how: Literal["namespaces", "filter"]) -> bool:
     """Whether this system lets a user do that, by trying; says so once where it does not."""
+    if sys.platform != "linux":
+        return False
     ran = _run("print(5)", Limits(), "", how == "namespaces", how == "filter")
-    if ran.output != "5\n":
+    if ran.how != "done":
         say(f"programs run without {how} here: {ran.output.strip()[-200:]}")
-    return ran.output == "5\n"
+    return ran.how == "done"
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
@@ -78,16 +82,9 @@ def _run(program: str, limits: Limits, stdin: str, namespaces: bool, filtered: b
         Path(folder, "program.py").write_text(program, encoding="utf-8", errors="replace")
         typed.write(stdin.encode(errors="replace"))
         typed.seek(0)
-        child = Path(__file__).with_name("confine.py")
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-X", "utf8", str(child), json.dumps(settings)],
-            stdin=typed,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={"PYTHONHASHSEED": "0"},
-            cwd=folder,
-            start_new_session=True,
-        )
+        line = [sys.executable, "-I", "-S", "-X", "utf8", str(_CHILD), json.dumps(settings)]
+        pipes: dict[str, Any] = {"stdin": typed, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(line, **pipes, env={"PYTHONHASHSEED": "0"}, cwd=folder, start_new_session=True)
         try:
             return _watch(process, limits)
         finally:

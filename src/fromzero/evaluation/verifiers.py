@@ -84,13 +84,13 @@ def apart(verifier: Verifier, seconds: float) -> Verifier:
         os.close(writer)
         try:
             ready = select.select([reader], [], [], seconds)[0]
-            told = json.loads(os.read(reader, 1 << 12) or '{"why": "the verifier died"}') if ready else None
+            said = os.read(reader, 1 << 12) or b'{"why": "the verifier died"}' if ready else b'{"why": "too slow"}'
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             os.close(reader)
-        if told is None or "why" in told:
-            raise NoScore(told["why"] if told else "too slow")
+        if "why" in (told := json.loads(said)):
+            raise NoScore(told["why"])
         return float(told["score"])
 
     return verify if hasattr(os, "fork") else verifier
@@ -133,12 +133,9 @@ def _choice(choices: Sequence[str] = ()) -> Verifier:
 
 
 def _text() -> Verifier:
-    """The same text as the right one, but for blanks, case and full-width forms; of the marked part if there is one."""
-
-    def plain(text: str) -> str:
-        return " ".join(fold(text).casefold().split()).rstrip(". ")
-
-    return lambda answer, task: float(plain(marked(answer) or answer) == plain(task.answer))
+    """The right text, but for blanks, case and full-width forms; in the marked part if there is one."""
+    words: Callable[[str], list[str]] = lambda text: fold(text).casefold().rstrip(". \n").split()  # noqa: E731
+    return lambda answer, task: float(words(marked(answer) or answer) == words(task.answer))
 
 
 def _regex(pattern: str, seconds: float = 1.0) -> Verifier:
@@ -179,7 +176,7 @@ def _schema(schema: Mapping[str, Any], seconds: float = 2.0) -> Verifier:
     return apart(verify, seconds)  # a schema may hold a pattern that takes forever
 
 
-def _tests(tests: str, before: str = "", seconds: float = 5.0, trusted: bool = False) -> Verifier:
+def _tests(tests: str, before: str = "", seconds: float = 5.0) -> Verifier:
     """Whether the code of the answer, behind `before`, runs through the tests in the sandbox.
 
     Its last words must be what only the end of the tests prints: a program that leaves early has not passed. Code that
@@ -189,7 +186,7 @@ def _tests(tests: str, before: str = "", seconds: float = 5.0, trusted: bool = F
     def verify(answer: str, task: Task) -> float:
         word = secrets.token_hex(8)
         program = f"{before}{read_block(answer)}\n{tests}\nprint({word!r})\n"
-        ran = run_program(program, Limits(seconds=seconds), trusted=trusted)
+        ran = run_program(program, Limits(seconds))
         return float(ran.how == "done" and ran.output.endswith(f"{word}\n"))
 
     return verify
