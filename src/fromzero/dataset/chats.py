@@ -1,5 +1,6 @@
 """Batches for tuning: a conversation a row, with loss on what the assistant says."""
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,46 +14,67 @@ if TYPE_CHECKING:
     import torch
 
 NO_LOSS = -100  # the target that torch.nn.functional.cross_entropy passes over
-POOL = 64  # batches among which conversations are sorted by length
+POOL = 64  # batches among which rows are sorted by length
 
 
-class ConversationLoader:
-    """Deals conversations, padded to the longest of the batch, those of similar length together.
+class RowLoader:
+    """Which rows of a set there are in a batch: those of similar length together.
 
-    Each epoch, the conversations are shuffled by the seed, sorted by length within pools of POOL batches, cut into
-    batches, and the batches are shuffled. Each comes once an epoch; what is missing in the last batch is filled with
-    rows that carry no loss. Batches are the same for any number of processes: batch_size is that of all together, and
-    rank r takes rows r, r + world_size, ...
+    Each epoch, `like_lengths` deals all rows anew, each once; what a batch lacks is -1. Batches are the same for any
+    number of processes: batch_size is that of all together, and rank r takes rows r, r + world_size, ...
+    """
+
+    def __init__(
+        self, lengths: np.ndarray, fingerprint: str, batch_size: int, seed: int, rank: int, world_size: int
+    ) -> None:
+        """lengths: of all rows. fingerprint: of what is in them. Raises UserError when they can't be dealt evenly."""
+        check_share(batch_size, 1, rank, world_size)
+        self.lengths, self.fingerprint, self.batch_size, self.seed = lengths, fingerprint, batch_size, seed
+        self.mine = slice(rank, None, world_size)
+        """Which rows of a batch are this process's."""
+        self.batches = -(-len(lengths) // batch_size)
+        """Batches in an epoch."""
+        self.position = 0
+        """Batches dealt since the first epoch began."""
+        self._order = functools.lru_cache(1)(lambda epoch: like_lengths(lengths, batch_size, [seed, epoch]))
+
+    @property
+    def epoch(self) -> int:
+        """Whole passes over the rows so far."""
+        return self.position // self.batches
+
+    def next_rows(self) -> np.ndarray:
+        """The numbers of all rows of the next batch, (batch_size,) int64, -1 for one that is filled."""
+        epoch, batch = divmod(self.position, self.batches)
+        self.position += 1
+        return self._order(epoch)[batch]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands, as JSON can hold it. It does not depend on the number of processes."""
+        names = ("position", "epoch", "seed", "batch_size", "fingerprint")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state. Raises UserError when it is for other rows, another batch_size or seed."""
+        names = {"fingerprint": "rows with the fingerprint", "batch_size": "batch_size", "seed": "seed"}
+        check_state(self.state_dict(), state, names)
+        self.position = int(state["position"])
+
+
+class ConversationLoader(RowLoader):
+    """Deals conversations, padded to the longest of the batch; rows that are filled carry no loss. See RowLoader.
 
     Raises UserError when the shards have no loss mask or no conversation, or one that is longer than the context.
     """
 
     def __init__(
-        self,
-        shards: TokenShards,
-        context: int,
-        batch_size: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        self, shards: TokenShards, context: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        check_share(batch_size, context, rank, world_size)
-        self.shards, self.batch_size, self.seed = shards, batch_size, seed
-        self.rank, self.world_size = rank, world_size
-        self.lengths = np.diff(shards.boundaries)
+        super().__init__(np.diff(shards.boundaries), shards.fingerprint, batch_size, seed, rank, world_size)
         check_shards(shards, self.lengths, context)
-        self.batches = -(-len(self.lengths) // batch_size)
-        """Batches in an epoch."""
-        self.position = 0
-        """Batches dealt since the first epoch began."""
+        self.shards = shards
         self.loss_tokens = 0
         """Targets that carry loss in all batches dealt so far, over all processes."""
-        self._order_epoch, self._order = -1, np.zeros((0, 0), np.int64)
-
-    @property
-    def epoch(self) -> int:
-        """Whole passes over the conversations so far."""
-        return self.position // self.batches
 
     def next_batch(self) -> "tuple[torch.Tensor, torch.Tensor]":
         """This process's rows of the next batch: ids and targets, (batch_size / world_size, T) int64 each.
@@ -62,52 +84,29 @@ class ConversationLoader:
         """
         import torch
 
-        batch = self._batch(self.position)
-        self.position += 1
-        real = batch[batch >= 0]
+        batch = self.next_rows()
+        real, mine = batch[batch >= 0], batch[self.mine]
         self.loss_tokens += sum(int(self._row(i)[1][1:].sum()) for i in real)
-        mine = batch[self.rank :: self.world_size]
-        width = int(self.lengths[real].max()) - 1
-        ids = np.full((len(mine), width), self.shards.end_of_text, np.int64)
-        targets = np.full((len(mine), width), NO_LOSS, np.int64)
-        for row, conversation in enumerate(mine):
-            if conversation >= 0:
-                tokens, mask = self._row(conversation)
-                ids[row, : len(tokens) - 1] = tokens[:-1]
-                targets[row, : len(tokens) - 1] = np.where(mask[1:], tokens[1:].astype(np.int64), NO_LOSS)
+        ids = np.full((len(mine), int(self.lengths[real].max()) - 1), self.shards.end_of_text, np.int64)
+        targets = np.full_like(ids, NO_LOSS)
+        for row in np.flatnonzero(mine >= 0):
+            tokens, mask = self._row(mine[row])
+            ids[row, : len(tokens) - 1] = tokens[:-1]
+            targets[row, : len(tokens) - 1] = np.where(mask[1:], tokens[1:].astype(np.int64), NO_LOSS)
         return torch.from_numpy(ids), torch.from_numpy(targets)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, as JSON can hold it. It does not depend on the number of processes."""
-        return {
-            "position": self.position,
-            "epoch": self.epoch,
-            "loss_tokens": self.loss_tokens,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "fingerprint": self.shards.fingerprint,
-        }
+        """As RowLoader's, and the targets so far."""
+        return super().state_dict() | {"loss_tokens": self.loss_tokens}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state. Raises UserError when it is for other tokens, another batch_size or seed."""
-        names = {"fingerprint": "tokens with the fingerprint", "batch_size": "batch_size", "seed": "seed"}
-        check_state(self.state_dict(), state, names)
-        self.position, self.loss_tokens = int(state["position"]), int(state["loss_tokens"])
+        """As RowLoader's."""
+        super().load_state_dict(state)
+        self.loss_tokens = int(state["loss_tokens"])
 
     def _row(self, conversation: int) -> tuple[np.ndarray, np.ndarray]:
         start, stop = map(int, self.shards.boundaries[conversation : conversation + 2])
         return self.shards[start:stop], self.shards.mask(start, stop)
-
-    def _batch(self, position: int) -> np.ndarray:
-        """The conversations of a batch, (batch_size,) int64, -1 for a row that is filled."""
-        epoch, batch = divmod(position, self.batches)
-        if epoch != self._order_epoch:
-            self._order_epoch, self._order = epoch, self._draw(epoch)
-        return self._order[batch]
-
-    def _draw(self, epoch: int) -> np.ndarray:
-        """All batches of an epoch, (batches, batch_size)."""
-        return like_lengths(self.lengths, self.batch_size, [self.seed, epoch])
 
 
 def like_lengths(lengths: np.ndarray, batch_size: int, seed: list[int]) -> np.ndarray:
