@@ -1,16 +1,27 @@
 """PPO: what tokens are rewarded with, the loss by hand, one run and the same run resumed, and that it learns."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from fromzero.artifact import Artifact
 from fromzero.errors import UserError
+from fromzero.evaluation.tasks import TasksConfig
 from fromzero.interop import load_model
+from fromzero.model.adapters import AdapterConfig
 from fromzero.model.heads import HeadConfig, HeadedTransformer
+from fromzero.training import TrainConfig
+from fromzero.training.metrics import read_metrics
 from fromzero.tuning.policy_losses import Penalty
+from fromzero.tuning.ppo import PpoConfig, align_ppo
 from fromzero.tuning.ppo_objective import Ppo, PpoLoss, experience, explained_variance, token_rewards
-from fromzero.tuning.rollouts import RolloutConfig
+from fromzero.tuning.reward import RewardConfig, align_reward
+from fromzero.tuning.rollouts import RolloutConfig, Rollouts
 
 Batch = dict[str, torch.Tensor]
 
@@ -117,15 +128,15 @@ def test_loss_does_not_depend_on_micro_batches_nor_on_padding(objective: Ppo) ->
     old, values = measure(objective, batch, "policy").unbind(-1)
     batch |= experience(batch, old - 0.1, values, old, objective.config, objective.penalty)
     objective.eval()
-    whole = float(objective(**batch))
-    parts = sum(float(objective(**{name: t[i : i + 2] for name, t in batch.items()})) for i in (0, 2, 4))
+    whole = objective(**batch).item()
+    parts = sum(objective(**{name: t[i : i + 2] for name, t in batch.items()}).item() for i in (0, 2, 4))
     assert parts == pytest.approx(whole, rel=1e-5)
     wider = {
         n: torch.nn.functional.pad(t, (0, 3), value=-100 if n == "targets_BT" else 0)
         for n, t in batch.items()
         if n.endswith("_BT")
     }
-    assert float(objective(**{**batch, **wider})) == pytest.approx(whole, rel=1e-5)
+    assert objective(**{**batch, **wider}).item() == pytest.approx(whole, rel=1e-5)
 
 
 def test_whitened_advantages_and_the_penalty_that_follows_a_target() -> None:
@@ -141,6 +152,96 @@ def test_whitened_advantages_and_the_penalty_that_follows_a_target() -> None:
     batch["targets_BT"] = torch.full_like(batch["targets_BT"], -100)
     experience(batch, old * 0, old * 0, old * 0, PpoLoss(), penalty)  # nothing is learned, nothing is led
     assert penalty.value == pytest.approx(0.1 * (1 + 0.2 * 6 / 60))
+
+
+TRAIN = TrainConfig(
+    steps=7, batch_size=16, learning_rate=3e-3, warmup_steps=0, schedule="constant", weight_decay=0.0, dtype="float32",
+    validate_every=6, checkpoint_every=1, log_every=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> TasksConfig:
+    """Right is what has one letter e in it."""
+    file = tmp_path_factory.mktemp("tasks") / "tasks.jsonl"
+    words = ("river", "cloud", "stone", "window", "silver", "forest", "garden", "letter", "winter", "mountain")
+    verifier = {"kind": "regex", "pattern": "^[^e]*e[^e]*$"}
+    lines = [{"prompt": f"The {a} near the {b}", "verifier": verifier} for a in words for b in words]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return TasksConfig(source=str(file))
+
+
+def logged(made: Artifact, key: str) -> list[float]:
+    lines = read_metrics(made.path / "run" / "metrics.jsonl")
+    return [line[key] for line in lines if line["kind"] == "train"]
+
+
+def test_it_learns_and_comes_out_as_a_plain_model(tiny_model: Path, tasks: TasksConfig, tmp_path: Path) -> None:
+    made = align_ppo(
+        PpoConfig(
+            model=tiny_model,
+            output=tmp_path / "made",
+            tasks=tasks,
+            held_out=8,
+            train=replace(TRAIN, steps=60, batch_size=32, validate_every=30),
+            rollouts=RolloutConfig(answers=1, epochs=2, max_tokens=12),
+            loss=PpoLoss(target=1.0, horizon=500),
+        )
+    )
+    rewards = logged(made, "reward")
+    assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.2
+    assert logged(made, "answer_kl")[0] == pytest.approx(0, abs=1e-5)
+    assert logged(made, "penalty")[0] < 0.05  # nothing has diverged yet
+    assert max(logged(made, "sampler_gap")[::2]) < 1e-4  # first steps of rollouts
+    assert type(load_model(made.path)).__name__ == "Transformer"
+    assert not [name for name in load_file(made.path / "model.safetensors") if "classifier" in name]
+    outcome = json.loads((made.path / "run" / "outcome.json").read_text())
+    assert outcome["task"] == "ppo"
+    assert {"answer_kl", "penalty", "value_loss", "explained_variance"} <= {c["key"] for c in outcome["curves"]}
+
+
+@pytest.mark.parametrize("adapters", [None, AdapterConfig(rank=4)], ids=["all", "adapters"])
+def test_a_run_that_was_cut_off_is_the_straight_one_with_a_learned_reward(
+    tiny_model: Path,
+    tasks: TasksConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    adapters: AdapterConfig | None,
+) -> None:
+    """Cut in the middle of a rollout: values, old and reference log-probabilities and the penalty have to be kept."""
+    pairs = [
+        {"prompt": f"The {w}", "chosen": " is quiet", "rejected": " the the"} for w in ("sea", "sky", "sun", "day")
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs * 4))
+    judge = align_reward(
+        RewardConfig(
+            model=tiny_model,
+            output=tmp_path / "judge",
+            preferences=tmp_path / "pairs.jsonl",
+            train=replace(TRAIN, steps=2),
+        )
+    )
+    given: dict[str, Any] = {"model": tiny_model, "tasks": tasks, "held_out": 4, "train": TRAIN, "reward": judge.path}
+    given |= {"rollouts": RolloutConfig(answers=1, mini_batches=2, epochs=2, max_tokens=8), "adapters": adapters}
+    given |= {"loss": PpoLoss(target=0.1, horizon=100)}
+    straight = align_ppo(PpoConfig(**given, output=tmp_path / "straight"))
+    looks = [line for line in read_metrics(straight.path / "run" / "metrics.jsonl") if line["kind"] == "look"]
+    assert all("held_out_reward" in look for look in looks)
+    deal, dealt = Rollouts.next_batch, 0
+
+    def fails(self: Rollouts) -> Any:
+        nonlocal dealt
+        dealt += 1
+        if dealt == 4:  # after step 3, of the 4 of the first rollout
+            raise KeyboardInterrupt
+        return deal(self)
+
+    monkeypatch.setattr(Rollouts, "next_batch", fails)
+    with pytest.raises(KeyboardInterrupt):
+        align_ppo(PpoConfig(**given, output=tmp_path / "cut"))
+    cut = align_ppo(PpoConfig(**given, output=tmp_path / "cut"))
+    assert (cut.path / "model.safetensors").read_bytes() == (straight.path / "model.safetensors").read_bytes()
+    assert logged(cut, "penalty") == logged(straight, "penalty")
 
 
 @pytest.mark.parametrize(
