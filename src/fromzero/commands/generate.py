@@ -14,6 +14,7 @@ from fromzero.device import DeviceName
 from fromzero.errors import UserError
 from fromzero.inference import SamplingConfig
 from fromzero.inference.batch import Prepare, Record, answer_all, finished_lines, read_prompts, search_all
+from fromzero.inference.classifying import Classifier
 from fromzero.inference.engine import Engine, EngineConfig
 from fromzero.inference.opening import open_engine, start_id
 from fromzero.inference.request import Request
@@ -21,7 +22,16 @@ from fromzero.inference.sampling import Constraint
 from fromzero.model import EncoderDecoder
 from fromzero.tuning.grading import prompt_ids
 
-_MEANT = ("model", "adapters", "chat", "sampling", "beams", "json_schema", "regex", "choices")  # settings that change answers
+_MEANT = (
+    "model",
+    "adapters",
+    "chat",
+    "sampling",
+    "beams",
+    "json_schema",
+    "regex",
+    "choices",
+)  # settings that change answers
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,9 @@ class GenerateConfig:
     """File with a prompt a line, or JSON lines with "prompt" or "messages"; - reads standard input."""
     output: Path | None = None
     """File for JSON lines; what is there already is kept, and not computed again. null: standard output."""
+    classify: tuple[str, ...] | None = None
+    """Texts whose classes are told, by a model that was tuned for it; without any, those of `input`, whose JSON lines
+    may have "text" in place of "prompt"."""
     chat: bool = False
     """Whether prompts are questions, put to the model as its chat template says."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -67,6 +80,9 @@ class GenerateConfig:
 
 def run(config: GenerateConfig) -> None:
     """Write what the model makes of the prompt, or of each line."""
+    if config.classify is not None:
+        _classify(config, config.classify)
+        return
     records = _records(config)
     run_name = digest_of([getattr(config, name) for name in _MEANT])[:12]
     done = finished_lines(config.output, records, run_name) if config.output else 0
@@ -89,6 +105,22 @@ def run(config: GenerateConfig) -> None:
         if failed == len(rest):
             raise UserError(message)
         say(message)
+
+
+def _classify(config: GenerateConfig, texts: tuple[str, ...]) -> None:
+    """Write a JSON object for each text: its class, and the probabilities of all."""
+    if not texts and not config.input:
+        raise UserError("there is nothing to classify; give --classify TEXT, or --input FILE")
+    records = [{"prompt": text} for text in texts] or _records(config)
+    if any("prompt" not in record for record in records):
+        raise UserError(f"{config.input} has messages; to classify, give texts")
+    classifier = Classifier.open(config.model, config.device)
+    found = classifier([record["prompt"] for record in records]).tolist()
+    with config.output.open("w", encoding="utf-8") if config.output else nullcontext(sys.stdout) as out:
+        for record, probabilities in zip(records, found, strict=True):
+            told = {label: round(p, 6) for label, p in zip(classifier.labels, probabilities, strict=True)}
+            said = {"text": record["prompt"], "label": max(told, key=told.__getitem__), "probabilities": told}
+            out.write(json.dumps(said, ensure_ascii=False) + "\n")
 
 
 def _records(config: GenerateConfig) -> list[dict[str, Any]]:

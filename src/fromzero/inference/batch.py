@@ -20,8 +20,8 @@ Prepare = Callable[[str, Record], Request]
 
 
 def read_prompts(lines: Iterable[str], where: str) -> list[dict[str, Any]]:
-    """A prompt a line; if the first begins with {, as JSON: {"prompt": TEXT} or {"messages": [...]}, and what belongs
-    to it. Empty lines are passed over. Raises UserError with the number of a bad one."""
+    """A prompt a line; if the first begins with {, as JSON: {"prompt": TEXT} (or "text") or {"messages": [...]}, and
+    what belongs to it. Empty lines are passed over. Raises UserError with the number of a bad one."""
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered or not numbered[0][1].lstrip().startswith("{"):
         return [{"prompt": line.rstrip("\r\n")} for _, line in numbered]
@@ -31,6 +31,8 @@ def read_prompts(lines: Iterable[str], where: str) -> list[dict[str, Any]]:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where}, line {number} is no JSON ({error}); correct it") from None
+        if isinstance(record, dict) and isinstance(record.get("text"), str):
+            record = {"prompt": record["text"]} | record
         if not isinstance(record, dict) or not (isinstance(record.get("prompt"), str) or "messages" in record):
             raise UserError(f'{where}, line {number} should have a "prompt" that is a text, or "messages"')
         records.append(record)
