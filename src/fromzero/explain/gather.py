@@ -14,7 +14,17 @@ from fromzero.training.metrics import read_metrics
 from fromzero.tuning.outcome import OUTCOME
 
 Line = Mapping[str, Any]
-_KINDS = ("documents", "corpus", "conversations", "tokenizer", "tokens", "mixture", "model", "evaluation")
+_KINDS = (
+    "documents",
+    "corpus",
+    "conversations",
+    "preferences",
+    "tokenizer",
+    "tokens",
+    "mixture",
+    "model",
+    "evaluation",
+)
 
 
 @dataclass(frozen=True)
