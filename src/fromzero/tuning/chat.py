@@ -13,12 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fromzero.artifact import Artifact, here, write_json
+from fromzero.artifact import Artifact, write_json
 from fromzero.console import say
 from fromzero.dataset import ConversationLoader, TokenShards
 from fromzero.dataset.conversations import ConversationsConfig, pack_conversations
 from fromzero.dataset.packed_chats import PackedConversationLoader
-from fromzero.dataset.sources import find_splits, read_conversations
+from fromzero.dataset.sources import bring, read_conversations
 from fromzero.dataset.splits import read_splits
 from fromzero.errors import UserError
 from fromzero.model import Transformer
@@ -33,7 +33,6 @@ from fromzero.tuning.base import Base, TuningConfig, finish, fit, open_base, tun
 from fromzero.tuning.grading import GREEDY, end_of_turn, gradable, is_right, prompt_ids
 from fromzero.tuning.noise import NoisyNextToken
 from fromzero.tuning.outcome import Better, Change, Curve, Example, Outcome, Task, write_outcome
-from fromzero.tuning.questions import read_questions
 from fromzero.tuning.retained import Retained
 from fromzero.tuning.speaker import Speaker
 
@@ -78,7 +77,7 @@ class ChatConfig(TuningConfig):
 
 def finetune_chat(config: ChatConfig) -> Artifact:
     """Tune a model on conversations; skipped when up to date, resumed when it was cut off. Raises UserError."""
-    return tune_together(config, {"conversations": here(config.conversations)}, tune, VERSION)
+    return tune_together(config, {"conversations": bring(config.conversations)}, tune, VERSION)
 
 
 def usual_objective(config: ChatConfig, base: Base) -> NoisyNextToken:
@@ -96,7 +95,7 @@ def tune(
     """Train on conversations, in `folder`; the summary."""
     base = open_base(config, folder, world)
     context, run = min(config.context or base.model.config.context, base.model.config.context), folder / "run"
-    source = here(config.conversations)
+    source = bring(config.conversations)
     packing = ConversationsConfig(source, config.model, run / "tokens", context=context, loss=config.loss)
     packed = world.share(pack_conversations(packing).summary if world.first else None)
     train, held_out = TokenShards(run / "tokens", "train"), TokenShards(run / "tokens", "validation")
@@ -117,17 +116,9 @@ def tune(
 
 
 def _held_out(conversations: Path) -> list[dict[str, Any]]:
-    """The held-out conversations, and what a right answer holds where their records say it."""
-    files = [file for files in find_splits(conversations).values() for file in files if file.suffix == ".jsonl"]
-    records = [r for file in files for r in read_questions(file) if r.get("expected") and "messages" in r]
-    known = {_asks(r["messages"]): {"kind": r.get("kind"), "expected": r["expected"]} for r in records}
-    splits = read_splits(conversations, read_conversations)
-    held_out = [conversation.messages for split, conversation, _ in splits if split == "validation"]
-    return [{"messages": messages, **known.get(_asks(messages), {})} for messages in held_out]
-
-
-def _asks(messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    return tuple(str(message.get("content")) for message in messages[:-1])
+    """The held-out conversations, with what else their records say, such as what a right answer holds."""
+    found = read_splits(conversations, read_conversations)
+    return [{**one.record, "messages": one.messages} for split, one, _ in found if split == "validation"]
 
 
 def _asked(

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,9 +104,3 @@ def _line(question: Question) -> str:
     messages = [{"role": "user", "content": question.question}, {"role": "assistant", "content": question.answer}]
     record = {"messages": messages, "kind": question.kind, "about": question.about, "expected": question.expected}
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def read_questions(path: Path) -> Iterable[dict[str, Any]]:
-    """The records of a conversations file."""
-    with path.open(encoding="utf-8-sig") as file:
-        yield from (json.loads(line) for line in file if line.strip())
