@@ -4,12 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fromzero import artifact
 from fromzero.artifact import Artifact, digest_source, write_text
 from fromzero.console import progress
-from fromzero.device import DeviceName, pick_device
+from fromzero.device import pick_device
 from fromzero.errors import UserError
 from fromzero.evaluation.tasks import Task, TasksConfig, make_tasks
 from fromzero.evaluation.verifiers import Guarded, make_verifier
@@ -33,7 +33,7 @@ class AnswerPairsConfig:
     output: Path
     """Folder for train.jsonl and validation.jsonl, lines of {"prompt", "chosen", "rejected"}."""
     tasks: TasksConfig = field(default_factory=TasksConfig)
-    """What is asked; the tenth of it that is held out is in validation.jsonl alone."""
+    """What is asked; of the tenth that is held out, a fifth of tasks.count, for validation.jsonl."""
     verifier: str | dict[str, Any] | None = None
     """What scores answers, by its name or with its settings; null: each task's own."""
     answers: int = 8
@@ -42,10 +42,6 @@ class AnswerPairsConfig:
     """Longest answer; one that comes to no end is left out."""
     temperature: float = 1.0
     """Of the draw."""
-    seed: int = 0
-    """Of the draw."""
-    device: DeviceName = "auto"
-    """Where it runs."""
 
     def __post_init__(self) -> None:
         if self.tasks.split != "all" or self.answers < 2:
@@ -56,16 +52,16 @@ def make_answer_pairs(config: AnswerPairsConfig) -> Artifact:
     """Write pairs; skipped when up to date. Raises UserError, also when no two answers differ in their score."""
     model, source = check_model(config.model), Path(config.tasks.source)
     inputs = {"model": digest_source(model)} | ({"tasks": digest_source(source)} if source.is_file() else {})
-    ignore = ("model", "output", "device", *(["tasks.source"] if source.is_file() else []))
+    ignore = ("model", "output", *(["tasks.source"] if source.is_file() else []))
     return artifact.build(
         config.output, "preferences", config, inputs, lambda f: _make(config, model, f), ignore=ignore
     )
 
 
 def _make(config: AnswerPairsConfig, path: Path, folder: Path) -> Mapping[str, Any]:
-    model, tokenizer = load_model(path).to(pick_device(config.device)), load_tokenizer(path)
-    splits: dict[str, Literal["train", "held_out"]] = {"train": "train", "validation": "held_out"}
-    asked = {name: make_tasks(replace(config.tasks, split=split)) for name, split in splits.items()}
+    model, tokenizer = load_model(path).to(pick_device()), load_tokenizer(path)
+    some = replace(config.tasks, split="held_out", count=-(-config.tasks.count // 5))
+    asked = {"train": make_tasks(replace(config.tasks, split="train")), "validation": make_tasks(some)}
     prompts = {name: [task_ids(tokenizer, task) for task in tasks] for name, tasks in asked.items()}
     rolled = RolloutConfig(answers=config.answers, max_tokens=config.max_tokens)
     speaker = make_speaker(model, tokenizer, rolled, [ids for some in prompts.values() for ids in some])
@@ -76,11 +72,11 @@ def _make(config: AnswerPairsConfig, path: Path, folder: Path) -> Mapping[str, A
         lines: list[str] = []
         with progress(f"answering {name}", len(tasks), "tasks") as report:
             for start in range(0, len(tasks), PROMPTS_AT_ONCE):
-                some = slice(start, start + PROMPTS_AT_ONCE)
-                seeded = replace(sampling, seed=(config.seed << 32) + start * config.answers)
-                for task, answers in zip(tasks[some], speaker.say(prompts[name][some], seeded), strict=True):
+                part = slice(start, start + PROMPTS_AT_ONCE)
+                seeded = replace(sampling, seed=(config.tasks.seed << 32) + start * config.answers)
+                for task, answers in zip(tasks[part], speaker.say(prompts[name][part], seeded), strict=True):
                     lines += _pairs(task, answers, verifier)
-                report(min(some.stop, len(tasks)))
+                report(min(part.stop, len(tasks)))
         write_text(folder / f"{name}.jsonl", "".join(lines))
         counts |= {f"{name}_tasks": len(tasks), name: len(lines)}
     if not counts["train"]:

@@ -7,7 +7,7 @@ the losses that came after; see preference_losses. What it is held against, the 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -33,17 +33,10 @@ from fromzero.tuning.sequences import Encoder, RowLoader, Rows, judged_rows, loa
 
 REFERENCE = "reference.safetensors"
 BEHAVIOUR = "answers with the behaviour"
-TRAINED = {
-    "accuracy": "pairs of the batch told apart",
-    "margin": "chosen reward less rejected",
-    "chosen_reward": "reward of chosen answers",
-}
-TRAINED |= {
-    "rejected_reward": "reward of rejected answers",
-    "good_reward": "reward of good answers",
-    "bad_reward": "reward of bad answers",
-    "kl": "divergence from the start, estimated",
-}
+LOOKED = {"preference_accuracy": "held-out pairs told apart", "likelier": "chosen answers that are likelier"}
+TRAINED = {"margin": "reward of chosen less rejected", "chosen_reward": "reward of chosen answers"}
+TRAINED |= {"rejected_reward": "reward of rejected answers", "good_reward": "reward of good answers"}
+TRAINED |= {"bad_reward": "reward of bad answers", "kl": "divergence from the start, estimated"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,25 +90,21 @@ def align_preferences(config: PreferenceConfig) -> Artifact:
 
 
 def _align(config: PreferenceConfig, folder: Path, world: World) -> Mapping[str, Any]:
-    base, judged = open_base(config, folder, world), config.loss == "kto"
+    base, judged, run = open_base(config, folder, world), config.loss == "kto", folder / "run"
     encoder = Encoder(base.tokenizer, base.model.config.context, config.truncate)
-    if judged:
-        train, held_out, prompts = load_rows(encoder, config.preferences, read_judged, judged_rows)
-    else:
-        train, held_out, prompts = load_rows(encoder, config.preferences, read_preferences, pair_rows)
-    reference_R2 = torch.zeros(len(train.rows) + len(held_out.rows), 2)
-    if config.loss not in ("orpo", "simpo"):
-        both = Rows([*train.rows, *held_out.rows], {})
-        reference_R2 = reference_logprobs(base.model, both, folder / CHECKPOINTS / REFERENCE, world)
-    train.beside["reference_P2"], held_out.beside["reference_P2"] = reference_R2.split(
-        [len(train.rows), len(held_out.rows)]
-    )
+    read, make = (read_judged, judged_rows) if judged else (read_preferences, pair_rows)
+    train, held_out, prompts = load_rows(encoder, config.preferences, cast(Any, read), cast(Any, make))
+    both, has_reference = Rows([*train.rows, *held_out.rows], {}), config.loss not in ("orpo", "simpo")
+    file = folder / CHECKPOINTS / REFERENCE
+    kept_R2 = reference_logprobs(base.model, both, file, world) if has_reference else torch.zeros(len(both.rows), 2)
+    for rows, part_R2 in zip((train, held_out), kept_R2.split([len(train.rows), len(held_out.rows)]), strict=True):
+        rows.beside["reference_P2"] = part_R2
     objective = (Judgements if judged else Pairs)(base.model, config)
-    exam = _exam(config, base, prompts, folder / "run") if world.first else None
+    exam = _exam(config, base, prompts, run) if world.first else None
 
     def look(model: Transformer, step: int) -> dict[str, Any]:
         figures = objective.held_out(model, held_out) if held_out.rows else {}
-        if step == 0 and config.loss not in ("orpo", "simpo"):
+        if step == 0 and has_reference:
             figures.pop("preference_accuracy", None)  # of rewards that are all 0
         return figures | (exam(model, step) if exam else {})
 
@@ -124,25 +113,22 @@ def _align(config: PreferenceConfig, folder: Path, world: World) -> Mapping[str,
 
     whole, figures = fit(config, base, objective, make_loader, look, folder, world)
     if whole is not None:
-        write_outcome(folder / "run", _outcome(exam, figures, len(held_out.rows), encoder.notes(), folder / "run"))
-    return finish(whole, base, folder, figures, "<|im_end|>" if base.tokenizer.chat_template else None)
+        write_outcome(run, _outcome(exam, figures, len(held_out.rows), encoder.notes(), run))
+    return finish(whole, base, folder, figures, "<|im_end|>")
 
 
 def _exam(config: PreferenceConfig, base: Base, prompts: Sequence[Messages], run: Path) -> Exam | None:
     """Held-out prompts that leave room for an answer, to be answered at each look; None when there are none."""
-    spec = config.behaviour
-    if isinstance(spec, str) and spec not in KINDS:
-        spec = {"kind": "regex", "pattern": spec}
-    verifier = Guarded(make_verifier(spec))
+    spec, answers = config.behaviour, RolloutConfig(max_tokens=config.max_tokens)
+    named = not isinstance(spec, str) or spec in KINDS
+    verifier = Guarded(make_verifier(spec if named else {"kind": "regex", "pattern": spec}))
     tasks = {task.text: task for task in (Task(tuple(prompt)) for prompt in prompts)}
     asked = [(task, task_ids(base.tokenizer, task)) for task in tasks.values()]
-    fitting = [(t, ids) for t, ids in asked if len(ids) + config.max_tokens <= base.model.config.context][
-        : config.asked
-    ]
+    room = base.model.config.context - config.max_tokens
+    fitting = [(task, ids) for task, ids in asked if len(ids) <= room][: config.asked]
     if not fitting:
         return None
     retained = Retained.open(config.retain, base.tokenizer, config.train.validation_tokens) if config.retain else None
-    answers = RolloutConfig(max_tokens=config.max_tokens)
     settings = PracticeConfig(model=config.model, output=config.output, train=config.train, rollouts=answers)
     questions = [ids for _, ids in fitting]
     speaker = make_speaker(base.model, base.tokenizer, answers, questions)
@@ -151,19 +137,11 @@ def _exam(config: PreferenceConfig, base: Base, prompts: Sequence[Messages], run
 
 def _outcome(exam: Exam | None, figures: Mapping[str, Any], pairs: int, notes: Sequence[str], run: Path) -> Outcome:
     before = next(line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "look")
-    names = {
-        "preference_accuracy": "held-out pairs told apart by reward",
-        "likelier": "chosen answers that are likelier",
-    }
     found = exam.outcome("preference", figures) if exam else Outcome("preference")
-    changes = [
-        Change(name, before.get(key), figures[key], "higher", pairs, True)
-        for key, name in names.items()
-        if key in figures
-    ]
+    looked = {key: name for key, name in LOOKED.items() if key in figures}
+    changes = [Change(name, before.get(key), figures[key], "higher", pairs, True) for key, name in looked.items()]
     changes += [replace(change, name=BEHAVIOUR) if change.share else change for change in found.changes]
-    curves = [
-        Curve(key, name, "look") for key, name in [*names.items(), ("held_out_accuracy", BEHAVIOUR)] if key in figures
-    ]
-    curves += [Curve(key, name) for key, name in TRAINED.items() if key in figures]
-    return replace(found, changes=changes, curves=curves, notes=[*notes, *found.notes])
+    curves = [Curve(key, name, "look") for key, name in {**looked, "held_out_accuracy": BEHAVIOUR}.items()]
+    curves += [Curve(key, name) for key, name in TRAINED.items()]
+    drawn = [curve for curve in curves if curve.key in figures]
+    return replace(found, changes=changes, curves=drawn, notes=[*notes, *found.notes])

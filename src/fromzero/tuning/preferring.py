@@ -18,7 +18,7 @@ from fromzero.parallel import World
 from fromzero.parallel.fleet import Batch
 from fromzero.training.objective import Objective
 from fromzero.tuning.preference_losses import kl_estimate, kto_loss, preference_loss
-from fromzero.tuning.sequences import Rows, answer_logprobs, is_real, measured
+from fromzero.tuning.sequences import Rows, answer_logprobs, measured
 
 
 class Pairs(Objective):
@@ -30,24 +30,24 @@ class Pairs(Objective):
         self.config = config
 
     def count(self, batch: Batch) -> float:
-        """Rows that carry loss."""
-        return int(is_real(batch["targets_BT"]).sum())
+        """Rows."""
+        return len(batch["targets_BT"])
 
     def forward(self, ids_BT: Tensor, targets_BT: Tensor, **beside: Tensor) -> Tensor:  # type: ignore[override]
         """Summed loss of the pairs."""
-        policy_P2, real_P = answer_logprobs(self.model, ids_BT, targets_BT), is_real(targets_BT)
+        policy_P2 = answer_logprobs(self.model, ids_BT, targets_BT)
         loss_P, rewards_P2 = self.weigh(policy_P2, beside["reference_P2"], (targets_BT >= 0).sum(-1))
-        gap_P, rows = rewards_P2[:, 0] - rewards_P2[:, 1], float(real_P.sum())
+        gap_P = rewards_P2[:, 0] - rewards_P2[:, 1]
         figures = {"chosen_reward": rewards_P2[:, 0], "rejected_reward": rewards_P2[:, 1], "accuracy": gap_P > 0}
         figures |= {"margin": gap_P, "chosen_logprob": policy_P2[:, 0].detach()}
-        self.note(**{name: ((value_P * real_P).sum(), rows) for name, value_P in figures.items()})
-        return (loss_P * real_P).sum()
+        self.note(**{name: (value_P.sum(), len(value_P)) for name, value_P in figures.items()})
+        return loss_P.sum()
 
     def weigh(self, policy_P2: Tensor, reference_P2: Tensor, tokens_P2: Tensor) -> tuple[Tensor, Tensor]:
         """Losses (P,) and implied rewards (P, 2)."""
         names = ("beta", "label_smoothing", "margin", "per_token")
         settings = {name: getattr(self.config, name) for name in names}
-        return preference_loss(self.config.loss, policy_P2, reference_P2, tokens_P2.clamp(min=1), **settings)
+        return preference_loss(self.config.loss, policy_P2, reference_P2, tokens_P2, **settings)
 
     def held_out(self, model: Transformer, rows: Rows) -> dict[str, float]:
         """The loss, and the shares of pairs whose chosen answer has the higher reward, and is the likelier one."""
@@ -63,27 +63,27 @@ class Judgements(Pairs):
 
     def complete(self, batch: Batch, step: int) -> Batch:
         """With the estimate from the whole batch of all ranks, as the model is, without gradient."""
-        size = len(batch["targets_BT"])
-        rows, sums = self.config.train.micro_batch_size or size, torch.zeros(2, dtype=torch.float64)
-        for start in range(0, size, rows):
+        size, total = len(batch["targets_BT"]), torch.zeros(1, dtype=torch.float64)
+        for start in range(0, size, rows := self.config.train.micro_batch_size or size):
             part = {name: tensor[start : start + rows].to(self.model.device) for name, tensor in batch.items()}
             with torch.no_grad():
-                sums += torch.tensor([float(self(**part)), self.count(part)])
-        if self.ranks > 1:  # of ranks that share rows, as many times in both
-            dist.all_reduce(sums)
-        return {**batch, "kl_P": torch.full((size,), kl_estimate(*sums.tolist()))}
+                total += float(self(**part))
+        if self.ranks > 1:
+            dist.all_reduce(total)
+            total /= dist.get_world_size()
+        return {**batch, "kl_P": torch.full((size,), kl_estimate(float(total), size))}
 
     def forward(self, ids_BT: Tensor, targets_BT: Tensor, **beside: Tensor) -> Tensor:  # type: ignore[override]
         """Summed loss; before there is `kl_P`, the summed log-ratio of the answers to other prompts."""
-        side, real_P, good_P = 0 if "kl_P" in beside else 1, is_real(targets_BT), beside["good_P"]
+        side, good_P = 0 if "kl_P" in beside else 1, beside["good_P"]
         policy_P = answer_logprobs(self.model, ids_BT[:, side], targets_BT[:, side])
         ratio_P = policy_P - beside["reference_P2"][:, side]
         if side == 1:
-            return (ratio_P * real_P).sum()
+            return ratio_P.sum()
         self.note(kl=(beside["kl_P"].sum(), len(good_P)))
-        for name, some_P in (("good_reward", good_P & real_P), ("bad_reward", ~good_P & real_P)):
+        for name, some_P in (("good_reward", good_P), ("bad_reward", ~good_P)):
             self.note(**{name: (self.config.beta * ratio_P.detach()[some_P].sum(), float(some_P.sum()))})
-        return (self.judge(ratio_P, good_P, beside["kl_P"]) * real_P).sum()
+        return self.judge(ratio_P, good_P, beside["kl_P"]).sum()
 
     def judge(self, ratio_P: Tensor, good_P: Tensor, kl: Tensor | float) -> Tensor:
         """Losses (P,)."""

@@ -30,7 +30,7 @@ from fromzero.training.settings import TrainConfig
 from fromzero.tuning.base import TuningConfig, finish, fit, open_base, tune_together
 from fromzero.tuning.outcome import Change, Curve, Outcome, write_outcome
 from fromzero.tuning.preferring import Pairs
-from fromzero.tuning.sequences import Encoder, RowLoader, Rows, is_real, load_rows, measured, pair_rows
+from fromzero.tuning.sequences import Encoder, RowLoader, Rows, load_rows, measured, pair_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +72,10 @@ class Ranking(Pairs):
 
     def forward(self, ids_BT: Tensor, targets_BT: Tensor, **beside: Tensor) -> Tensor:  # type: ignore[override]
         """Summed loss of the pairs."""
-        scores_P2, real_P = scores(self.model, ids_BT, targets_BT), is_real(targets_BT)
-        gap_P, rows = (scores_P2[:, 0] - scores_P2[:, 1]).detach(), float(real_P.sum())
-        self.note(accuracy=(((gap_P > 0) * real_P).sum(), rows), margin=((gap_P * real_P).sum(), rows))
-        return (reward_loss(scores_P2, beside["margin_P"], self.config.centring) * real_P).sum()
+        scores_P2 = scores(self.model, ids_BT, targets_BT)
+        gap_P = (scores_P2[:, 0] - scores_P2[:, 1]).detach()
+        self.note(accuracy=((gap_P > 0).sum(), len(gap_P)), margin=(gap_P.sum(), len(gap_P)))
+        return reward_loss(scores_P2, beside["margin_P"], self.config.centring).sum()
 
     def held_out(self, model: Transformer, rows: Rows) -> dict[str, float]:
         """Loss, accuracy, and the mean of all scores."""
@@ -111,7 +111,7 @@ def _align(config: RewardConfig, folder: Path, world: World) -> Mapping[str, Any
         changes = [Change(name, before[key], figures[key], "higher", len(held_out.rows), True)] if held_out.rows else []
         curves = [Curve("margin", "score of chosen less rejected"), *([Curve(key, name, "look")] if changes else [])]
         write_outcome(folder / "run", Outcome("reward", changes, curves, notes=encoder.notes()))
-    return finish(whole, base, folder, figures, "<|im_end|>" if base.tokenizer.chat_template else None)
+    return finish(whole, base, folder, figures, "<|im_end|>")
 
 
 class RewardModel:

@@ -135,30 +135,22 @@ def judged_rows(encoder: Encoder, judged: Sequence[Judged]) -> Rows:
 
 
 class RowLoader:
-    """Deals rows in another order each epoch; what is missing in its last batch are rows that carry no loss.
-
-    Rank r of n has rows r, r + n, ... of a batch, so batches are the same for any number of ranks.
-    """
+    """Deals rows, in another order each epoch; a batch may reach into the next one. Ranks share the same batches."""
 
     def __init__(self, rows: Rows, batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1) -> None:
-        """batch_size: of all ranks. Raises UserError when it is not a multiple of them."""
+        """batch_size: of all ranks; rank r of n has rows r, r + n, ... of it. Raises UserError where that is uneven."""
         check_share(batch_size, 1, rank, ranks, "train.batch_size")
         self.rows, self.batch_size, self.seed, self.share = rows, batch_size, seed, slice(rank, None, ranks)
         self.position = 0
         """Batches dealt."""
 
     def next_batch(self) -> dict[str, Tensor]:
-        """See `deal`; T is the same on all ranks."""
-        epoch, batch = divmod(self.position, -(-len(self.rows.rows) // self.batch_size))
+        """See `deal`."""
+        size = len(self.rows.rows)
+        places = np.arange(self.batch_size)[self.share] + self.position * self.batch_size
         self.position += 1
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows.rows))
-        chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-        dealt = deal(self.rows, chosen)
-        filled = {name: tensor.new_full((self.batch_size, *tensor.shape[1:]), 0) for name, tensor in dealt.items()}
-        filled["targets_BT"].fill_(IGNORE)
-        for name, tensor in dealt.items():
-            filled[name][: len(chosen)] = tensor
-        return {name: tensor[self.share] for name, tensor in filled.items()}
+        orders = {n: np.random.default_rng([self.seed, n]).permutation(size) for n in {*(places // size).tolist()}}
+        return deal(self.rows, np.array([orders[place // size][place % size] for place in places.tolist()]))
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands; the same on any number of ranks."""
@@ -207,8 +199,3 @@ def measured(model: Transformer, rows: Rows, measure: Callable[..., Tensor] = an
         found = measure(model, batch["ids_BT"].to(model.device), batch["targets_BT"].to(model.device))
         found_R2[torch.from_numpy(some)] = found.cpu()
     return found_R2
-
-
-def is_real(targets_BT: Tensor) -> Tensor:
-    """Which rows (P,) carry loss."""
-    return (targets_BT != IGNORE).flatten(1).any(1)
