@@ -2,7 +2,8 @@
 
 In: a model, its tokenizer, held-out documents. Out: numbers with their uncertainty. Reading order: `perplexity`
 (the definitions and the scoring of documents), `shards` (the quicker figure that training watches), `baselines`,
-`evaluate` (the stage); `speed` (how fast a model or a server answers).
+`evaluate` (the stage); `speed` (how fast a model or a server answers). Answers: `tasks` (what is asked), `answers`,
+`verifiers` (what they score), `instructions`, `sandbox`, `judge` (for some of these), `compare` (two models).
 """
 
 from fromzero.evaluation.evaluate import EvaluationConfig, evaluate

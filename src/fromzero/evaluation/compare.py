@@ -10,7 +10,7 @@ import numpy as np
 
 from fromzero import __version__
 from fromzero.artifact import digest_of, write_json
-from fromzero.console import progress
+from fromzero.console import progress, say
 from fromzero.device import DeviceName
 from fromzero.errors import UserError
 from fromzero.evaluation.classification import wilson
@@ -59,11 +59,11 @@ def evaluate_answers(config: AnswersConfig) -> dict[str, Any]:
     tasks = make_tasks(config.tasks)
     one, *others = [_answered(config, path, tasks) for path in (config.model, config.against) if path]
     found = {"version": __version__, "config": config, "seed": config.sampling.seed, "models": [one, *others]}
-    found |= {"prompts_hash": digest_of([task.messages for task in tasks])[:16], "tasks": tasks}
+    found["prompts_hash"] = digest_of([task.messages for task in tasks])[:16]
+    found["tasks"] = [{"id": task.id, "prompt": task.text, "answer": task.answer} for task in tasks]
     for two in others:
-        found["comparison"] = (
-            _judged(config, tasks, one, two) if config.judge else compare(one["scores"], two["scores"])
-        )
+        scores = _judged(config, tasks, one, two) if config.judge else (one["scores"], two["scores"])
+        found["comparison"] = compare(*scores)
     write_json(config.output, found)
     return found
 
@@ -104,9 +104,8 @@ def _answered(config: AnswersConfig, path: Path, tasks: Sequence[Task]) -> dict[
     scored = [score for score in scores if score is not None]
     if not scored:
         raise UserError(f"no answer of {path} has a score: {dict(guarded.failures)}")
-    told = [
-        (a, t.verifier["instructions"]) for a, t in zip(answers, tasks, strict=True) if "instructions" in t.verifier
-    ]
+    given = zip(answers, (task.verifier.get("instructions") for task in tasks), strict=True)
+    told = [(answer, instructions) for answer, instructions in given if instructions]
     template = config.chat and engine.tokenizer.chat_template
     return {
         "model": path,
@@ -121,12 +120,14 @@ def _answered(config: AnswersConfig, path: Path, tasks: Sequence[Task]) -> dict[
     }
 
 
-def _judged(config: AnswersConfig, tasks: Sequence[Task], one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    judge, other = (
-        make_judge(config.judge, config.judge_url),
-        dict(zip((t.text for t in tasks), two["answers"], strict=True)),
-    )
+def _judged(
+    config: AnswersConfig, tasks: Sequence[Task], one: dict[str, Any], two: dict[str, Any]
+) -> tuple[list[float | None], list[float | None]]:
+    """What a judge gives to the one and the other, side by side; says how often it gave no verdict."""
+    judge = make_judge(config.judge, config.judge_url)
+    other = dict(zip((task.text for task in tasks), two["answers"], strict=True))
     guarded = Guarded(lambda answer, task: prefer(judge, task.text, answer, other[task.text]))
     wins = [guarded(answer, task) for answer, task in zip(one["answers"], tasks, strict=True)]
-    found = compare(wins, [None if win is None else 1 - win for win in wins])
-    return found | {"judge": config.judge, "failures": guarded.failures}
+    for why, number in guarded.failures.items():
+        say(f"the judge left {number} of {len(tasks)} undecided: {why}")
+    return wins, [None if win is None else 1 - win for win in wins]

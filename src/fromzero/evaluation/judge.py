@@ -74,14 +74,13 @@ def prefer(judge: Judge, question: str, one: str, two: str) -> float:
 
     Judges favour a place (Zheng et al. 2023): it is asked in both orders, and the mean of the verdicts counts.
     """
-    return (_better(judge, question, one, two) + 1 - _better(judge, question, two, one)) / 2
-
-
-def _better(judge: Judge, question: str, one: str, two: str) -> float:
-    said = re.findall(r"Better\W*(A|B|neither)\b", fold(judge(_PAIR.format(question=question, one=one, two=two))))
-    if not said:
-        raise NoScore("no verdict")
-    return {"A": 1.0, "B": 0.0, "neither": 0.5}[said[-1]]
+    wins = 0.0
+    for first, second, value in ((one, two, {"A": 1.0, "B": 0.0}), (two, one, {"A": 0.0, "B": 1.0})):
+        said = fold(judge(_PAIR.format(question=question, one=first, two=second)))
+        if not (found := re.findall(r"Better\W*(A|B|neither)\b", said)):
+            raise NoScore("no verdict")
+        wins += value.get(found[-1], 0.5)
+    return wins / 2
 
 
 async def _served(server: Server, model: str, prompt: str) -> str:

@@ -15,6 +15,7 @@ import signal
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import regex
@@ -65,10 +66,10 @@ def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
     if (kind := settings.pop("kind", None)) not in KINDS:
         raise UserError(f"there is no verifier of kind {kind!r}{nearest(str(kind), KINDS)}")
     try:
-        inspect.signature(KINDS[kind]).bind(**settings)
+        inspect.signature(KINDS[kind]).bind("answer", "task", **settings)
     except TypeError as error:
         raise UserError(f"the verifier {kind!r} does not take these settings: {error}") from None
-    return KINDS[kind](**settings)
+    return partial(KINDS[kind], **settings)
 
 
 def apart(verifier: Verifier, seconds: float) -> Verifier:
@@ -110,51 +111,42 @@ def _why(error: BaseException) -> str:
     return str(error) if isinstance(error, NoScore) else f"{type(error).__name__} in the verifier"
 
 
-def _number(tolerance: float = 0.0) -> Verifier:
+def _number(answer: str, task: Task, tolerance: float = 0.0) -> float:
     """The number that the answer comes to, up to a share of the right one."""
-
-    def verify(answer: str, task: Task) -> float:
-        found, right = read_number(answer), read_number(task.answer)
-        if right is None:
-            raise UserError(f"task {task.id}: {task.answer!r} is no number; give it another verifier")
-        return float(found is not None and found.equals(right, tolerance))
-
-    return verify
+    found, right = read_number(answer), read_number(task.answer)
+    if right is None:
+        raise UserError(f"task {task.id}: {task.answer!r} is no number; give it another verifier")
+    return float(found is not None and found.equals(right, tolerance))
 
 
-def _choice(choices: Sequence[str] = ()) -> Verifier:
+def _choice(answer: str, task: Task, choices: Sequence[str] = ()) -> float:
     """The letter or the text of one of several choices."""
-
-    def verify(answer: str, task: Task) -> float:
-        right = chr(ord("A") + list(choices).index(task.answer)) if task.answer in choices else task.answer
-        return float(read_choice(answer, choices) == right.upper())
-
-    return verify
+    right = chr(ord("A") + list(choices).index(task.answer)) if task.answer in choices else task.answer
+    return float(read_choice(answer, choices) == right.upper())
 
 
-def _text() -> Verifier:
+def _text(answer: str, task: Task) -> float:
     """The right text, but for blanks, case and full-width forms; in the marked part if there is one."""
-    words: Callable[[str], list[str]] = lambda text: fold(text).casefold().rstrip(". \n").split()  # noqa: E731
-    return lambda answer, task: float(words(marked(answer) or answer) == words(task.answer))
+    said, right = (fold(t).casefold().rstrip(". \n").split() for t in (marked(answer) or answer, task.answer))
+    return float(said == right)
 
 
-def _regex(pattern: str, seconds: float = 1.0) -> Verifier:
+def _short(answer: str, task: Task, words: int = 40) -> float:
+    """At most so many words; an ideograph is one."""
+    return float(len(re.findall(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+", answer)) <= words)
+
+
+def _regex(answer: str, task: Task, pattern: str, seconds: float = 1.0) -> float:
     """Whether the pattern is found; one that takes too long gives no score."""
     try:
-        compiled = regex.compile(pattern)
+        return float(regex.search(pattern, answer, timeout=seconds) is not None)
     except regex.error as error:
         raise UserError(f"{pattern!r} is no regular expression: {error}") from None
-
-    def verify(answer: str, task: Task) -> float:
-        try:
-            return float(compiled.search(answer, timeout=seconds) is not None)
-        except TimeoutError:
-            raise NoScore("too slow") from None
-
-    return verify
+    except TimeoutError:
+        raise NoScore("too slow") from None
 
 
-def _schema(schema: Mapping[str, Any], seconds: float = 2.0) -> Verifier:
+def _schema(answer: str, task: Task, schema: Mapping[str, Any], seconds: float = 2.0) -> float:
     """Whether the answer, or the block of code in it, is JSON that follows a JSON schema."""
     try:
         import jsonschema
@@ -163,60 +155,44 @@ def _schema(schema: Mapping[str, Any], seconds: float = 2.0) -> Verifier:
         raise missing_extra("jsonschema", "rl") from None
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
+        value = json.loads(read_block(answer))
     except jsonschema.SchemaError as error:
         raise UserError(f"the JSON schema is not valid: {error.message}") from None
+    except (ValueError, RecursionError):
+        return 0.0
     checker = jsonschema.Draft202012Validator(schema, registry=Registry())  # a registry that fetches nothing
-
-    def verify(answer: str, task: Task) -> float:
-        try:
-            return float(checker.is_valid(json.loads(read_block(answer))))
-        except (ValueError, RecursionError):
-            return 0.0
-
-    return apart(verify, seconds)  # a schema may hold a pattern that takes forever
+    return apart(lambda *_: checker.is_valid(value), seconds)(answer, task)  # a pattern in it may take forever
 
 
-def _tests(tests: str, before: str = "", seconds: float = 5.0) -> Verifier:
+def _tests(answer: str, task: Task, tests: str, before: str = "", seconds: float = 5.0) -> float:
     """Whether the code of the answer, behind `before`, runs through the tests in the sandbox.
 
     Its last words must be what only the end of the tests prints: a program that leaves early has not passed. Code that
     sets out to deceive, by looking at its caller, still can.
     """
-
-    def verify(answer: str, task: Task) -> float:
-        word = secrets.token_hex(8)
-        program = f"{before}{read_block(answer)}\n{tests}\nprint({word!r})\n"
-        ran = run_program(program, Limits(seconds))
-        return float(ran.how == "done" and ran.output.endswith(f"{word}\n"))
-
-    return verify
+    word = secrets.token_hex(8)
+    ran = run_program(f"{before}{read_block(answer)}\n{tests}\nprint({word!r})\n", Limits(seconds))
+    return float(ran.how == "done" and ran.output.endswith(f"{word}\n"))
 
 
-def _short(words: int = 40) -> Verifier:
-    """At most so many words; an ideograph is one."""
-    word = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")
-    return lambda answer, task: float(len(word.findall(answer)) <= words)
-
-
-def _gym(name: str, entry: dict[str, Any], seconds: float = 10.0) -> Verifier:
+def _gym(answer: str, task: Task, name: str, entry: dict[str, Any], seconds: float = 10.0) -> float:
     """What reasoning-gym's own scorer says of the answer, or of the marked part of it."""
     try:
         from reasoning_gym import get_score_answer_fn
     except ImportError:
         raise missing_extra("reasoning-gym", "rl") from None
     score = get_score_answer_fn(name)
-    return apart(lambda answer, task: score(marked(answer) or answer.strip(), entry), seconds)
+    return apart(lambda *_: score(marked(answer) or answer.strip(), entry), seconds)(answer, task)
 
 
-def _told(instructions: Sequence[Instruction], loose: bool = False) -> Verifier:
+def _told(answer: str, task: Task, instructions: Sequence[Instruction], loose: bool = False) -> float:
     """The share of the instructions that are followed."""
-    return lambda answer, task: sum(follows(answer, one, loose) for one in instructions) / len(instructions)
+    return sum(follows(answer, one, loose) for one in instructions) / len(instructions)
 
 
-def _judge(model: str, url: str = "") -> Verifier:
+def _judge(answer: str, task: Task, model: str, url: str = "") -> float:
     """The mark that a model gives."""
-    judge = make_judge(model, url)
-    return lambda answer, task: mark(judge, task.text, answer)
+    return mark(make_judge(model, url), task.text, answer)
 
 
 def by_reward(reward: Callable[[Sequence[Mapping[str, Any]], str], float]) -> Verifier:
@@ -224,18 +200,10 @@ def by_reward(reward: Callable[[Sequence[Mapping[str, Any]], str], float]) -> Ve
     return lambda answer, task: 0.5 + 0.5 * math.tanh(reward(task.messages, answer) / 2)
 
 
-KINDS: dict[str, Callable[..., Verifier]] = {
-    "number": _number,
-    "choice": _choice,
-    "text": _text,
-    "regex": _regex,
-    "schema": _schema,
-    "tests": _tests,
-    "instructions": _told,
-    "gym": _gym,
-    "judge": _judge,
-    "short": _short,
-    "polite": lambda: _regex(r"(?i)\b(?:please|thank|welcome|glad|happy to|sorry|kindly)|请|谢|您|抱歉|乐意"),
-    "no_digits": lambda: _regex(r"\A\D*\Z"),
+_POLITE = r"(?i)\b(?:please|thank|welcome|glad|happy to|sorry|kindly)|请|谢|您|抱歉|乐意"
+KINDS: dict[str, Callable[..., float]] = {
+    **{"number": _number, "choice": _choice, "text": _text, "regex": _regex, "schema": _schema, "tests": _tests},
+    **{"instructions": _told, "gym": _gym, "judge": _judge, "short": _short},
+    **{"polite": partial(_regex, pattern=_POLITE), "no_digits": partial(_regex, pattern=r"\A\D*\Z")},
 }
-"""What `make_verifier` makes, by kind: settings -> verifier."""
+"""What `make_verifier` makes, by kind: (answer, task, settings) -> score."""
