@@ -1,5 +1,9 @@
 """Rows of several conversations: each once an epoch, with the loss that it has alone."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +11,12 @@ import torch
 from fromzero.artifact import Artifact
 from fromzero.dataset import ConversationLoader, TokenShards
 from fromzero.dataset.chats import NO_LOSS
+from fromzero.dataset.conversations import ConversationsConfig, pack_conversations
 from fromzero.dataset.packed_chats import PackedConversationLoader
+from fromzero.dataset.pairs import pad
 from fromzero.errors import UserError
 from fromzero.model import ModelConfig, Transformer
+from fromzero.tokenizer import load_tokenizer
 from fromzero.training.objective import next_token_loss
 
 T, B = 400, 4
@@ -78,6 +85,35 @@ def test_the_loss_of_packed_rows_is_that_of_single_ones(shards: TokenShards, pos
     padded = ConversationLoader(shards, T, 8)
     batches = [padded.next_batch() for _ in range(padded.batches)]
     assert packed == pytest.approx(sum(float(next_token_loss(model, *batch).detach()) for batch in batches), rel=1e-5)
+
+
+def test_the_side_of_padding_changes_nothing(shards: TokenShards) -> None:
+    model = Transformer(ModelConfig(layers=2, width=32, heads=4, context=T).with_vocab(shards.vocab_size), seed=1)
+    sums = []
+    for side in ("left", "right"):
+        ids_BT, keep_BT = pad([np.array(ids) for ids, _ in alone(shards)], 0, side)  # type: ignore[arg-type]
+        targets_BT, _ = pad([np.array(targets) for _, targets in alone(shards)], NO_LOSS, side)  # type: ignore[arg-type]
+        batch = {"ids_BT": ids_BT, "targets_BT": targets_BT, "keep_BT": keep_BT}
+        sums.append(float(next_token_loss(model, **{k: torch.from_numpy(v) for k, v in batch.items()}).detach()))
+        assert (targets_BT != NO_LOSS).sum() == shards.mask(0, len(shards)).sum()
+    assert sums[0] == pytest.approx(sums[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(("side", "learned"), [("right", ["word", "x", "y"]), ("left", ["y", "z", "END"])])
+def test_tokens_that_carry_loss_after_cutting(
+    tokenizer_folder: Path, tmp_path: Path, side: Any, learned: list[str]
+) -> None:
+    """By hand: 1 + 7 + 1 + 1 and 1 + 10 tokens before the answer; then word, x, y, z and its end; then a line end."""
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"prompt": "ab", "completion": "wordxyz"}))
+    context = {"right": 21 + 3, "left": 5}[side]  # of the five last ones, the first, x, is nobody's target
+    config = ConversationsConfig(file, tokenizer_folder, tmp_path / "t", context, side, validation_share=0)
+    shards, tokenizer = TokenShards(pack_conversations(config).path), load_tokenizer(tokenizer_folder)
+    for loader in (ConversationLoader(shards, T, 1), PackedConversationLoader(shards, T, 1)):
+        batch = loader.next_batch()
+        targets = (batch["targets_BT"] if isinstance(batch, dict) else batch[1])[0]
+        said = [tokenizer.decode([i]) for i in targets[targets != NO_LOSS].tolist()]
+        assert said == [{"END": "<|im_end|>"}.get(word, word) for word in learned]
 
 
 def test_few_conversations_are_enough(chats: Artifact) -> None:

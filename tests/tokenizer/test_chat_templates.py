@@ -286,14 +286,6 @@ def test_only_the_first_word_is_the_first_word_of_a_text(metaspace: Metaspace, t
         assert ours(name).encode_chat(tokenizer, [USER, ANSWER])[0] == expected
 
 
-def test_texts_agree_up_to_whole_markers(tokenizer: Tokenizer) -> None:
-    source = TEMPLATES["phi3"].replace("eos_token", "'<|endoftext|>'")  # as it is: shares two letters with <|user|>
-    specials = {text: 256 + i for i, text in enumerate(["<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>"])}
-    tokenizer = BPETokenizer(byte_vocabulary([]), [], special_tokens=specials)
-    ids, mask = ChatTemplate(source).encode_learned(tokenizer, [USER, ANSWER, USER, ANSWER], [True, True, False, False])
-    assert tokenizer.decode([i for i, on in zip(ids, mask, strict=True) if on]) == ANSWER["content"] + "<|end|>"
-
-
 def unmarked(source: str) -> ChatTemplate:
     """The template without its generation blocks, blanks around them cut as before."""
     return ChatTemplate(

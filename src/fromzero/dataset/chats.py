@@ -73,8 +73,6 @@ class ConversationLoader(RowLoader):
         super().__init__(np.diff(shards.boundaries), shards.fingerprint, batch_size, seed, rank, world_size)
         check_shards(shards, self.lengths, context)
         self.shards = shards
-        self.loss_tokens = 0
-        """Targets that carry loss in all batches dealt so far, over all processes."""
 
     def next_batch(self) -> "tuple[torch.Tensor, torch.Tensor]":
         """This process's rows of the next batch: ids and targets, (batch_size / world_size, T) int64 each.
@@ -85,24 +83,14 @@ class ConversationLoader(RowLoader):
         import torch
 
         batch = self.next_rows()
-        real, mine = batch[batch >= 0], batch[self.mine]
-        self.loss_tokens += sum(int(self._row(i)[1][1:].sum()) for i in real)
-        ids = np.full((len(mine), int(self.lengths[real].max()) - 1), self.shards.end_of_text, np.int64)
+        mine = batch[self.mine]
+        ids = np.full((len(mine), int(self.lengths[batch[batch >= 0]].max()) - 1), self.shards.end_of_text, np.int64)
         targets = np.full_like(ids, NO_LOSS)
         for row in np.flatnonzero(mine >= 0):
             tokens, mask = self._row(mine[row])
             ids[row, : len(tokens) - 1] = tokens[:-1]
             targets[row, : len(tokens) - 1] = np.where(mask[1:], tokens[1:].astype(np.int64), NO_LOSS)
         return torch.from_numpy(ids), torch.from_numpy(targets)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As RowLoader's, and the targets so far."""
-        return super().state_dict() | {"loss_tokens": self.loss_tokens}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As RowLoader's."""
-        super().load_state_dict(state)
-        self.loss_tokens = int(state["loss_tokens"])
 
     def _row(self, conversation: int) -> tuple[np.ndarray, np.ndarray]:
         start, stop = map(int, self.shards.boundaries[conversation : conversation + 2])

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 from fromzero.artifact import MANIFEST, digest_of, here
 from fromzero.console import say
 from fromzero.corpus.encoding import NotTextError, decode
+from fromzero.corpus.reading import optional
 from fromzero.dataset import formats
 from fromzero.dataset.formats import Conversation, Judged, Labelled, Preference
 from fromzero.errors import UserError, missing_extra
@@ -227,11 +228,7 @@ def _text(raw: bytes, place: str) -> str:
 
 
 def _parquet_rows(path: Path, tally: Tally) -> Iterator[tuple[Any, str]]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise missing_extra("pyarrow", "corpus") from error
+    pyarrow, parquet = optional("pyarrow"), optional("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path) as table:
             batches = table.iter_batches(batch_size=64, use_threads=False)

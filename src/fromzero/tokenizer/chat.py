@@ -114,12 +114,12 @@ class ChatTemplate:
 
         learned: for each message, whether it carries loss if it is the assistant's; by default all do.
         Without {% generation %}, an answer is what the conversation up to it has more than the one before it with the
-        assistant's header, but for blanks behind the marker of its end, and for what is at the end of all only. Raises
-        UserError too when the whole conversation does not begin like both, so that it is not known what carries loss.
+        assistant's header, but for blanks behind the marker of its end. Raises UserError too when neither is how the
+        whole conversation begins, so that it is not known which tokens carry loss.
         """
         text = self._render(messages, False, **options)
         if not self.marks_generation(options.get("tools") is not None):
-            text = self._marked(text, messages, options, self._pattern(tokenizer))
+            text = self._marked(text, messages, options)
         pieces = list(runs(text, GENERATED))
         carries = [learned is None or learned[i] for i, m in enumerate(messages) if m["role"] == "assistant"]
         if all(carries):
@@ -129,33 +129,29 @@ class ChatTemplate:
         answers = iter(carries)
         return self._encode(tokenizer, [(piece, bool(said) and next(answers)) for piece, said in pieces])
 
-    def _marked(
-        self, text: str, messages: Sequence[Message], options: Mapping[str, Any], markers: re.Pattern[str]
-    ) -> str:
+    def _marked(self, text: str, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
         """A rendered conversation in which what the assistant says is marked."""
         parts, done = [], 0
         for i in (i for i, message in enumerate(messages) if message["role"] == "assistant"):
             head = self._render(messages[:i], True, **options) if i else "\0"
             whole = self._render(messages[: i + 1], False, **options)
-            stop = _agree(text, whole, markers)
-            if not whole.startswith(head) or stop < len(head) or any(bits for _, bits in runs(whole[stop:], ASSISTANT)):
+            if not text.startswith(whole):  # some end all that was said with it
+                whole = whole.removesuffix(self.variables.get("eos_token", ""))
+            if not (whole.startswith(head) and text.startswith(whole)):
                 raise UserError(
                     f"the chat template has no {{% generation %}} and writes message {i} otherwise in the whole "
                     "conversation than at its end, so it is not known which tokens carry loss; mark them in it"
                 )
-            said = text[len(head) : stop]
+            said = text[len(head) : len(whole)]
             ended = said.rstrip()
             said = ended if all_from(ended[-1:], TEMPLATE) else said
             parts += [text[done : len(head)], generated(said)]
             done = len(head) + len(said)
         return concat([*parts, text[done:]])
 
-    def _pattern(self, tokenizer: "Tokenizer") -> re.Pattern[str]:
-        return _markers(tuple(tokenizer.special_tokens), tuple(tokenizer.added_tokens), str(self.source))
-
     def _encode(self, tokenizer: "Tokenizer", pieces: Iterable[tuple[Traced, bool]]) -> tuple[list[int], list[bool]]:
         """Ids of pieces of a rendered text, and for each of them what its piece says of loss."""
-        pattern = self._pattern(tokenizer)
+        pattern = _markers(tuple(tokenizer.special_tokens), tuple(tokenizer.added_tokens), str(self.source))
         ids: list[int] = []
         mask: list[bool] = []
         for piece, carries in pieces:
@@ -182,18 +178,6 @@ class ChatTemplate:
         given["tools"] = None if tools is None else check_tools(tools)
         text: str = _for_tools(self._templates, tools is not None)(given)
         return _until_tag(text) if continue_final_message else text
-
-
-def _agree(text: str, whole: str, markers: re.Pattern[str]) -> int:
-    """How far two texts are the same, without a part of a marker."""
-    if text.startswith(whole):
-        return len(whole)
-    pairs = enumerate(zip(text, whole, strict=False))
-    same = next((i for i, (one, other) in pairs if one != other), min(len(text), len(whole)))
-    for either in (text, whole):
-        for marker in markers.finditer(either, max(0, same - 100), same + 100):
-            same = marker.start() if marker.start() < same < marker.end() else same
-    return same
 
 
 def _for_tools(templates: Mapping[str, Any], with_tools: bool) -> Any:
