@@ -36,9 +36,15 @@ def first_change(training: Training, words: Words) -> tuple[str, str, str] | Non
     """What the first figure is called, and its value before and after."""
     for change in training.outcome.get("changes", ()):
         if change["before"] is not None and change["after"] is not None:
-            name = words.name("change", change["name"])
+            name = _name(change["name"], words)
             return name, _value(change, change["before"]), _value(change, change["after"])
     return None
+
+
+def _name(name: str, words: Words) -> str:
+    """What a figure is called, up to its colon, in the words of the report."""
+    head, colon, rest = name.partition(": ")
+    return words.name("change", head) + colon + rest
 
 
 def _section(training: Training, run: Run, words: Words) -> Section:
@@ -71,7 +77,7 @@ def _changes_table(measured: Sequence[Mapping[str, Any]], words: Words) -> Table
     keys = ("figure", "before", "after", "verdict", "examined")
     rows = tuple(
         (
-            words.name("change", change["name"]),
+            _name(change["name"], words),
             _with_interval(change, change["before"]),
             _with_interval(change, change["after"]),
             _verdict(change, words),
@@ -121,7 +127,7 @@ def _curve_charts(training: Training, words: Words) -> list[Chart]:
         lines = points(training.looks if at_look else training.steps, curve["key"])
         if lines and curve["key"] not in ("loss", "validation_loss"):
             line = Line(words("held_out" if at_look else "train_loss"), lines, "marked" if at_look else "plain")
-            found.setdefault(words.name("change", curve["name"]), []).append(line)
+            found.setdefault(_name(curve["name"], words), []).append(line)
     return [LineChart(name, words("step"), "", tuple(lines)) for name, lines in found.items()]
 
 

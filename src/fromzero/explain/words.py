@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from fromzero.explain.tuning_words import TUNING
+
 Language = Literal["en", "zh"]
 
 _LANGUAGES = """
@@ -169,7 +171,10 @@ TABLE: dict[str, tuple[str, str]] = {
     "nats_per_character": ("nats per character", "每字符奈特数"),
     "spelled": ("unknown text, charged at 8 bits a byte", "未知文本（按每字节 8 比特计）"),
     "evaluated": ("evaluated on", "评测文本"),
-    "evaluated_on": ("{documents} documents, {tokens} tokens, {bytes}", "{documents} 篇文档，{tokens} 个词元，{bytes}"),
+    "evaluated_on": (
+        "{documents} documents, {tokens} tokens, {bytes}",
+        "{documents} 篇文档，{tokens} 个词元，{bytes}",
+    ),
     "figure": ("figure", "指标"),
     "plain_value": ("value", "数值"),
     "value": ("value (± standard error)", "数值（± 标准误）"),
@@ -190,37 +195,6 @@ TABLE: dict[str, tuple[str, str]] = {
         "同样的开头，由训练中不同时刻的模型续写。",
     ),
     "at_step": ("step {step}", "第 {step} 步"),
-    # what tuning changed
-    "tuned": ("{stage}: {task}", "{stage}：{task}"),
-    "changes_lead": (
-        "The same measurements on the model that it began from and on the one that came out. In brackets the 95 % "
-        "interval of a share; where both overlap, the change may be chance.",
-        "在起点模型和最终模型上做同样的测量。方括号里是比例的 95 % 置信区间；两个区间重叠时，变化可能只是偶然。",
-    ),
-    "verdict": ("change", "变化"),
-    "examined": ("of how many", "样本数"),
-    "improved": ("better", "变好"),
-    "worsened": ("worse", "变差"),
-    "same": ("the same", "不变"),
-    "unclear": ("unclear", "不明显"),
-    "loss_axis": ("loss", "损失值"),
-    "held_out": ("held out", "留出集"),
-    "confusion": ("What is taken for what", "混淆矩阵"),
-    "confusions": ("The most frequent confusions", "最常见的混淆"),
-    "true": ("true class", "真实类别"),
-    "said": ("predicted class", "预测类别"),
-    "texts": ("texts", "文本数"),
-    "share_of_true": ("share of the true class", "占真实类别的比例"),
-    "calibration": ("How far its confidence can be trusted", "置信度是否可信"),
-    "calibration_lead": (
-        "Of texts on which it is 80 % sure, 80 % should be right. On average it is off by {error} (expected "
-        "calibration error).",
-        "有八成把握的文本，应当有八成判断正确。平均偏差为 {error}（期望校准误差）。",
-    ),
-    "ideal": ("ideal", "理想"),
-    "confidence": ("confidence", "置信度"),
-    "accuracy": ("accuracy", "准确率"),
-    "notes": ("to be known", "须知"),
     "more_examples": ("{count} more examples", "另外 {count} 个例子"),
     "expected": ("expected", "参考答案"),
     "before": ("before", "微调前"),
@@ -345,19 +319,6 @@ TABLE: dict[str, tuple[str, str]] = {
         "The longest of such texts was kept. The excerpts begin shortly before the first difference.",
         "这样的文本只保留最长的一篇。摘录从第一处不同之前不远开始。",
     ),
-    # kinds of tuning, as their outcomes name them
-    "task.chat": ("instruction tuning", "指令微调"),
-    "task.classify": ("classification", "分类"),
-    "task.distill": ("distillation", "蒸馏"),
-    "task.reward": ("a reward model", "奖励模型"),
-    "task.preference": ("tuning by preferences", "偏好微调"),
-    "task.reinforce": ("reinforcement (REINFORCE)", "强化学习（REINFORCE）"),
-    "task.expert": ("expert iteration", "专家迭代"),
-    "task.grpo": ("reinforcement (GRPO)", "强化学习（GRPO）"),
-    "task.ppo": ("reinforcement (PPO)", "强化学习（PPO）"),
-    # figures before and after, and curves; others are shown by their names
-    "change.retained_bits_per_byte": ("forgetting: bits per byte of earlier text", "遗忘：原有文本的每字节比特数"),
-    "change.retained_loss": ("forgetting: loss on earlier text", "遗忘：原有文本上的损失"),
     # names of languages; others are shown by their code
     "language.und": ("too short to tell", "太短，无法判断"),
     "language.code": ("code", "代码"),
@@ -404,6 +365,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "reason.high perplexity": ("high perplexity", "困惑度过高"),
     "reason.holds an evaluation item": ("holds an evaluation item", "含有评测题目"),
     "reason.repeated passages": ("repeated passages", "重复片段（已剪除）"),
+    **TUNING,
 } | {
     f"language.{code}": (english, chinese)
     for code, english, chinese in (item.split() for item in _LANGUAGES.split(","))

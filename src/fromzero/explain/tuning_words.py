@@ -1,0 +1,95 @@
+"""The words of a report about tuned models; see `words`."""
+
+TUNING: dict[str, tuple[str, str]] = {
+    # what tuning changed
+    "tuned": ("{stage}: {task}", "{stage}：{task}"),
+    "changes_lead": (
+        "The same measurements on the model that it began from and on the one that came out. In brackets the 95 % "
+        "interval of a share; where both overlap, the change may be chance.",
+        "在起点模型和最终模型上做同样的测量。方括号里是比例的 95 % 置信区间；两个区间重叠时，变化可能只是偶然。",
+    ),
+    "verdict": ("change", "变化"),
+    "examined": ("of how many", "样本数"),
+    "improved": ("better", "变好"),
+    "worsened": ("worse", "变差"),
+    "same": ("the same", "不变"),
+    "unclear": ("unclear", "不明显"),
+    "loss_axis": ("loss", "损失值"),
+    "held_out": ("held out", "留出集"),
+    "confusion": ("What is taken for what", "混淆矩阵"),
+    "confusions": ("The most frequent confusions", "最常见的混淆"),
+    "true": ("true class", "真实类别"),
+    "said": ("predicted class", "预测类别"),
+    "texts": ("texts", "文本数"),
+    "share_of_true": ("share of the true class", "占真实类别的比例"),
+    "calibration": ("How far its confidence can be trusted", "置信度是否可信"),
+    "calibration_lead": (
+        "Of texts on which it is 80 % sure, 80 % should be right. On average it is off by {error} (expected "
+        "calibration error).",
+        "有八成把握的文本，应当有八成判断正确。平均偏差为 {error}（期望校准误差）。",
+    ),
+    "ideal": ("ideal", "理想"),
+    "confidence": ("confidence", "置信度"),
+    "accuracy": ("accuracy", "准确率"),
+    "notes": ("to be known", "须知"),
+    # kinds of tuning, as their outcomes name them
+    "task.chat": ("instruction tuning", "指令微调"),
+    "task.classify": ("classification", "分类"),
+    "task.distill": ("distillation", "蒸馏"),
+    "task.reward": ("a reward model", "奖励模型"),
+    "task.preference": ("tuning by preferences", "偏好微调"),
+    "task.reinforce": ("reinforcement (REINFORCE)", "强化学习（REINFORCE）"),
+    "task.expert": ("expert iteration", "专家迭代"),
+    "task.grpo": ("reinforcement (GRPO)", "强化学习（GRPO）"),
+    "task.ppo": ("reinforcement (PPO)", "强化学习（PPO）"),
+    # figures before and after, and curves; others are shown by their names
+    "change.retained_bits_per_byte": ("forgetting: bits per byte of earlier text", "遗忘：原有文本的每字节比特数"),
+    "change.retained_loss": ("forgetting: loss on earlier text", "遗忘：原有文本上的损失"),
+    "change.right answers": ("right answers", "答对的比例"),
+    "change.accuracy": ("accuracy", "准确率"),
+    "change.accuracy in training": ("accuracy in training", "训练准确率"),
+    "change.held-out accuracy": ("held-out accuracy", "留出集准确率"),
+    "change.held-out balanced accuracy": ("held-out balanced accuracy", "留出集均衡准确率"),
+    "change.held-out macro F1": ("held-out macro F1", "留出集宏平均 F1"),
+    "change.held-out loss": ("held-out loss", "留出集损失"),
+    "change.held-out loss, nats per token": ("held-out loss, nats per token", "留出集损失（奈特 / 词元）"),
+    "change.calibration error (ECE)": ("calibration error (ECE)", "校准误差（ECE）"),
+    "change.loss on what it knew before, nats per token": (
+        "loss on what it knew before, nats per token",
+        "原有文本上的损失（奈特 / 词元）",
+    ),
+    "change.loss on what it knew before, nats a token": (
+        "loss on what it knew before, nats a token",
+        "原有文本上的损失（奈特 / 词元）",
+    ),
+    "change.divergence from the teacher, nats per token": (
+        "divergence from the teacher, nats per token",
+        "与教师的差异（奈特 / 词元）",
+    ),
+    "change.held-out tokens whose likeliest is the teacher's": (
+        "held-out tokens whose likeliest is the teacher's",
+        "与教师首选相同的留出词元",
+    ),
+    "change.length of held-out answers, tokens": ("length of held-out answers, tokens", "留出题回答的长度（词元）"),
+    "change.reward of held-out answers": ("reward of held-out answers", "留出题回答的奖励"),
+    "change.held-out pairs told apart": ("held-out pairs told apart", "分辨正确的留出偏好对"),
+    "change.score of chosen less rejected": ("score of chosen less rejected", "好回答与差回答的分差"),
+    "change.reward": ("reward", "奖励"),
+    "change.length of answers, tokens": ("length of answers, tokens", "回答长度（词元）"),
+    "change.entropy of drawn tokens": ("entropy of drawn tokens", "采样词元的熵"),
+    "change.divergence from the start, nats a token": (
+        "divergence from the start, nats a token",
+        "偏离起点的程度（奈特 / 词元）",
+    ),
+    "change.divergence from the start, nats an answer": (
+        "divergence from the start, nats an answer",
+        "偏离起点的程度（奈特 / 回答）",
+    ),
+    "change.share of clipped tokens": ("share of clipped tokens", "被裁剪词元的比例"),
+    "change.penalty of divergence": ("penalty of divergence", "偏离的惩罚系数"),
+    "change.value loss": ("value loss", "价值损失"),
+    "change.variance of returns that values explain": (
+        "variance of returns that values explain",
+        "价值解释的回报方差比例",
+    ),
+}
