@@ -2,7 +2,8 @@
 
 In: a base model and conversations, JSONL of `{"messages": [{"role": ..., "content": ...}, ...]}`. Out: a model that
 answers in its chat template. Reading order: `questions` (the stage), `function_questions` and `text_questions` (how
-pairs are made), `chat` (the tuning stage), `distill` and `collected` (learning from a larger model), `grading`.
+pairs are made), `chat` (the tuning stage), `distill` and `collected` (learning from a larger model), `grading`;
+`preference_losses`, `sequences`, `preferring` and `preference` (better and worse answers), `reward`, `answer_pairs`.
 """
 
 from fromzero.tuning.chat import ChatConfig, finetune_chat
