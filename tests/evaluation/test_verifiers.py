@@ -1,15 +1,18 @@
 """What each kind of verifier says of right, wrong and strange answers, and that none of them hangs or throws."""
 
 import os
+import socket
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fromzero.errors import UserError
 from fromzero.evaluation.answers import NoScore
-from fromzero.evaluation.tasks import Task
-from fromzero.evaluation.verifiers import Guarded, Verifier, by_reward, make_verifier
+from fromzero.evaluation.tasks import Task, TasksConfig, make_tasks
+from fromzero.evaluation.verifiers import Guarded, Verifier, apart, by_reward, make_verifier
 
 SCHEMA = {"type": "object", "required": ["age"], "properties": {"age": {"type": "integer", "minimum": 0}}}
 TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
@@ -122,6 +125,27 @@ def test_a_verifier_that_hangs_is_ended() -> None:
     assert time.monotonic() - start < 5
     with pytest.raises(ChildProcessError):  # nothing is left of them
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_sealed_verifier_can_only_compute(tmp_path: Path) -> None:
+    def write(answer: str, task: Task) -> float:
+        (tmp_path / "there").write_text(answer)
+        return 1.0
+
+    def start(answer: str, task: Task) -> float:
+        return float(subprocess.run(["true"], check=True).returncode == 0)
+
+    for verifier in (write, start, lambda answer, task: float(bool(socket.socket()))):
+        guarded = Guarded(apart(verifier, 5.0, sealed=True))
+        assert guarded("", Task("?")) is None
+        assert guarded.failures == {"PermissionError in the verifier": 1}
+    assert not (tmp_path / "there").exists()
+    hostile = f"__import__('pathlib').Path({str(tmp_path / 'there')!r}).touch()"
+    guarded = Guarded()
+    for task in make_tasks(TasksConfig("gym:countdown", count=2)):  # its scorer evaluates formulas
+        guarded(f"<answer>{hostile}</answer>", task)
+        assert guarded(f"<answer>{task.answer}</answer>", task) == 1
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_reward_model_as_a_verifier() -> None:

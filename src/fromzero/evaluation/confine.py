@@ -98,4 +98,5 @@ def main() -> None:
     runpy.run_path("program.py", run_name="__main__")
 
 
-main()
+if __name__ == "__main__":
+    main()

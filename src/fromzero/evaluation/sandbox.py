@@ -63,7 +63,7 @@ def contained(how: Literal["namespaces", "filter"]) -> bool:
     """Whether this system lets a user do that, by trying; says so once where it does not."""
     if sys.platform != "linux":
         return False
-    ran = _run("print(5)", Limits(), "", how == "namespaces", how == "filter")
+    ran = _run("print(5)", Limits(60.0), "", how == "namespaces", how == "filter")
     if ran.how != "done":
         say(f"programs run without {how} here: {ran.output.strip()[-200:]}")
     return ran.how == "done"

@@ -24,7 +24,7 @@ from fromzero.errors import UserError, missing_extra, nearest
 from fromzero.evaluation.answers import NoScore, fold, marked, read_block, read_choice, read_number
 from fromzero.evaluation.instructions import Instruction, follows
 from fromzero.evaluation.judge import make_judge, mark
-from fromzero.evaluation.sandbox import Limits, run_program
+from fromzero.evaluation.sandbox import Limits, contained, run_program
 from fromzero.evaluation.tasks import Task
 
 
@@ -72,16 +72,20 @@ def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
     return partial(KINDS[kind], **settings)
 
 
-def apart(verifier: Verifier, seconds: float) -> Verifier:
-    """The same in a process of its own, which is killed when time is up. Where a system can't fork, it runs here."""
+def apart(verifier: Verifier, seconds: float, sealed: bool = False) -> Verifier:
+    """The same in a process of its own, which is killed when time is up. Where a system can't fork, it runs here.
+
+    sealed: where the sandbox can filter system calls, it can read files and compute, and nothing else.
+    """
 
     def verify(answer: str, task: Task) -> float:
+        seal = sealed and contained("filter")
         reader, writer = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: the child needs none
             child = os.fork()
         if child == 0:
-            _tell(writer, verifier, answer, task)
+            _tell(writer, verifier, answer, task, seal)
         os.close(writer)
         try:
             ready = select.select([reader], [], [], seconds)[0]
@@ -97,9 +101,13 @@ def apart(verifier: Verifier, seconds: float) -> Verifier:
     return verify if hasattr(os, "fork") else verifier
 
 
-def _tell(writer: int, verifier: Verifier, answer: str, task: Task) -> None:
+def _tell(writer: int, verifier: Verifier, answer: str, task: Task, sealed: bool) -> None:
     """In the child: write what comes out, and end without the parent's farewells."""
     try:
+        if sealed:
+            from fromzero.evaluation.confine import filter_calls
+
+            filter_calls(writable=False)
         told: dict[str, Any] = {"score": float(verifier(answer, task))}
     except BaseException as error:
         told = {"why": _why(error)}
@@ -181,8 +189,8 @@ def _gym(answer: str, task: Task, name: str, entry: dict[str, Any], seconds: flo
         from reasoning_gym import get_score_answer_fn
     except ImportError:
         raise missing_extra("reasoning-gym", "rl") from None
-    score = get_score_answer_fn(name)
-    return apart(lambda *_: score(marked(answer) or answer.strip(), entry), seconds)(answer, task)
+    score = get_score_answer_fn(name)  # some evaluate what an answer says as a formula, and so as a program
+    return apart(lambda *_: score(marked(answer) or answer.strip(), entry), seconds, sealed=True)(answer, task)
 
 
 def _told(answer: str, task: Task, instructions: Sequence[Instruction], loose: bool = False) -> float:
