@@ -26,34 +26,28 @@ from fromzero.model.quantized import QuantizedLinear
 
 
 class Small(NamedTuple):
-    """What an adapter does to one linear layer."""
+    """What an adapter makes of one linear layer's y: share y + B A x + shift; share is 1 and shift 0 but in DoRA."""
 
     down_RI: Tensor
     up_OR: Tensor
-    """With the scale."""
-    share_O: Tensor | None
-    """Of DoRA: what each output is multiplied by."""
-    bias_O: Tensor | None
-    """The layer's own, which is not multiplied."""
+    share_O: Tensor | float = 1.0
+    shift_O: Tensor | float = 0.0
 
     @classmethod
     @torch.no_grad()
     def of(cls, layer: Linear | QuantizedLinear, parts: Mapping[str, Tensor], scale: float) -> "Small":
         """Of what `read_adapters` gives for a layer."""
-        weight_OI, bias = layer.weight, layer.bias
-        down, up = parts["down.weight"].to(weight_OI.device), parts["up.weight"].to(weight_OI.device) * scale
-        share = None
-        if "magnitude" in parts:
-            share = parts["magnitude"].to(weight_OI.device) / torch.linalg.vector_norm(weight_OI + up @ down, dim=1)
-        return cls(down, up, share, None if bias is None else bias.detach())
+        down, up = parts["down.weight"], parts["up.weight"] * scale
+        if "magnitude" not in parts:
+            return cls(down, up)
+        share_O = parts["magnitude"] / torch.linalg.vector_norm(layer.weight + up @ down, dim=1)
+        bias = 0.0 if layer.bias is None else layer.bias.detach()  # no part of what is made shorter or longer
+        return cls(down, up * share_O[:, None], share_O, bias * (1 - share_O))
 
     def changed(self, y_TO: Tensor, x_TI: Tensor) -> Tensor:
         """The layer's outputs with the adapter."""
-        added_TO = (x_TI.float() @ self.down_RI.T @ self.up_OR.T).to(y_TO.dtype)
-        if self.share_O is None:
-            return y_TO + added_TO
-        bias = 0.0 if self.bias_O is None else self.bias_O.to(y_TO.dtype)
-        return (y_TO - bias + added_TO) * self.share_O.to(y_TO.dtype) + bias
+        added_TO = x_TI.float() @ self.down_RI.T @ self.up_OR.T
+        return (y_TO.float() * self.share_O + added_TO + self.shift_O).to(y_TO.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +61,13 @@ class Adapter:
     """What tells its cached prefixes from those of any other, also of one of the same name before it."""
 
     @classmethod
-    def read(cls, name: str, folder: Path, model: nn.Module) -> "Adapter":
-        """Those of a folder for this model. Raises UserError."""
+    def read(cls, name: str, folder: Path, model: Any) -> "Adapter":
+        """Those of a folder for a Transformer. Raises UserError."""
         config, found = read_adapters(model, folder)
         if odd := next((place for place in found if place.endswith(("key_up", "value_up"))), None):
             raise UserError(f"{folder}: attention unfolds {odd}, so an adapter of it must be merged into the model")
-        layers: dict[str, Any] = {place: model.get_submodule(place) for place in found}
-        return cls(name, {place: Small.of(layers[place], parts, config.scale) for place, parts in found.items()})
+        here = {place: {leaf: part.to(model.device) for leaf, part in parts.items()} for place, parts in found.items()}
+        return cls(name, {p: Small.of(model.get_submodule(p), parts, config.scale) for p, parts in here.items()})
 
 
 class AdapterRunner:
@@ -81,15 +75,13 @@ class AdapterRunner:
 
     def __init__(self, model: Transformer, store: PageStore) -> None:
         self.model, self.store = model, store
-        self._here = local()  # others may use the model on threads of their own
-        self._hooked = set[str]()
+        self._here, self._hooked = local(), set[str]()  # others use the model on threads of their own
 
     def run(self, spans: Sequence[Span], plain: Run) -> Tensor:
         """Logits as a Runner gives them; `plain` computes the spans of the base."""
-        base = [number for number, span in enumerate(spans) if span.adapter is None]
-        rest = [number for number, span in enumerate(spans) if span.adapter is not None]
-        rest.sort(key=lambda number: id(spans[number].adapter))
-        return run_parts(spans, [(base, plain), (rest, self._run)])
+        line = sorted(range(len(spans)), key=lambda number: id(spans[number].adapter))
+        base = [number for number in line if spans[number].adapter is None]
+        return run_parts(spans, [(base, plain), ([n for n in line if n not in base], self._run)])
 
     def _run(self, spans: Sequence[Span]) -> Tensor:
         """Those of one adapter lie behind each other."""
