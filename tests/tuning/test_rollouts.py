@@ -35,7 +35,7 @@ def eager(tiny_model: Path, tokenizer: Tokenizer) -> Transformer:
     with torch.no_grad():
         rows_VD = model.head_weight
         rows_VD[tokenizer.end_of_text] = 1.01 * rows_VD[tokenizer.encode_ordinary(" the")[0]]
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def make(
@@ -47,7 +47,7 @@ def make(
     def by_length(numbers: Sequence[int], answers: Sequence[str]) -> list[float | None]:
         return [len(answer) / 40 for answer in answers]
 
-    settings = {
+    settings: dict[str, Any] = {
         "score": by_length,
         "extend": lambda rows: {},
         "sync": speaker.engine.refresh,
@@ -198,7 +198,7 @@ def test_sizes_that_do_not_fit(eager: Transformer, tokenizer: Tokenizer) -> None
         make(eager, tokenizer, RolloutConfig(answers=5), 15, share=(0, 2))
     for wrong in ({"answers": 0}, {"temperature": 0.0}, {"overlong": 300}, {"tries": 0}):
         with pytest.raises(UserError):
-            RolloutConfig(**wrong)  # type: ignore[arg-type]
+            RolloutConfig(**wrong)
     assert not {"top_p", "top_k", "min_p"} & set(vars(RolloutConfig()))  # they would make other log-probabilities
 
 

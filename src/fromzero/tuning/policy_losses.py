@@ -47,12 +47,6 @@ def clipped_loss(
     return loss_BT, bound_BT > plain_BT
 
 
-def cispo_loss(ratios_BT: Tensor, new_BT: Tensor, advantages_BT: Tensor, high: float = 5.0) -> tuple[Tensor, Tensor]:
-    """-A min(r, high) log p, without a gradient through r: every token keeps one (CISPO, MiniMax 2025, eq. 4)."""
-    ratio_BT = ratios_BT.detach().exp()
-    return -advantages_BT * ratio_BT.clamp(max=high) * new_BT, ratio_BT > high
-
-
 def kl_divergence(new_BT: Tensor, reference_BT: Tensor, kind: Divergence = "k3") -> Tensor:
     """An estimate, from each drawn token, of KL(new || reference) (Schulman 2020, "Approximating KL divergence").
 

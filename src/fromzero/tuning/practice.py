@@ -17,7 +17,9 @@ from fromzero.errors import UserError
 from fromzero.evaluation.tasks import Task, TasksConfig, make_tasks
 from fromzero.evaluation.verifiers import Guarded
 from fromzero.inference import SamplingConfig
+from fromzero.inference.compiled import CompiledRunner
 from fromzero.inference.engine import EngineConfig
+from fromzero.inference.runners import TRIED
 from fromzero.model import Transformer
 from fromzero.model.adapters import plain_state
 from fromzero.parallel import Fleet, World
@@ -77,16 +79,13 @@ def practise(
 
     inputs: what else is read, by the setting that names it.
     """
-    source = {} if config.tasks.source == "arithmetic" else _source(config.tasks.source)
+    file = Path(config.tasks.source)
+    source = {"tasks.source": file} if file.is_file() else {}
 
     def make(here: Any, folder: Path, world: World) -> Mapping[str, Any]:
         return _practise(here, make_policy, task, folder, world)
 
     return tune_together(config, {**source, **(inputs or {})}, make)
-
-
-def _source(source: str) -> dict[str, Path | None]:
-    return {"tasks.source": Path(source)} if Path(source).is_file() else {}
 
 
 def _practise(
@@ -119,13 +118,8 @@ def _practise(
     whole, figures = fit(config, base, policy, make_loader, exam, folder, world, policy.parts)
     if whole is not None:
         write_outcome(folder / "run", exam.outcome(task, figures))
-    return finish(
-        whole if whole is None else policy.plain(whole),
-        base,
-        folder,
-        figures,
-        "<|im_end|>" if base.tokenizer.chat_template else None,
-    )
+    ends = "<|im_end|>" if base.tokenizer.chat_template else None
+    return finish(whole if whole is None else policy.plain(whole), base, folder, figures, ends)
 
 
 def _fitting(tasks: Sequence[Task], tokenizer: Tokenizer, room: int) -> tuple[list[Task], list[list[int]]]:
@@ -153,7 +147,10 @@ def make_speaker(
     longest = max(map(len, prompts)) + config.max_tokens
     usual = EngineConfig()
     sizes = replace(usual, queued=max(usual.queued, config.answers), cache_tokens=usual.running * (longest + 16))
-    return Speaker(model, tokenizer, config.dtype, sizes)
+    speaker = Speaker(model, tokenizer, config.dtype, sizes)
+    if isinstance(speaker.engine.runner, CompiledRunner):
+        speaker.engine.runner.most = TRIED[-1]  # not what was measured: a resumed run has to speak in the same way
+    return speaker
 
 
 def follow(speaker: Speaker, fleet: Fleet) -> None:

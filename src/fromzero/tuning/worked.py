@@ -21,9 +21,9 @@ class WorkedConfig:
     """Folder for train.jsonl and validation.jsonl, lines of {"text", "messages"}."""
     tasks: TasksConfig = field(default_factory=TasksConfig)
     """What is asked; the tenth of it that practice holds out is in validation.jsonl alone."""
-    rounded: float = 0.0
-    """Share of the answers, whole numbers, that are rounded to tens, towards zero: those of someone who estimates, so
-    that practice has something to change."""
+    right: float = 1.0
+    """Share of the tasks that are answered right. Below 1, each is also answered wrong in three ways, one more, one
+    less, and rounded down to tens: a model that learns it answers as it comes, and practice has something to change."""
 
 
 def make_worked(config: WorkedConfig) -> Artifact:
@@ -40,10 +40,14 @@ def make_worked(config: WorkedConfig) -> Artifact:
             tasks = make_tasks(replace(config.tasks, split=split))
             lines = []
             for task in tasks:
-                answer = str(int(int(task.answer) / 10) * 10) if random.random() < config.rounded else task.answer
-                record: dict[str, Any] = {"text": task.text + answer}
-                record["messages"] = [*task.messages, {"role": "assistant", "content": answer}]
-                lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+                answers = [task.answer] if random.random() < config.right else []
+                if config.right < 1:
+                    number = int(task.answer)
+                    answers += [str(number + 1), str(number - 1), str(number // 10 * 10)]
+                for answer in answers:
+                    messages = [*task.messages, {"role": "assistant", "content": answer}]
+                    record = {"text": task.text + answer, "messages": messages}
+                    lines.append(json.dumps(record, ensure_ascii=False) + "\n")
             write_text(folder / f"{name}.jsonl", "".join(lines))
             counts[name] = len(lines)
         return counts
