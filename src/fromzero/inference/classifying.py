@@ -10,6 +10,7 @@ from torch import Tensor
 from fromzero.device import DeviceName, pick_device
 from fromzero.errors import UserError
 from fromzero.inference.opening import check_model
+from fromzero.interop.heads import numbered
 from fromzero.interop.huggingface import load_any
 from fromzero.interop.weights import read_json
 from fromzero.model.heads import HeadedTransformer
@@ -27,7 +28,7 @@ class Classifier:
     def __init__(self, model: HeadedTransformer, tokenizer: Tokenizer, longest: int, truncate: Side = "right") -> None:
         """longest: tokens of a text. truncate: the side at which what is longer loses some."""
         self.model, self.tokenizer, self.longest, self.truncate = model, tokenizer, longest, truncate
-        self.labels = model.heads.labels or tuple(map(str, range(model.heads.classes)))
+        self.labels = model.heads.labels or numbered(model.heads.classes)
 
     @classmethod
     def open(cls, folder: Path, device: DeviceName = "auto") -> "Classifier":

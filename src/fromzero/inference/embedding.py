@@ -15,10 +15,11 @@ from fromzero.device import DeviceName, pick_device
 from fromzero.errors import UserError
 from fromzero.inference.classifying import class_probabilities, like_lengths
 from fromzero.interop.download import find_model
+from fromzero.interop.heads import numbered
 from fromzero.interop.huggingface import load_any
 from fromzero.interop.weights import read_json
 from fromzero.model import Transformer
-from fromzero.model.heads import HeadedTransformer, Pooling, pool
+from fromzero.model.heads import HeadConfig, HeadedTransformer, Pooling, pool
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -64,6 +65,12 @@ class Embedder:
         """Whether the model tells classes of texts apart."""
         model = self.model
         return isinstance(model, HeadedTransformer) and model.classifier is not None and not model.heads.per_token
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes; those without one are called as in transformers."""
+        heads = self.model.heads if isinstance(self.model, HeadedTransformer) else HeadConfig()
+        return heads.labels or numbered(heads.classes)
 
     def classify(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Probabilities of the classes (N, C) of texts as ids, for a model that has some."""

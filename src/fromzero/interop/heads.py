@@ -25,7 +25,7 @@ def architecture_of(heads: HeadConfig, head_bias: bool, published: str) -> dict[
     """
     if heads == HeadConfig() and published != "BertModel":
         return {}
-    labels = {str(i): label for i, label in enumerate(heads.labels or _numbered(heads.classes))}
+    labels = {str(i): label for i, label in enumerate(heads.labels or numbered(heads.classes))}
     said = {"id2label": labels, "label2id": {label: int(i) for i, label in labels.items()}}
     if published != "BertModel":
         known = _DECODERS.get(published.removesuffix("ForCausalLM").removesuffix("LMHeadModel"))
@@ -46,7 +46,7 @@ def heads_in(shapes: Mapping[str, Sequence[int]], raw: Mapping[str, Any]) -> Hea
     """The heads of the model of a published family whose tensors and config.json these are."""
     names = ("cls.seq_relationship.weight", "classifier.weight", "score.weight")
     classes = next((shapes[name][0] for name in names if name in shapes), 0)
-    said, usual = raw.get("id2label"), _numbered(classes)
+    said, usual = raw.get("id2label"), numbered(classes)
     labels = tuple(str(said.get(str(i), name)) for i, name in enumerate(usual)) if isinstance(said, Mapping) else usual
     labels = () if labels == usual else labels
     if "score.weight" in shapes:
@@ -57,6 +57,6 @@ def heads_in(shapes: Mapping[str, Sequence[int]], raw: Mapping[str, Any]) -> Hea
     return HeadConfig(masked=masked, pooler=pooler, classes=classes, per_token=per_token, labels=labels)
 
 
-def _numbered(classes: int) -> tuple[str, ...]:
+def numbered(classes: int) -> tuple[str, ...]:
     """What transformers calls classes without names."""
     return tuple(f"LABEL_{i}" for i in range(classes))

@@ -32,10 +32,10 @@ def _written(vector: list[float], encoding: str) -> list[float] | str:
 async def classify(service: Service, body: ClassifyRequest) -> dict[str, Any]:
     """The probabilities of a model's classes, for each text."""
     rows = await _rows(service, body.input)
-    data = []
+    data, labels = [], service.embedder.labels if service.embedder else ()
     for i, probabilities in enumerate(await service.classify(rows)):
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
-        label = {"index": i, "label": f"LABEL_{best}", "probs": probabilities, "num_classes": len(probabilities)}
+        label = {"index": i, "label": labels[best], "probs": probabilities, "num_classes": len(probabilities)}
         data.append(label)
     return {"object": "list", "data": data, "model": service.config.served_name, "usage": _usage(rows)}
 
