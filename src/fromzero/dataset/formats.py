@@ -5,6 +5,7 @@ types, roles) raises UserError. What is well-formed but teaches nothing, as some
 it is dropped, and counted by its reason.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -121,8 +122,8 @@ def as_preference(record: Mapping[str, Any]) -> Preference:
         raise _unknown(record, '"prompt" beside texts as "chosen" and "rejected"')
     if chosen == rejected:
         raise Unusable("equal sides")
-    prompt = _checked_prompt(prompt)
-    return Preference(prompt, _answer(prompt, chosen), _answer(prompt, rejected), _margin(record.get("margin")))
+    prompt, chosen, rejected = _checked(prompt, chosen, rejected)
+    return Preference(prompt, chosen, rejected, _margin(record.get("margin")))
 
 
 def as_judged(record: Mapping[str, Any]) -> Judged:
@@ -135,8 +136,8 @@ def as_judged(record: Mapping[str, Any]) -> Judged:
         raise _unknown(record, '"prompt", "completion" and "label"')
     if (good := _YES_NO.get(str(record["label"]).lower())) is None:
         raise UserError(f'"label" is {record["label"]!r:.50}; it should be true or false')
-    prompt = _checked_prompt(_messages(record["prompt"], "user"))
-    return Judged(prompt, _answer(prompt, _messages(record["completion"], "assistant")), good)
+    prompt, completion = _checked(_messages(record["prompt"], "user"), _messages(record["completion"], "assistant"))
+    return Judged(prompt, completion, good)
 
 
 def as_labelled(record: Mapping[str, Any], text: str = "text", label: str = "label") -> Labelled:
@@ -216,18 +217,14 @@ def _tools(tools: Any) -> list[dict[str, Any]] | None:
     return check_tools(tools) if tools else None
 
 
-def _checked_prompt(prompt: Messages) -> Messages:
-    prompt = check_messages(prompt) if prompt else []
-    if not _PROMPT.fullmatch(_turns(prompt)):
+def _checked(prompt: Messages, *answers: Messages) -> list[Messages]:
+    """The prompt and the answers to it, each of which ends with the assistant's words."""
+    asked, *said = [check_messages(part) if part else [] for part in (prompt, *answers)]
+    if not _PROMPT.fullmatch(_turns(asked)):
         raise Unusable("unbalanced roles")
-    return prompt
-
-
-def _answer(prompt: Messages, answer: Messages) -> Messages:
-    """The checked messages of an answer, which ends with the assistant's words."""
-    answer = check_messages(answer) if answer else []
-    _check_turns(prompt + answer, [message for message in answer if message["role"] == "assistant"])
-    return answer
+    for answer in said:
+        _check_turns(asked + answer, [message for message in answer if message["role"] == "assistant"])
+    return [asked, *said]
 
 
 def _check_turns(messages: Messages, answers: Sequence[Mapping[str, Any]]) -> None:
@@ -247,10 +244,7 @@ def _turns(messages: Messages) -> str:
 
 
 def _margin(value: Any) -> float | None:
-    try:
-        margin = None if value is None else float(value)
-    except (TypeError, ValueError, OverflowError):
-        margin = math.nan
-    if margin is not None and not math.isfinite(margin):
-        raise UserError(f'"margin" is {value!r:.50}; it should be a number')
-    return margin
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if value is None or math.isfinite(value := float(value)):
+            return value
+    raise UserError(f'"margin" is {value!r:.50}; it should be a number')
