@@ -46,7 +46,9 @@ def test_a_models_answers_become_pairs(tiny_model: Path, conversations: Path, tm
     assert not prompts["train"] & prompts["validation"]
 
 
-def test_answers_that_are_all_alike_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    config = AnswerPairsConfig(tiny_model, tmp_path / "pairs", TasksConfig(count=4), {"kind": "regex", "pattern": ""})
-    with pytest.raises(UserError, match="no two answers"):
+@pytest.mark.parametrize(("max_tokens", "message"), [(8, "no two answers"), (64, "leaves room")])
+def test_what_gives_no_pairs_is_an_error(tiny_model: Path, tmp_path: Path, max_tokens: int, message: str) -> None:
+    alike = {"kind": "regex", "pattern": ""}
+    config = AnswerPairsConfig(tiny_model, tmp_path / "pairs", TasksConfig(count=4), alike, max_tokens=max_tokens)
+    with pytest.raises(UserError, match=message):
         make_answer_pairs(config)

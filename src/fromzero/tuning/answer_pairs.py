@@ -60,23 +60,25 @@ def make_answer_pairs(config: AnswerPairsConfig) -> Artifact:
 
 def _make(config: AnswerPairsConfig, path: Path, folder: Path) -> Mapping[str, Any]:
     model, tokenizer = load_model(path).to(pick_device()), load_tokenizer(path)
-    some = replace(config.tasks, split="held_out", count=-(-config.tasks.count // 5))
-    asked = {"train": make_tasks(replace(config.tasks, split="train")), "validation": make_tasks(some)}
-    prompts = {name: [task_ids(tokenizer, task) for task in tasks] for name, tasks in asked.items()}
+    room, validation = model.config.context - config.max_tokens, -(-config.tasks.count // 5)
+    splits = replace(config.tasks, split="train"), replace(config.tasks, split="held_out", count=validation)
+    asked = [[(t, ids) for t in make_tasks(one) if len(ids := task_ids(tokenizer, t)) <= room] for one in splits]
     rolled = RolloutConfig(answers=config.answers, max_tokens=config.max_tokens)
-    speaker = make_speaker(model, tokenizer, rolled, [ids for some in prompts.values() for ids in some])
+    if not (prompts := [ids for pairs in asked for _, ids in pairs]):
+        raise UserError("no task leaves room in the context for max_tokens; lower it")
+    speaker = make_speaker(model, tokenizer, rolled, prompts)
     verifier = Guarded(None if config.verifier is None else make_verifier(config.verifier))
     sampling = SamplingConfig(temperature=config.temperature, top_p=1.0, max_tokens=config.max_tokens, n=config.answers)
     counts: dict[str, Any] = {}
-    for name, tasks in asked.items():
+    for name, tasks in zip(("train", "validation"), asked, strict=True):
         lines: list[str] = []
         with progress(f"answering {name}", len(tasks), "tasks") as report:
             for start in range(0, len(tasks), PROMPTS_AT_ONCE):
-                part = slice(start, start + PROMPTS_AT_ONCE)
+                part = tasks[start : start + PROMPTS_AT_ONCE]
                 seeded = replace(sampling, seed=(config.tasks.seed << 32) + start * config.answers)
-                for task, answers in zip(tasks[part], speaker.say(prompts[name][part], seeded), strict=True):
+                for (task, _), answers in zip(part, speaker.say([ids for _, ids in part], seeded), strict=True):
                     lines += _pairs(task, answers, verifier)
-                report(min(part.stop, len(tasks)))
+                report(start + len(part))
         write_text(folder / f"{name}.jsonl", "".join(lines))
         counts |= {f"{name}_tasks": len(tasks), name: len(lines)}
     if not counts["train"]:

@@ -7,13 +7,12 @@ the losses that came after; see preference_losses. What it is held against, the 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
 from fromzero.artifact import Artifact
 from fromzero.dataset.formats import Messages
-from fromzero.dataset.sources import read_judged, read_preferences
 from fromzero.errors import UserError
 from fromzero.evaluation.tasks import Task
 from fromzero.evaluation.verifiers import KINDS, Guarded, make_verifier
@@ -29,7 +28,7 @@ from fromzero.tuning.preference_losses import PairLoss
 from fromzero.tuning.preferring import Judgements, Pairs, reference_logprobs
 from fromzero.tuning.retained import Retained
 from fromzero.tuning.rollouts import RolloutConfig
-from fromzero.tuning.sequences import Encoder, RowLoader, Rows, judged_rows, load_rows, pair_rows
+from fromzero.tuning.sequences import Encoder, RowLoader, Rows, load_rows
 
 REFERENCE = "reference.safetensors"
 BEHAVIOUR = "answers with the behaviour"
@@ -92,8 +91,7 @@ def align_preferences(config: PreferenceConfig) -> Artifact:
 def _align(config: PreferenceConfig, folder: Path, world: World) -> Mapping[str, Any]:
     base, judged, run = open_base(config, folder, world), config.loss == "kto", folder / "run"
     encoder = Encoder(base.tokenizer, base.model.config.context, config.truncate)
-    read, make = (read_judged, judged_rows) if judged else (read_preferences, pair_rows)
-    train, held_out, prompts = load_rows(encoder, config.preferences, cast(Any, read), cast(Any, make))
+    train, held_out, prompts = load_rows(encoder, config.preferences, judged)
     both, has_reference = Rows([*train.rows, *held_out.rows], {}), config.loss not in ("orpo", "simpo")
     file = folder / CHECKPOINTS / REFERENCE
     kept_R2 = reference_logprobs(base.model, both, file, world) if has_reference else torch.zeros(len(both.rows), 2)

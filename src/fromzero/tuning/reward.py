@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fromzero.artifact import Artifact
 from fromzero.dataset.formats import Messages
-from fromzero.dataset.sources import read_preferences
 from fromzero.device import DeviceName, pick_device
 from fromzero.errors import UserError
 from fromzero.evaluation.tasks import Task
@@ -30,7 +29,7 @@ from fromzero.training.settings import TrainConfig
 from fromzero.tuning.base import TuningConfig, finish, fit, open_base, tune_together
 from fromzero.tuning.outcome import Change, Curve, Outcome, write_outcome
 from fromzero.tuning.preferring import Pairs
-from fromzero.tuning.sequences import Encoder, RowLoader, Rows, load_rows, measured, pair_rows
+from fromzero.tuning.sequences import Encoder, RowLoader, Rows, load_rows, measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ def _align(config: RewardConfig, folder: Path, world: World) -> Mapping[str, Any
     base = open_base(config, folder, world)
     headed = HeadedTransformer.on(base.model, HeadConfig(pooling="last", classes=1, bias=False), config.train.seed)
     encoder = Encoder(base.tokenizer, headed.config.context, config.truncate)
-    train, held_out, _ = load_rows(encoder, config.preferences, read_preferences, pair_rows)
+    train, held_out, _ = load_rows(encoder, config.preferences)
     objective = Ranking(headed, config)
 
     def look(model: Transformer, step: int) -> dict[str, Any]:

@@ -4,9 +4,9 @@ R rows of all or P of a batch, each with 2 sequences of up to T tokens: the chos
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from fromzero.console import say
 from fromzero.dataset.formats import Judged, Messages, Preference
 from fromzero.dataset.pairs import pad
 from fromzero.dataset.position import check_share, check_state
-from fromzero.dataset.sources import Tally, bring
+from fromzero.dataset.sources import bring, read_judged, read_preferences
 from fromzero.dataset.splits import load_splits
 from fromzero.errors import UserError
 from fromzero.model import Transformer
@@ -94,19 +94,12 @@ class Rows(NamedTuple):
     beside: dict[str, Tensor]
 
 
-R = TypeVar("R", Preference, Judged)
-
-
-def load_rows(
-    encoder: Encoder,
-    path: Path,
-    read: Callable[[Path, Tally], Iterator[tuple[R, str]]],
-    make: Callable[[Encoder, Sequence[R]], Rows],
-) -> tuple[Rows, Rows, list[Messages]]:
+def load_rows(encoder: Encoder, path: Path, judged: bool = False) -> tuple[Rows, Rows, list[Messages]]:
     """The rows to learn from, those that are held out, and the prompts of these; what was cut and dropped is said.
 
-    read, make: `read_preferences` and `pair_rows`, or those of judged answers. Raises UserError when nothing is left.
+    judged: whether they are answers that are good or bad by themselves. Raises UserError when nothing is left.
     """
+    read, make = cast(Any, (read_judged, judged_rows) if judged else (read_preferences, pair_rows))
     splits = load_splits(bring(path), read)
     train, held_out = make(encoder, splits["train"]), make(encoder, splits["validation"])
     for note in encoder.notes():
