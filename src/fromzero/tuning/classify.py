@@ -22,13 +22,13 @@ from fromzero.dataset.sources import bring, read_labelled
 from fromzero.dataset.splits import load_splits
 from fromzero.errors import UserError
 from fromzero.evaluation.bag_of_words import BagOfWords
-from fromzero.evaluation.classification import Scores, score
+from fromzero.evaluation.classification import score
 from fromzero.inference.classifying import TOKENIZER_CONFIG, Classifier, Side, class_probabilities
 from fromzero.interop.huggingface import load_any, unquantized
 from fromzero.interop.weights import read_json
 from fromzero.model import Transformer
 from fromzero.model.heads import HeadConfig, HeadedTransformer, Pooling
-from fromzero.parallel import World
+from fromzero.parallel import Fleet, World
 from fromzero.training.objective import Objective, added_loss
 from fromzero.training.settings import TrainConfig
 from fromzero.training.trainer import Look
@@ -45,6 +45,7 @@ _NAMES = {
     "loss": "held-out loss",
     "calibration_error": "calibration error (ECE)",
 }
+_HIGHER = ("accuracy", "balanced_accuracy", "macro_f1")  # is better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,18 +151,13 @@ def _tune(config: ClassifyConfig, folder: Path, world: World) -> Mapping[str, An
         say(note)
     weights_C = class_weights(train.classes_N, len(labels), config.class_weights == "balanced")
     base = replace(base, model=model)
-    objective, settings = Classification(model, weights_C), config.train
-    whole, figures = fit(
-        config,
-        base,
-        objective,
-        lambda fleet: LabelledLoader(
-            train.rows, train.classes_N, settings.batch_size, settings.seed, fleet.data_rank, fleet.data_size
-        ),
-        _look(held_out, folder / "run"),
-        folder,
-        world,
-    )
+    size, seed = config.train.batch_size, config.train.seed
+
+    def loader(fleet: Fleet) -> LabelledLoader:
+        return LabelledLoader(train.rows, train.classes_N, size, seed, fleet.data_rank, fleet.data_size)
+
+    objective, look = Classification(model, weights_C), _look(held_out, folder / "run")
+    whole, figures = fit(config, base, objective, loader, look, folder, world)
     if whole is not None and held_out.texts:
         bag = BagOfWords(train.texts, train.classes_N, len(labels), weights_C) if config.baseline else None
         figures = figures | _compare(whole, bag, held_out, folder / "run", notes)
@@ -226,10 +222,10 @@ def _look(held_out: Texts, run: Path) -> Look:
         assert isinstance(model, HeadedTransformer)
         probabilities_NC = class_probabilities(model, held_out.rows)
         found = asdict(score(probabilities_NC, held_out.classes_N))
+        figures = {name: found[name] for name in _NAMES}
         if step == 0:
-            said = probabilities_NC.argmax(1).tolist()
-            write_json(run / BEFORE, {"said": said, **{name: found[name] for name in _NAMES}})
-        return {"validation_loss": found["loss"], **{name: found[name] for name in _NAMES if name != "loss"}}
+            write_json(run / BEFORE, {"said": probabilities_NC.argmax(1).tolist(), **figures})
+        return {"validation_loss": figures.pop("loss"), **figures}
 
     return look
 
@@ -240,47 +236,36 @@ def _compare(
     """Write the outcome; the figures of the summary."""
     before = json.loads((run / BEFORE).read_text(encoding="utf-8"))
     probabilities_NC = class_probabilities(model, held_out.rows)
-    after, count = score(probabilities_NC, held_out.classes_N), len(held_out.texts)
-    shares = ("accuracy", "balanced_accuracy", "macro_f1")
-    changes = [
-        Change(text, before[name], getattr(after, name), "higher" if name in shares else "lower",
-               count if name == "accuracy" else 0, name == "accuracy")
-        for name, text in _NAMES.items()
-    ]  # fmt: skip
-    figures = {name: getattr(after, name) for name in (*shares, "calibration_error", "interval")}
-    beside: Scores | None = None
-    if bag is not None:
-        beside = score(bag(held_out.texts), held_out.classes_N)
-        figures["bag_of_words"] = {name: getattr(beside, name) for name in shares}
+    after = score(probabilities_NC, held_out.classes_N)
+    beside = score(bag(held_out.texts), held_out.classes_N) if bag else None
+    figures = {name: getattr(after, name) for name in (*_NAMES, "interval") if name != "loss"}
+    if beside:
+        figures["bag_of_words"] = {name: getattr(beside, name) for name in _HIGHER}
         text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures["bag_of_words"].items())
         notes.append(f"a bag of words (logistic regression on 1- and 2-grams) on the same texts: {text}")
+        say(notes[-1])
     low, high = after.interval
     say(f"held-out accuracy {after.accuracy:.4f} ({low:.4f} to {high:.4f}), balanced {after.balanced_accuracy:.4f}")
-    say("; ".join(notes[-1:]))
-    outcome = Outcome(
-        "classify",
-        changes,
-        [Curve("train_accuracy", "accuracy in training"), Curve("accuracy", "held-out accuracy", "look")],
-        _examples(model.heads.labels, held_out, before["said"], probabilities_NC.argmax(1).tolist()),
-        {"labels": list(model.heads.labels), "counts": after.confusion},
-        after.bins,
-        notes,
-        {"after": asdict(after), "bag_of_words": None if beside is None else asdict(beside)},
-    )
-    write_outcome(run, outcome)
+    changes = [
+        Change(text, before[n], getattr(after, n), "higher" if n in _HIGHER else "lower") for n, text in _NAMES.items()
+    ]
+    changes[0] = replace(changes[0], count=len(held_out.texts), share=True)
+    curves = [Curve("train_accuracy", "accuracy in training"), Curve("accuracy", "held-out accuracy", "look")]
+    examples = _examples(model.heads.labels, held_out, before["said"], probabilities_NC.argmax(1).tolist())
+    confused = {"labels": list(model.heads.labels), "counts": after.confusion}
+    more = {"after": asdict(after), "bag_of_words": asdict(beside) if beside else None}
+    write_outcome(run, Outcome("classify", changes, curves, examples, confused, after.bins, notes, more))
     return figures
 
 
 def _examples(labels: Sequence[str], held_out: Texts, before: list[int], after: list[int]) -> list[Example]:
     """Texts whose class is still wrong, and as many whose class is right."""
-    true = held_out.classes_N.tolist()
-    wrong = [i for i, said in enumerate(after) if said != true[i]][: EXAMPLES // 2]
-    right = [i for i, said in enumerate(after) if said == true[i]][: EXAMPLES // 2]
-    return [
-        Example(held_out.texts[i][:LETTERS], labels[before[i]], labels[after[i]], labels[true[i]],
-                before[i] == true[i], after[i] == true[i])
-        for i in (*wrong, *right)
-    ]  # fmt: skip
+    found: dict[bool, list[Example]] = {False: [], True: []}
+    for text, *classes in zip(held_out.texts, before, after, held_out.classes_N.tolist(), strict=True):
+        first, last, true = classes
+        said, says, expected = (labels[number] for number in classes)
+        found[last == true].append(Example(text[:LETTERS], said, says, expected, first == true, last == true))
+    return [*found[False][: EXAMPLES // 2], *found[True][: EXAMPLES // 2]]
 
 
 def _write_limits(file: Path, longest: int, side: Side) -> None:
