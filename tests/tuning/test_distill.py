@@ -11,11 +11,12 @@ from fromzero.artifact import open_artifact
 from fromzero.errors import UserError
 from fromzero.interop import load_model, save_model
 from fromzero.model import ModelConfig, Transformer
+from fromzero.model.rounding import round_model
 from fromzero.tokenizer import TokenizerConfig, train_tokenizer
 from fromzero.training import TrainConfig
 from fromzero.training.metrics import read_metrics
 from fromzero.tuning import ChatConfig, finetune_chat
-from fromzero.tuning.distill import DistillConfig, finetune_distill
+from fromzero.tuning.distill import Distillation, DistillConfig, finetune_distill
 from tests.conftest import Chain
 
 
@@ -87,6 +88,24 @@ def test_packed_rows_micro_batches_and_the_teacher_alone(
 def _assert_close(first: Path, second: Path) -> None:
     for ours, theirs in zip(load_model(first).parameters(), load_model(second).parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_a_teacher_in_few_bits_or_bfloat16(student: Path, teacher: Path, tmp_path: Path) -> None:
+    """It says nearly the same, and no gradient reaches it."""
+    config = DistillConfig(model=student, teacher=teacher, conversations=tmp_path, output=tmp_path, alpha=1.0)
+    ids_BT, model = torch.arange(40).view(2, 20), load_model(student)
+    plain, rounded = load_model(teacher), load_model(teacher)
+    round_model(rounded, "int8")
+    narrow = load_model(teacher, torch.bfloat16, torch.bfloat16)
+    losses = []
+    for one in (plain, rounded, narrow):
+        objective = Distillation(config, model, one.requires_grad_(False))
+        loss = objective(ids_BT=ids_BT, targets_BT=ids_BT)
+        loss.backward()
+        assert all(parameter.grad is None for parameter in one.parameters())
+        assert not any(parameter is own for parameter in objective.parameters() for own in one.parameters())
+        losses.append(float(loss))
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=0.02)
 
 
 def test_another_tokenizer_and_impossible_settings(
