@@ -1,10 +1,12 @@
 """What answers come to: numbers and choices, as models and people write them."""
 
+import time
 from fractions import Fraction
 
 import pytest
 
 from fromzero.evaluation.answers import marked, read_block, read_choice, read_number
+from fromzero.evaluation.instructions import follows
 
 NUMBERS = {
     "The answer is 42.": "42",
@@ -101,6 +103,24 @@ CHOICES = {
 @pytest.mark.parametrize(("text", "letter"), CHOICES.items(), ids=lambda text: str(text)[:20])
 def test_choices(text: str, letter: str | None) -> None:
     assert read_choice(text, ["red", "dark red", "blue", "green"]) == letter
+
+
+PIECES = ("9", "1,111", "{", "\\boxed{", "<answer>", "-", " ", "answer ", "A", "```\n", "####", "[", "<<a", "\n", "*a")
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_long_answers_take_no_time(piece: str) -> None:
+    text = f"answer{piece * 30_000}x"  # where time grows with the square, minutes
+    start = time.monotonic()
+    for read in (read_number, read_choice, read_block, marked):
+        read(text)
+    for kind, number in (
+        ("detectable_content:number_placeholders", {"num_placeholders": 1}),
+        ("detectable_format:number_bullet_lists", {"num_bullets": 1}),
+        ("detectable_format:title", {}),
+    ):
+        follows(text, {"id": kind, **number})
+    assert time.monotonic() - start < 10
 
 
 def test_marked_parts_and_blocks() -> None:

@@ -10,7 +10,7 @@ _FOLD: dict[int, int | str] = {code: code - 0xFEE0 for code in range(0xFF01, 0xF
 _FOLD |= {
     ord(a): b for a, b in zip("。、　−–⁄÷٪【】", (". ", ", ", " ", "-", "-", "/", "/", "%", "[", "]"), strict=True)
 }
-_MARKS = (re.compile(r"####\s*([^\n]*)"), re.compile(r"<answer>(.*?)</answer>", re.DOTALL))
+_MARKS = (re.compile(r"####\s*([^\n]*)"), re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL))
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*(-?[\d.,]+)\s*\}")
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
@@ -20,7 +20,9 @@ _NUMBER = re.compile(
 )
 _LONGEST = 100  # characters; what has more is no answer, and arithmetic on it takes long
 _LETTER = "([A-HJ-Z])"  # I is a word
-_SAID = re.compile(rf"(?i:answer|choice|option|答案|选择|选项|选)[\s*]*(?:is|为|是)?[\s*:(\[]*{_LETTER}(?![A-Za-z'])")
+_SAID = re.compile(
+    rf"(?i:answer|choice|option|答案|选择|选项|选)[\s*]{{0,9}}(?:is|为|是)?[\s*:(\[]{{0,9}}{_LETTER}(?![A-Za-z'])"
+)
 _LEADING = re.compile(rf"[\s*(\[]*{_LETTER}[\s*)\]]*(?:$|[.:,)\]\n])")
 _BRACKETED = re.compile(rf"[(\[]{_LETTER}[)\]]")
 

@@ -122,10 +122,10 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:number_words": _counted(r"\w+", "num_words"),
     "length_constraints:nth_paragraph_first_word": _first_word,
-    "detectable_content:number_placeholders": _counted(r"\[.*?\]", "num_placeholders", ""),
+    "detectable_content:number_placeholders": _counted(r"\[[^\[\]\n]*\]", "num_placeholders", ""),
     "detectable_content:postscript": _postscript,
     "detectable_format:number_bullet_lists": lambda text, num_bullets: (
-        len(re.findall(r"(?m)^\s*(?:\*[^*]|-).*$", text)) == num_bullets
+        len(re.findall(r"(?m)^[^\S\n]*(?:\*[^*]|-).*$", text)) == num_bullets
     ),
     "detectable_format:constrained_response": lambda text: (
         re.search(r"My answer is (yes|no|maybe)\.", text) is not None
@@ -136,7 +136,9 @@ CHECKS: dict[str, Callable[..., bool]] = {
     ),
     "detectable_format:multiple_sections": _counted(r"{}\s?\d+", "num_sections", "", "section_spliter"),
     "detectable_format:json_format": _is_json,
-    "detectable_format:title": lambda text: any(t.strip("<>").strip() for t in re.findall(r"<<[^\n]+>>", text)),
+    "detectable_format:title": lambda text: any(
+        line.partition("<<")[2].rpartition(">>")[0].strip("<>").strip() for line in text.split("\n")
+    ),
     "combination:two_responses": _two,
     "combination:repeat_prompt": lambda text, prompt_to_repeat: (
         text.strip().lower().startswith(prompt_to_repeat.strip().lower())
@@ -146,7 +148,7 @@ CHECKS: dict[str, Callable[..., bool]] = {
     ),
     "startend:quotation": lambda text: len(text.strip()) > 1 and text.strip()[0] == text.strip()[-1] == '"',
     "change_case:capital_word_frequency": _counted(
-        r"(?<![\w-])[^\Wa-z]*[A-Z][^\Wa-z]*(?![\w-])", "capital_frequency", "capital_relation"
+        r"(?<![\w-])(?=[\d_-]*[A-Z])[A-Z\d_-]++(?![\w-])", "capital_frequency", "capital_relation"
     ),
     "change_case:english_capital": lambda text: text.isupper() and identify(text) in ("en", "und"),
     "change_case:english_lowercase": lambda text: text.islower() and identify(text) in ("en", "und"),
