@@ -137,8 +137,8 @@ def _outcome(exam: Exam | None, figures: Mapping[str, Any], pairs: int, notes: S
     before = next(line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "look")
     found = exam.outcome("preference", figures) if exam else Outcome("preference")
     looked = {key: name for key, name in LOOKED.items() if key in figures}
-    changes = [Change(name, before.get(key), figures[key], "higher", pairs, True) for key, name in looked.items()]
-    changes += [replace(change, name=BEHAVIOUR) if change.share else change for change in found.changes]
+    changes = [replace(change, name=BEHAVIOUR) if change.share else change for change in found.changes]
+    changes += [Change(name, before.get(key), figures[key], "higher", pairs, True) for key, name in looked.items()]
     curves = [Curve(key, name, "look") for key, name in {**looked, "held_out_accuracy": BEHAVIOUR}.items()]
     curves += [Curve(key, name) for key, name in TRAINED.items()]
     drawn = [curve for curve in curves if curve.key in figures]
