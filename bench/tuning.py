@@ -22,7 +22,7 @@ from common import ROOT, child_environment, core_count, fail, machine_lines, mar
 from training import Worker, ratios, spread
 
 SMOLLM2 = {"layers": 30, "width": 576, "heads": 9, "kv_heads": 3, "ffn_width": 1536}
-LARGE = {"layers": 20, "width": 1536, "heads": 12, "kv_heads": 4, "ffn_width": 6144}
+LARGE = {"layers": 36, "width": 1536, "heads": 12, "kv_heads": 4, "ffn_width": 6144}
 TINY = {"layers": 4, "width": 256, "heads": 4, "kv_heads": 2, "ffn_width": 512}
 CASES = [(dtype, lora, packing) for dtype in ("float32", "bfloat16") for lora in (False, True)
          for packing in ("packed", "padded")]  # fmt: skip
