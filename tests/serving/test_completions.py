@@ -118,3 +118,25 @@ def test_what_is_known_about_the_model(live: Live) -> None:
     assert live.get("/version").json()["version"]
     shown = live.post("/tokenize", {"prompt": "The é", "return_token_strs": True}).json()
     assert len(shown["token_strs"]) == shown["count"]
+
+
+def test_token_ids_with_the_end_and_log_probabilities_at_the_temperature(live: Live) -> None:
+    """Whole and in a stream: what was drawn, id for id, with the log-probabilities that it was drawn by."""
+    tokenizer, model = live.service.tokenizer, load_model(live.service.config.model).eval()
+    prompt, ends = tokenizer.encode(PROMPT), set(tokenizer.special_tokens.values())
+    asked = {"prompt": prompt, "max_tokens": 60, "temperature": 2.0, "top_p": 1.0, "logprobs": 0, "seed": 3, "n": 16}
+    given = {"return_token_ids": True}
+    whole = create(live, **asked, extra_body=given)
+    streamed: list[list[int]] = [[] for _ in range(16)]
+    for chunk in create(live, **{**asked, "logprobs": None}, extra_body=given, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.token_ids
+    assert [choice.token_ids for choice in whole.choices] == streamed
+    assert {choice.finish_reason for choice in whole.choices} == {"stop", "length"}
+    for choice in whole.choices:
+        assert (choice.token_ids[-1] in ends) == (choice.finish_reason == "stop")
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*prompt, *choice.token_ids]]))[0, len(prompt) - 1 : -1]
+        log_p = (logits / 2.0).log_softmax(-1).gather(1, torch.tensor(choice.token_ids)[:, None])[:, 0]
+        np.testing.assert_allclose(choice.logprobs.token_logprobs, log_p.tolist(), atol=1e-4)
+    assert not hasattr(create(live).choices[0], "token_ids")

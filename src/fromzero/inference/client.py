@@ -48,6 +48,12 @@ class Server:
         async with self._asked("GET", "/models") as response:
             return [str(model["id"]) for model in json.loads(await response.read())["data"]]
 
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        """A whole answer: what its JSON says, or its bytes where it is none. Raises RefusedError."""
+        async with self._asked("POST", path, json=body) as response:
+            said = await response.read()
+            return json.loads(said) if response.content_type == "application/json" else said
+
     async def events(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The events of a streamed answer, until the server says that it is done. Raises RefusedError."""
         async with self._asked("POST", path, json={**body, "stream": True}) as response:

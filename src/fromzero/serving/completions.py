@@ -36,8 +36,9 @@ async def completion_job(service: Service, body: CompletionRequest, job_id: str)
     sampling = body.sampling(limits, max(asked, 1), noted, best_of)
     if body.echo and asked <= 1:  # scores of a prompt: clients count on the one token behind it, whichever it is
         sampling = replace(sampling, ignore_end=True)
-    requests = [
-        service.request(f"{job_id}-{i}", prompt, sampling, body, body.echo and body.logprobs is not None)
+    scored = body.echo and body.logprobs is not None
+    requests = [  # ids are to be learned from: with log-probabilities by which they are drawn, that of the end too
+        replace(service.request(f"{job_id}-{i}", prompt, sampling, body, scored), drawn=body.return_token_ids)
         for i, prompt in enumerate(prompts)
     ]
     texts = [given] if isinstance(given, str) else given
@@ -64,7 +65,7 @@ class CompletionShape:
         """shown: the prompts, where they were given as texts; n of best_of are told; asked: max_tokens, maybe 0."""
         self._tokenizer, self._requests, self._shown = tokenizer, requests, shown
         self._echo, self._logprobs, self._n, self._asked = body.echo, body.logprobs is not None, n, asked
-        self._made = requests[0].sampling.n
+        self._made, self._ids = requests[0].sampling.n, body.return_token_ids
         self._pieces: dict[int, Pieces] = {}
 
     def whole(self, answers: Sequence[Told]) -> list[dict[str, Any]]:
@@ -76,13 +77,14 @@ class CompletionShape:
             for index in best[: self._n]:
                 told = answers[index]
                 output = Output("", 0, tuple(told.tokens), told.text, tuple(told.logprobs), told.prompt_logprobs)
+                output = replace(output, stop=told.stop)
                 choices.append(self._choice(index, output, told, first=True) | {"index": len(choices)})
         return choices
 
     def piece(self, index: int, output: Output, told: Told) -> list[dict[str, Any]]:
         """See Shape."""
         first = index not in self._pieces
-        if not (first and self._echo) and not output.text and not told.reason and not self._logprobs:
+        if not (first and self._echo) and not output.text and not told.reason and not (self._logprobs or self._ids):
             return []
         return [self._choice(index, output, told, first)]
 
@@ -102,13 +104,14 @@ class CompletionShape:
             for noted in output.logprobs if answers else ():
                 pieces.completion(noted.token, noted, lists)
         reason = told.reason if output.reason or told.reason else None
+        ids = [*output.tokens, output.stop] if isinstance(output.stop, int) else list(output.tokens)
         return {
             "index": index,
             "text": text,
             "logprobs": lists,
             "finish_reason": reason,
             "stop_reason": told.stop if reason else None,
-        }
+        } | ({"token_ids": ids if answers else []} if self._ids else {})
 
 
 def _mean(told: Told) -> float:

@@ -237,6 +237,7 @@ class CompletionRequest(Sampled):
     echo: bool = False
     best_of: int | None = None
     suffix: str | None = None
+    return_token_ids: bool = False
     add_special_tokens: bool = True
     parse_special: bool = False
 

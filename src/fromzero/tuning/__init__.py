@@ -4,8 +4,8 @@ In: a base model and conversations, JSONL of `{"messages": [{"role": ..., "conte
 answers in its chat template. Reading order: `questions` (the stage), `function_questions` and `text_questions` (how
 pairs are made), `chat` (the tuning stage), `distill` and `collected` (learning from a larger model), `grading`;
 `preference_losses`, `sequences`, `preferring` and `preference` (better and worse answers), `reward`, `answer_pairs`;
-`advantages`, `policy_losses`, `rollouts`, `policy`, `practice`, then `reinforce`, `expert_iteration`, `grpo`,
-`ppo_objective` and `ppo`; `retained` (what is forgotten) and `outcome` (what the report says of it).
+`advantages`, `policy_losses`, `rollouts`, `remote_speaker`, `policy`, `practice`, then `reinforce`, `expert_iteration`,
+`grpo`, `ppo_objective` and `ppo`; `retained` (what is forgotten) and `outcome` (what the report says of it).
 """
 
 from fromzero.tuning.chat import ChatConfig, finetune_chat

@@ -5,6 +5,7 @@ now and then, and at the end.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from fromzero.tuning.base import TuningConfig, finish, fit, open_base, tune_toge
 from fromzero.tuning.grading import prompt_ids
 from fromzero.tuning.outcome import Change, Curve, Example, Outcome, write_outcome
 from fromzero.tuning.policy import Policy, Rewards
+from fromzero.tuning.remote_speaker import RemoteSpeaker
 from fromzero.tuning.retained import Retained
 from fromzero.tuning.rollouts import RolloutConfig, Rollouts
 from fromzero.tuning.speaker import Speaker
@@ -67,6 +69,9 @@ class PracticeConfig(TuningConfig):
             raise UserError("tasks.split stays as it is, and held_out is at least 1: the exam is held out of the tasks")
         if self.parallel.pipeline > 1 or self.parallel.context > 1:
             raise UserError("answers are learned with parallel.pipeline and parallel.context of 1")
+        by_server = bool(self.rollouts.url and self.adapters)
+        if by_server != bool(self.rollouts.adapters_folder):
+            raise UserError("rollouts.adapters_folder brings adapters to the server of rollouts.url: give all or none")
 
 
 def practise(
@@ -85,7 +90,7 @@ def practise(
     def make(here: Any, folder: Path, world: World) -> Mapping[str, Any]:
         return _practise(here, make_policy, task, folder, world)
 
-    return tune_together(config, {**source, **(inputs or {})}, make)
+    return tune_together(config, {**source, **(inputs or {})}, make, ignore=("rollouts.adapters_folder",))
 
 
 def _practise(
@@ -99,6 +104,7 @@ def _practise(
     policy = make_policy(base.model, config)
     base = replace(base, model=policy.model)
     speaker = make_speaker(base.model, base.tokenizer, config.rollouts, [*prompts, *questions])
+    remote = RemoteSpeaker(config, config.rollouts, base.tokenizer) if config.rollouts.url else None
     verifier = Guarded()
     retained = Retained.open(config.retain, base.tokenizer, config.train.validation_tokens) if config.retain else None
     exam = Exam(exam_tasks, questions, verifier, speaker, config, folder / "run", retained, policy.rewards)
@@ -113,9 +119,11 @@ def _practise(
             return policy.extend(rows, fleet)
 
         sizes = config.train.batch_size, config.train.seed, world, (fleet.data_rank, fleet.data_size)
-        return Rollouts(config.rollouts, prompts, speaker, score, extend, lambda: follow(speaker, fleet), *sizes)
+        sync = lambda: remote.follow(fleet) if remote else follow(speaker, fleet)  # noqa: E731
+        return Rollouts(config.rollouts, prompts, remote or speaker, score, extend, sync, *sizes)
 
-    whole, figures = fit(config, base, policy, make_loader, exam, folder, world, policy.parts)
+    with closing(remote) if remote else nullcontext():
+        whole, figures = fit(config, base, policy, make_loader, exam, folder, world, policy.parts)
     if whole is not None:
         write_outcome(folder / "run", exam.outcome(task, figures))
     ends = "<|im_end|>" if base.tokenizer.chat_template else None

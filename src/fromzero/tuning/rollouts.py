@@ -9,6 +9,7 @@ import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import stdev
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -34,7 +35,7 @@ _GOLDEN = 0x9E3779B97F4A7C15  # spreads seeds of runs, so that their answers' se
 
 
 class Speaks(Protocol):
-    """Who answers; tuning.speaker.Speaker does."""
+    """Who answers: tuning.speaker.Speaker, or tuning.remote_speaker.RemoteSpeaker."""
 
     def say(self, prompts: Sequence[Sequence[int]], sampling: SamplingConfig) -> list[list[Output]]:
         """`sampling.n` answers to each prompt, with the log-probability by which each token was drawn."""
@@ -68,6 +69,12 @@ class RolloutConfig:
     are left carry no loss (DAPO's dynamic sampling)."""
     dtype: DtypeName = "float32"
     """What the copy of the model that speaks computes in."""
+    url: str | None = None
+    """A server that answers in place of this process, such as http://127.0.0.1:8000; its key is in FROMZERO_API_KEY."""
+    served: str | None = None
+    """What the server calls the model that is trained; null takes the first that it names."""
+    adapters_folder: Path | None = None
+    """Folder by which adapters come to the server as they are trained, which has it at the same path."""
 
     def __post_init__(self) -> None:
         for name in ("answers", "mini_batches", "epochs", "max_tokens", "tries"):
