@@ -69,8 +69,7 @@ class PracticeConfig(TuningConfig):
             raise UserError("tasks.split stays as it is, and held_out is at least 1: the exam is held out of the tasks")
         if self.parallel.pipeline > 1 or self.parallel.context > 1:
             raise UserError("answers are learned with parallel.pipeline and parallel.context of 1")
-        by_server = bool(self.rollouts.url and self.adapters)
-        if by_server != bool(self.rollouts.adapters_folder):
+        if bool(self.rollouts.url and self.adapters) != bool(self.rollouts.adapters_folder):
             raise UserError("rollouts.adapters_folder brings adapters to the server of rollouts.url: give all or none")
 
 
