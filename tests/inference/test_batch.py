@@ -145,7 +145,7 @@ def test_a_prompt_that_can_not_be_answered_has_its_reason(
     ("content", "message"),
     [
         (b'{"prompt": "a"}\n{"prompt": \n', "line 2 is no JSON"),
-        (b'{"prompt": "a"}\n\n{"text": "b"}\n', 'line 3 should have a "prompt" that is a text, or "messages"'),
+        (b'{"prompt": "a"}\n\n{"words": "b"}\n', 'line 3 should have a "prompt" that is a text, or "messages"'),
         (b'{"prompt": 3}\n', 'line 1 should have a "prompt"'),
         (b'{"prompt": "a"}\n' + b"[" * 100_000, "line 2 is no JSON"),
         (b"\xff\xfe bad", "is not in UTF-8"),

@@ -57,7 +57,7 @@ def reference(folder: Path, texts: Sequence[str], how: str = "mean") -> torch.Te
 
 def test_vectors_are_those_of_transformers(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for batch_tokens in (8192, 70, 1):
-        monkeypatch.setattr("fromzero.inference.embedding.BATCH_TOKENS", batch_tokens)
+        monkeypatch.setattr("fromzero.inference.classifying.BATCH_TOKENS", batch_tokens)
         torch.testing.assert_close(Embedder(encoder, "cpu")(TEXTS), reference(encoder, TEXTS), atol=1e-5, rtol=0)
     folder = tmp_path / "first"
     shutil.copytree(encoder, folder)
