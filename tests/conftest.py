@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from fromzero.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer, train
 # Tests run in several processes on few cores; threads on top of that only get in each other's way. Set before any child
 # starts, so that commands run by tests follow it too.
 os.environ["OMP_NUM_THREADS"] = "1"
+# It looks at this when it is imported, be it by other programs that tests run beside ours.
+os.environ.setdefault("TRACKIO_DIR", tempfile.mkdtemp(prefix="trackio-"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

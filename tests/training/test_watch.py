@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -174,13 +175,11 @@ Tracked = tuple[str, Path]
 
 
 @pytest.fixture(params=["wandb", "trackio"], scope="module")
-def tracked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    home = tmp_path_factory.mktemp("trackio")
+def tracked(request: pytest.FixtureRequest) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
-        patch.setenv("TRACKIO_DIR", str(home))  # which it looks at when it is imported
         pytest.importorskip(request.param)
-        yield request.param, home
+        yield request.param, Path(os.environ["TRACKIO_DIR"])
 
 
 def kept(tracked: Tracked, folder: Path, own: str) -> list[bytes]:
