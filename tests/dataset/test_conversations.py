@@ -57,6 +57,15 @@ def test_long_ones_are_cut_on_the_stated_side_and_counted(
     assert (made.summary["truncated"], made.summary["without_loss"], shards.documents) == (2, without, 3 - without)
 
 
+def test_the_last_answer_is_not_learned_against_its_weight(tokenizer_folder: Path, tmp_path: Path) -> None:
+    first, last = conversation(0), conversation(1)
+    last[-1] = {**last[-1], "weight": 0}
+    file = write(tmp_path / "c.jsonl", first, [*first, *last])
+    config = ConversationsConfig(file, tokenizer_folder, tmp_path / "t", loss="last", validation_share=0)
+    made = pack_conversations(config)
+    assert (made.summary["without_loss"], made.summary["train"]["documents"]) == (1, 1)
+
+
 def test_tools_are_told_to_the_template(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tool = {"type": "function", "function": {"name": "sum", "parameters": {}}}
     source = "{% if tools %}{{ tools | tojson }}\n{% endif %}" + CHATML

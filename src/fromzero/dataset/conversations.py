@@ -22,7 +22,7 @@ from fromzero.dataset.writing import (
 from fromzero.errors import UserError
 from fromzero.tokenizer import Tokenizer
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _pack(
             raise UserError(f"{config.tokenizer} has no chat template; add one to its tokenizer_config.json")
         messages, learned = conversation.messages, list(conversation.learned)
         if config.loss == "last":
-            learned = [False] * (len(messages) - 1) + [True]
+            learned[:-1] = [False] * (len(messages) - 1)
         try:
             ids, mask = tokenizer.chat_template.encode_learned(tokenizer, messages, learned, tools=conversation.tools)
         except UserError as error:
