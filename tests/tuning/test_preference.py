@@ -113,6 +113,16 @@ def test_rows_that_teach_nothing_are_dropped_and_counted(tokenizer: Tokenizer) -
     assert "1 rows were dropped: both sides are equal" in encoder.notes()
 
 
+def test_partners_for_the_divergence_may_say_the_same(tokenizer: Tokenizer) -> None:
+    encoder, places = Encoder(tokenizer, 99), (1, 2, 2, 3, 1)
+    given = [Judged(asked(f"Is it {n}?"), said("Yes." if n < 3 else "No."), n < 3) for n in places]
+    rows = judged_rows(encoder, given).rows
+    words = [tokenizer.decode([t for t in other.targets_T.tolist() if t >= 0]) for _, other in rows]
+    assert [word.startswith("Yes") for word in words] == [True, False, False, True, True]  # the last goes round
+    assert not judged_rows(encoder, given[:1] * 3).rows
+    assert encoder.notes() == ["3 rows were dropped: there is no answer to another prompt"]
+
+
 def test_log_probabilities_are_those_of_the_answer_whatever_the_padding(tiny_model: Path, tokenizer: Tokenizer) -> None:
     model = load_model(tiny_model).eval()
     rows = pair_rows(Encoder(tokenizer, 64), pairs(5))

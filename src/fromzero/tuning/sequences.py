@@ -71,12 +71,17 @@ class Encoder:
         ids_T, said_T = np.array(ids[kept]), np.array(mask[kept])
         return Answered(ids_T, np.append(np.where(said_T[1:], ids_T[1:], IGNORE), IGNORE))
 
-    def row(self, first: tuple[Messages, Messages], second: tuple[Messages, Messages]) -> Row | None:
-        """Two prompts with their answers; None, counted, where an answer is cut off whole, or both are the same."""
+    def row(
+        self, first: tuple[Messages, Messages], second: tuple[Messages, Messages], apart: bool = True
+    ) -> Row | None:
+        """Two prompts with their answers; None, counted, where an answer is cut off whole, or both are the same.
+
+        apart: whether both may not be the same.
+        """
         sides = self(*first), self(*second)
         if any((side.targets_T == IGNORE).all() for side in sides):
             self.counts["rows were dropped: nothing is left of an answer"] += 1
-        elif np.array_equal(sides[0].ids_T, sides[1].ids_T):
+        elif apart and np.array_equal(sides[0].ids_T, sides[1].ids_T):
             self.counts["rows were dropped: both sides are equal"] += 1
         else:
             return sides
@@ -117,13 +122,20 @@ def pair_rows(encoder: Encoder, pairs: Sequence[Preference]) -> Rows:
 
 
 def judged_rows(encoder: Encoder, judged: Sequence[Judged]) -> Rows:
-    """Each answer, and the next one that is to another prompt after the prompt of this; beside them `good_P`."""
-    found = []
-    for place, one in enumerate(judged):
-        others = (judged[(place + further) % len(judged)] for further in range(1, len(judged)))
-        other = next((other.completion for other in others if other.prompt != one.prompt), None)
-        row = other and encoder.row((one.prompt, one.completion), (one.prompt, other))
-        found += [(row, one.good)] if row else []
+    """Each answer, and the next one that is to another prompt after the prompt of this; beside them `good_P`.
+
+    Both may have the same words: what other prompts are answered by is what the KL estimate is of.
+    """
+    size, found = len(judged), []
+    partners: list[int | None] = [None] * size
+    for place in reversed(range(2 * size)):  # twice round, as what follows the last one is at the beginning
+        own, after = place % size, (place + 1) % size
+        partners[own] = after if judged[after].prompt != judged[own].prompt else partners[after]
+    for one, partner in zip(judged, partners, strict=True):
+        if partner is None:
+            encoder.counts["rows were dropped: there is no answer to another prompt"] += 1
+        elif row := encoder.row((one.prompt, one.completion), (one.prompt, judged[partner].completion), apart=False):
+            found.append((row, one.good))
     return Rows([row for row, _ in found], {"good_P": torch.tensor([good for _, good in found], dtype=torch.bool)})
 
 
