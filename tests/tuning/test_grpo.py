@@ -13,7 +13,9 @@ import torch
 
 from fromzero.artifact import Artifact
 from fromzero.errors import UserError
-from fromzero.evaluation.tasks import Arithmetic, TasksConfig
+from fromzero.evaluation.answers import NoScore
+from fromzero.evaluation.tasks import Arithmetic, Task, TasksConfig
+from fromzero.evaluation.verifiers import Guarded
 from fromzero.interop import load_model
 from fromzero.model import ModelConfig, Transformer
 from fromzero.model.adapters import AdapterConfig, add_adapters
@@ -23,7 +25,7 @@ from fromzero.training import TrainConfig
 from fromzero.training.metrics import read_metrics
 from fromzero.tuning.expert_iteration import ExpertIterationConfig, align_expert_iteration
 from fromzero.tuning.grpo import PRESETS, Grpo, GrpoConfig, Options, align_grpo
-from fromzero.tuning.practice import follow, make_speaker
+from fromzero.tuning.practice import Exam, follow, make_speaker
 from fromzero.tuning.reinforce import ReinforceConfig, align_reinforce
 from fromzero.tuning.rollouts import RolloutConfig, Rollouts
 from fromzero.tuning.worked import WorkedConfig, make_worked
@@ -137,7 +139,8 @@ def rows(seed: int = 0) -> dict[str, torch.Tensor]:
     rewards_B[5] = torch.nan
     return {
         "ids_BT": ids_BT[:, :-1], "targets_BT": targets_BT, "sampled_BT": sampled_BT, "rewards_B": rewards_B,
-        "whole_B": torch.ones(8, dtype=torch.bool), "lengths_B": lengths_B, "deviations_B": torch.zeros(8),
+        "scores_B": rewards_B, "whole_B": torch.ones(8, dtype=torch.bool), "lengths_B": lengths_B,
+        "deviations_B": torch.zeros(8),
     }  # fmt: skip
 
 
@@ -270,3 +273,32 @@ def test_tasks_with_answers(tmp_path: Path) -> None:
         assert len(lines) == len(prompts[name]) == exact.summary[name]
     assert not prompts["train"] & prompts["validation"]
     assert 0.4 < right / sum(map(len, prompts.values())) < 0.7
+
+
+def test_no_more_rows_are_measured_at_once_than_a_step_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CASES["grpo"][0], train=replace(TRAIN, batch_size=4))
+    policy, sizes = Grpo(Transformer(SHAPE, seed=1), config), []
+    fleet = parallelize(policy, config.parallel, World(torch.device("cpu")))
+    measure = policy.logprobs
+    monkeypatch.setattr(
+        policy, "logprobs", lambda model, batch: sizes.append(len(batch["ids_BT"])) or measure(model, batch)
+    )
+    policy.extend(rows(), fleet)
+    assert sizes == [4, 4, 4, 4]  # the policy and the reference, of 8 rows each
+
+
+def test_held_out_answers_without_a_score_are_left_out(tiny_model: Path, tmp_path: Path) -> None:
+    def verifier(answer: str, task: Task) -> float:
+        if task.id == "none":
+            raise NoScore("too slow")
+        return 1.0
+
+    config = GrpoConfig(model=tiny_model, output=tmp_path, train=TRAIN, rollouts=RolloutConfig(max_tokens=4))
+    tasks, model = [Task("The", id=name) for name in ("some", "none", "none")], load_model(tiny_model)
+    questions = [[5]] * 3
+    speaker = make_speaker(model, load_tokenizer(tiny_model), config.rollouts, questions)
+    exam = Exam(tasks, questions, Guarded(verifier), speaker, config, tmp_path, None)
+    for step in (1, 2):
+        figures = exam(model, step)
+    assert (figures["held_out_accuracy"], figures["held_out_scored"]) == (1.0, 1)
+    assert exam.verifier.failures == {"too slow": 2}  # of the last look

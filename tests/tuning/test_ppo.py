@@ -13,6 +13,7 @@ from fromzero.artifact import Artifact
 from fromzero.errors import UserError
 from fromzero.evaluation.tasks import TasksConfig
 from fromzero.interop import load_model
+from fromzero.locations import cached
 from fromzero.model.adapters import AdapterConfig
 from fromzero.model.heads import HeadConfig, HeadedTransformer
 from fromzero.training import TrainConfig
@@ -38,6 +39,7 @@ def rollout(rows: int = 6, prompt: int = 3, seed: int = 0) -> Batch:
         "targets_BT": targets,
         "sampled_BT": torch.zeros(targets.shape),
         "rewards_B": torch.linspace(-1, 1, rows),
+        "scores_B": torch.linspace(-1, 1, rows),
         "whole_B": torch.ones(rows, dtype=torch.bool),
         "lengths_B": lengths,
         "deviations_B": torch.zeros(rows),
@@ -47,7 +49,9 @@ def rollout(rows: int = 6, prompt: int = 3, seed: int = 0) -> Batch:
 @pytest.fixture
 def objective(tiny_model: Path) -> Ppo:
     model = HeadedTransformer.on(load_model(tiny_model), HeadConfig(classes=1, per_token=True))
-    made = Ppo(model, RolloutConfig(temperature=0.7, max_tokens=5), PpoLoss(value_weight=0.5), Penalty(0.1))
+    made = Ppo(
+        model, RolloutConfig(temperature=0.7, max_tokens=5), PpoLoss(value_weight=0.5), Penalty(0.1), TrainConfig()
+    )
     made.frozen = (load_model(tiny_model).requires_grad_(False),)
     return made
 
@@ -58,6 +62,15 @@ def measure(objective: Ppo, batch: Batch, what: str) -> torch.Tensor:
         found: torch.Tensor = objective(**batch)
     objective.measuring = None
     return found
+
+
+def test_divergence_is_that_of_answers_that_are_learned(objective: Ppo) -> None:
+    batch = rollout()
+    batch["targets_BT"][0] = -100
+    old, values = measure(objective, batch, "policy").unbind(-1)
+    batch |= experience(batch, old, values, old - 0.1, objective.config, objective.penalty)
+    objective.train()(**batch)
+    assert objective.noted["answer_kl"] == (pytest.approx(float(batch["divergences_B"].sum())), 5)
 
 
 def test_the_reward_is_at_the_last_token_and_divergence_costs_at_each() -> None:
@@ -213,18 +226,26 @@ def test_a_run_that_was_cut_off_is_the_straight_one_with_a_learned_reward(
         {"prompt": f"The {w}", "chosen": " is quiet", "rejected": " the the"} for w in ("sea", "sky", "sun", "day")
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs * 4))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     judge = align_reward(
         RewardConfig(
             model=tiny_model,
-            output=tmp_path / "judge",
+            output=cached("models", "judge"),  # where it is found by its name
             preferences=tmp_path / "pairs.jsonl",
             train=replace(TRAIN, steps=2),
         )
     )
-    given: dict[str, Any] = {"model": tiny_model, "tasks": tasks, "held_out": 4, "train": TRAIN, "reward": judge.path}
+    given: dict[str, Any] = {
+        "model": tiny_model,
+        "tasks": tasks,
+        "held_out": 4,
+        "train": TRAIN,
+        "reward": Path("judge"),
+    }
     given |= {"rollouts": RolloutConfig(answers=1, mini_batches=2, epochs=2, max_tokens=8), "adapters": adapters}
     given |= {"loss": PpoLoss(target=0.1, horizon=100)}
     straight = align_ppo(PpoConfig(**given, output=tmp_path / "straight"))
+    assert straight.manifest["inputs"]["reward"] == judge.digest
     looks = [line for line in read_metrics(straight.path / "run" / "metrics.jsonl") if line["kind"] == "look"]
     assert all("held_out_reward" in look for look in looks)
     deal, dealt = Rollouts.next_batch, 0

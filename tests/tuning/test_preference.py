@@ -260,6 +260,8 @@ def test_kto_learns_from_answers_alone_and_adapters_from_a_frozen_reference(tiny
     lines = [line for line in read_metrics(tmp_path / "out" / "run" / "metrics.jsonl") if line["kind"] == "train"]
     assert lines[0]["kl"] == pytest.approx(0, abs=1e-4)
     assert lines[-1]["good_reward"] > lines[-1]["bad_reward"]
+    changes = json.loads((tmp_path / "out" / "run" / "outcome.json").read_text())["changes"]
+    assert [c["count"] for c in changes if c["name"] == "held-out pairs told apart"] == [0]  # no interval
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from fromzero.interop import load_model
 from fromzero.model import Transformer
 from fromzero.parallel import World
 from fromzero.tokenizer import Tokenizer, load_tokenizer
+from fromzero.tuning.expert_iteration import Experts
 from fromzero.tuning.policy import Policy
 from fromzero.tuning.rollouts import RolloutConfig, Rollouts, guarded, overlong_penalty
 from fromzero.tuning.speaker import Speaker
@@ -154,6 +157,7 @@ def test_rewards_that_fail_are_counted_and_left_out(
     assert batch["rewards_B"][learned_B].tolist() == [0.5] * 4
     said = capsys.readouterr().err
     assert "12 of 16 answers have no usable reward" in said
+    assert rollouts.unscored == rollouts.state_dict()["unscored"] == 12
     assert "ZeroDivisionError: no reward" in said
     with pytest.raises(UserError):
         guarded(lambda *_: (_ for _ in ()).throw(UserError("the settings are wrong")), [0, 1], ["a", "b"])
@@ -171,6 +175,8 @@ def test_truncated_answers_by_choice(eager: Transformer, tokenizer: Tokenizer) -
     late = make(eager, tokenizer, RolloutConfig(answers=4, max_tokens=12, overlong=6), 24).next_batch()
     penalty_B = torch.tensor([overlong_penalty(int(n), 12, 6) for n in kept["lengths_B"]])
     assert torch.allclose(late["rewards_B"], kept["rewards_B"] + penalty_B)
+    assert torch.equal(late["scores_B"], kept["scores_B"])
+    assert torch.equal(late["deviations_B"], kept["deviations_B"])
     assert [overlong_penalty(n, 12, 6) for n in (3, 6, 9, 12)] == [0, 0, -0.5, -1]
 
 
@@ -189,6 +195,28 @@ def test_groups_that_teach_nothing_are_replaced(eager: Transformer, tokenizer: T
     batch = hopeless.next_batch()
     assert hopeless.asked == 12  # it ends, and what is left carries no loss
     assert (batch["targets_BT"] == -100).all()
+    assert (batch["scores_B"] == 0).all()  # figures still tell what they were
+
+
+def test_what_is_right_is_so_before_the_penalty(eager: Transformer, tokenizer: Tokenizer) -> None:
+    """Overlong answers that are right are still alike, good enough to be learned from, and counted as right."""
+    config = RolloutConfig(answers=4, max_tokens=8, overlong=7, tries=2)
+    alike = make(eager, tokenizer, config, 8, score=lambda numbers, answers: [1.0] * len(answers))
+    batch = alike.next_batch()
+    assert alike.asked == 4
+    assert (batch["targets_BT"] == -100).all()
+    rollouts = make(eager, tokenizer, replace(config, tries=1), 8, score=alike.score)
+    batch = rollouts.next_batch()
+    assert (batch["rewards_B"] < 1).any()
+    policy = Policy(eager, 1.0, "token", 8).train()
+    policy(**batch, **policy.extend(batch, None))  # type: ignore[arg-type]
+    assert policy.noted["right"] == policy.noted["reward"] == (8, 8)
+    policy.rewards = lambda tasks, answers: [2.0] * len(answers)
+    policy.noted.clear()
+    policy(**batch, **policy.extend(batch, None))  # type: ignore[arg-type]
+    assert "right" not in policy.noted
+    settings: Any = SimpleNamespace(rollouts=config, good=1.0)
+    assert (Experts(eager, settings).extend(batch, None)["targets_BT"] != -100).any(1).all()  # type: ignore[arg-type]
 
 
 def test_sizes_that_do_not_fit(eager: Transformer, tokenizer: Tokenizer) -> None:

@@ -27,7 +27,7 @@ class ExpertIterationConfig(PracticeConfig):
     rollouts: RolloutConfig = field(default_factory=lambda: RolloutConfig(mini_batches=4))
     """How answers are made."""
     good: float = 1.0
-    """Lowest reward of an answer that is learned."""
+    """Lowest score of an answer that is learned."""
 
 
 class Experts(Policy):
@@ -38,7 +38,7 @@ class Experts(Policy):
         self.good = config.good
 
     def extend(self, rows: Batch, fleet: Fleet) -> Mapping[str, Tensor]:
-        good_B1 = (rows["rewards_B"] >= self.good)[:, None]
+        good_B1 = (rows["scores_B"] >= self.good)[:, None]
         targets_BT = rows["targets_BT"].masked_fill(~good_B1, IGNORE)
         return {"targets_BT": targets_BT, "advantages_BT": torch.ones_like(targets_BT, dtype=torch.float32)}
 

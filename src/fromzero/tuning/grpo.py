@@ -101,11 +101,10 @@ class Grpo(Policy):
         rewards_GN = rows["rewards_B"].view(-1, self.config.rollouts.answers)
         gains_B1 = advantages(rewards_GN, self.options.advantage).view(-1, 1)
         found = {"advantages_BT": gains_B1.expand_as(rows["ids_BT"])}
-        at_once = self.config.train.micro_batch_size
         if self.config.rollouts.updates > 1:  # later steps move away from what spoke
-            found["old_BT"] = measured(fleet, "policy", rows, at_once)
+            found["old_BT"] = measured(fleet, "policy", rows, self.config.train)
         if self.options.beta:
-            found["reference_BT"] = measured(fleet, "reference", rows, at_once)
+            found["reference_BT"] = measured(fleet, "reference", rows, self.config.train)
         return found
 
     def token_losses(self, new_BT: Tensor, mask_BT: Tensor, batch: Batch) -> Tensor:

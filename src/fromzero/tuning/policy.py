@@ -16,6 +16,7 @@ from fromzero.model.linear_loss import IGNORE
 from fromzero.parallel import Fleet
 from fromzero.parallel.fleet import Batch
 from fromzero.training.objective import Objective, added_loss
+from fromzero.training.settings import TrainConfig
 from fromzero.tuning.policy_losses import Normalizer, loss_count, token_weights
 
 Rewards = Callable[[Sequence[Task], Sequence[str]], Sequence[float | None]]
@@ -88,12 +89,13 @@ class Policy(Objective):
 
     def _note(self, new_BT: Tensor, mask_BT: Tensor, batch: Batch) -> None:
         """Figures of the answers: entropy is estimated by -log p of what was drawn."""
-        rewards_B, answers, tokens = batch["rewards_B"], len(mask_BT), float(mask_BT.sum())
-        known = float((~rewards_B.isnan()).sum())
+        scores_B, answers, tokens = batch["scores_B"], len(mask_BT), float(mask_BT.sum())
+        known = float((~scores_B.isnan()).sum())
+        if self.rewards is None:  # a learned reward of 1 means nothing
+            self.note(right=((scores_B >= 1).sum(), known))
         self.note(
-            reward=(rewards_B.nansum(), known),
+            reward=(scores_B.nansum(), known),
             reward_deviation=(batch["deviations_B"].sum(), answers),
-            right=((rewards_B >= 1).sum(), known),
             unscored=(answers - known, answers),
             truncated=((~batch["whole_B"]).sum(), answers),
             answer_tokens=(batch["lengths_B"].sum(), answers),
@@ -103,13 +105,14 @@ class Policy(Objective):
 
 
 @torch.no_grad()
-def measured(fleet: Fleet, what: str, rows: Batch, at_once: int | None = None) -> Tensor:
+def measured(fleet: Fleet, what: str, rows: Batch, train: TrainConfig) -> Tensor:
     """Log-probabilities (B, T) of all rows of a rollout by "policy" or "reference", or what else the objective measures
-    of rows; ranks share the work, and all get all of it. at_once: rows of a micro-batch.
+    of rows; ranks share the work, and all get all of it. Never more rows at once than train.
     """
     objective: Any = fleet.objective
     learning, objective.measuring = objective.training, what
     objective.eval()
+    at_once = train.micro_batch_size or train.batch_size // fleet.data_size
     own = {name: tensor[fleet.data_rank :: fleet.data_size] for name, tensor in rows.items()}
     found = torch.cat([fleet.roots[0](**micro).cpu() for micro in fleet.micro_batches(own, at_once)])
     objective.measuring = None

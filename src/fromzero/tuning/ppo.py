@@ -44,7 +44,7 @@ def make_policy(model: Any, config: PpoConfig) -> Ppo:
     assert headed.classifier is not None
     nn.init.zeros_(headed.classifier.weight)
     penalty = Penalty(config.loss.penalty, config.loss.target, config.loss.horizon)
-    policy = Ppo(headed, config.rollouts, config.loss, penalty, config.train.micro_batch_size)
+    policy = Ppo(headed, config.rollouts, config.loss, penalty, config.train)
     if config.reward is not None:
         policy.rewards = RewardModel.open(config.reward, config.train.device)
     if next(adapters(model), None) is None:

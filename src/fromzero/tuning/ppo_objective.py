@@ -16,6 +16,7 @@ from fromzero.model.heads import HeadConfig
 from fromzero.model.linear_loss import IGNORE
 from fromzero.parallel import Fleet
 from fromzero.parallel.fleet import Batch
+from fromzero.training.settings import TrainConfig
 from fromzero.tuning.advantages import generalized_advantages, whiten
 from fromzero.tuning.policy import Policy, measured
 from fromzero.tuning.policy_losses import Penalty, clipped_loss, kl_divergence, log_ratios, value_loss
@@ -60,11 +61,11 @@ class Ppo(Policy):
     """What Rollouts deals, with what `experience` adds -> the summed loss of its answers' tokens."""
 
     def __init__(
-        self, model: Any, rollouts: RolloutConfig, config: PpoLoss, penalty: Penalty, at_once: int | None = None
+        self, model: Any, rollouts: RolloutConfig, config: PpoLoss, penalty: Penalty, train: TrainConfig
     ) -> None:
-        """model: a HeadedTransformer with one class per token, the value. at_once: rows that are measured at once."""
+        """model: a HeadedTransformer with one class per token, the value. train: how many rows go through at once."""
         super().__init__(model, rollouts.temperature, "token", rollouts.max_tokens)
-        self.config, self.penalty, self.at_once = config, penalty, at_once
+        self.config, self.penalty, self.train_config = config, penalty, train
         self.parts["penalty"] = penalty
 
     def plain(self, whole: Any) -> Any:
@@ -73,8 +74,8 @@ class Ppo(Policy):
         return whole
 
     def extend(self, rows: Batch, fleet: Fleet) -> Mapping[str, Tensor]:
-        old_BT, values_BT = measured(fleet, "policy", rows, self.at_once).unbind(-1)
-        reference_BT = measured(fleet, "reference", rows, self.at_once)
+        old_BT, values_BT = measured(fleet, "policy", rows, self.train_config).unbind(-1)
+        reference_BT = measured(fleet, "reference", rows, self.train_config)
         return experience(rows, old_BT, values_BT, reference_BT, self.config, self.penalty)
 
     def forward(self, **batch: Tensor) -> Tensor:
@@ -91,9 +92,9 @@ class Ppo(Policy):
         policy_BT, clipped_BT = clipped_loss(ratios_BT, batch["advantages_BT"], config.clip, config.clip)
         of_values_BT = value_loss(values_BT, batch["values_BT"], batch["returns_BT"], config.value_clip)
         self._note(new_BT, mask_BT, batch)
-        answers, tokens = len(mask_BT), float(mask_BT.sum())
+        answers, learned, tokens = len(mask_BT), float(mask_BT.any(1).sum()), float(mask_BT.sum())
         self.note(
-            answer_kl=(batch["divergences_B"].sum(), answers),
+            answer_kl=(batch["divergences_B"].sum(), learned),
             penalty=(self.penalty.value * answers, answers),
             clipped=((clipped_BT & mask_BT).sum(), tokens),
             value_loss=((of_values_BT.detach() * mask_BT).sum(), tokens),

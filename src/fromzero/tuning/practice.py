@@ -106,7 +106,9 @@ def _practise(
     remote = RemoteSpeaker(config, config.rollouts, base.tokenizer) if config.rollouts.url else None
     verifier = Guarded()
     retained = Retained.open(config.retain, base.tokenizer, config.train.validation_tokens) if config.retain else None
-    exam = Exam(exam_tasks, questions, verifier, speaker, config, folder / "run", retained, policy.rewards)
+    exam = Exam(exam_tasks, questions, Guarded(), speaker, config, folder / "run", retained, policy.rewards)
+
+    loaders = list[Rollouts]()
 
     def make_loader(fleet: Fleet) -> Rollouts:
         def score(numbers: Sequence[int], answers: Sequence[str]) -> Sequence[float | None]:
@@ -119,12 +121,15 @@ def _practise(
 
         sizes = config.train.batch_size, config.train.seed, world, (fleet.data_rank, fleet.data_size)
         sync = lambda: remote.follow(fleet) if remote else follow(speaker, fleet)  # noqa: E731
-        return Rollouts(config.rollouts, prompts, remote or speaker, score, extend, sync, *sizes)
+        loaders.append(Rollouts(config.rollouts, prompts, remote or speaker, score, extend, sync, *sizes))
+        return loaders[-1]
 
     with closing(remote) if remote else nullcontext():
         whole, figures = fit(config, base, policy, make_loader, exam, folder, world, policy.parts)
     if whole is not None:
-        write_outcome(folder / "run", exam.outcome(task, figures))
+        unscored = loaders[-1].unscored
+        notes = [f"{unscored} answers of training had no score"] if unscored else []
+        write_outcome(folder / "run", exam.outcome(task, figures, notes))
     ends = "<|im_end|>" if base.tokenizer.chat_template else None
     return finish(whole if whole is None else policy.plain(whole), base, folder, figures, ends)
 
@@ -188,32 +193,39 @@ class Exam:
         self.speaker.sync(plain_state(model))
         sampling = SamplingConfig(temperature=0, max_tokens=self.config.rollouts.max_tokens)
         answers = [group[0] for group in self.speaker.say(self.questions, sampling)]
-        scores = [self.verifier(a.text, task) or 0.0 for a, task in zip(answers, self.tasks, strict=True)]
+        self.verifier.failures.clear()  # what the report tells is of the last look
+        every = [self.verifier(a.text, task) for a, task in zip(answers, self.tasks, strict=True)]
+        scores = [score for score in every if score is not None]
         if step in (0, self.config.train.steps):
             texts = [(task.text, a.text) for task, a in zip(self.tasks, answers, strict=True)]
             SampleLog(self.run).write(step, texts[:EXAMPLES])
         right, length = sum(score >= 1 for score in scores), sum(len(a.tokens) for a in answers)
-        say(f"step {step}: {right} of {len(answers)} held-out tasks right")
-        figures = {"held_out_accuracy": right / len(answers), "held_out_length": length / len(answers)}
+        say(f"step {step}: {right} of {len(scores)} held-out tasks right")
+        figures = {"held_out_accuracy": right / max(1, len(scores)), "held_out_length": length / len(answers)}
+        figures["held_out_scored"] = len(scores)
         if self.rewards:
             given = [r for r in self.rewards(self.tasks, [a.text for a in answers]) if r is not None and r == r]
             figures["held_out_reward"] = sum(given) / max(1, len(given))
         return figures | (self.retained.measure(model) if self.retained else {})
 
-    def outcome(self, task: Any, figures: Mapping[str, Any]) -> Outcome:
-        """What changed."""
+    def outcome(self, task: Any, figures: Mapping[str, Any], notes: Sequence[str] = ()) -> Outcome:
+        """What changed, and what else is to be told."""
         before = next(line for line in read_metrics(self.run / "metrics.jsonl") if line["kind"] == "look")
         names = {"held_out_accuracy": "held-out accuracy", "held_out_length": "length of held-out answers, tokens"}
         names |= {"retained_loss": "loss on what it knew before, nats a token"} if self.retained else {}
         names |= {"held_out_reward": "reward of held-out answers"} if self.rewards else {}
         better: dict[str, Any] = {"held_out_accuracy": "higher", "held_out_reward": "higher", "retained_loss": "lower"}
+        counts = {"held_out_accuracy": figures["held_out_scored"]}
         changes = [
-            Change(name, before[key], figures[key], better.get(key, ""), len(self.tasks), key == "held_out_accuracy")
+            Change(
+                name, before[key], figures[key], better.get(key, ""), counts.get(key, len(self.tasks)), key in counts
+            )
             for key, name in names.items()
         ]
         curves = [Curve("held_out_accuracy", "held-out accuracy", "look")]
         curves += [Curve(key, name) for key, name in CURVES.items() if key in figures]
-        notes = [f"{count} answers had no score: {why}" for why, count in self.verifier.failures.items()]
+        failed = self.verifier.failures.items()
+        notes = [*notes, *(f"{count} held-out answers had no score: {why}" for why, count in failed)]
         speed = figures["steps"] * self.config.train.batch_size / figures["seconds"]
         more = {"samples_per_second": speed, "steps": figures["steps"]}
         return Outcome(task, changes, curves, self._examples(), notes=notes, more=more)

@@ -111,7 +111,8 @@ def _align(config: PreferenceConfig, folder: Path, world: World) -> Mapping[str,
 
     whole, figures = fit(config, base, objective, make_loader, look, folder, world)
     if whole is not None:
-        write_outcome(run, _outcome(exam, figures, len(held_out.rows), encoder.notes(), run))
+        pairs = 0 if judged else len(held_out.rows)  # good x bad answers are no independent pairs: no interval
+        write_outcome(run, _outcome(exam, figures, pairs, encoder.notes(), run))
     return finish(whole, base, folder, figures, "<|im_end|>")
 
 

@@ -101,7 +101,9 @@ class Spoken(NamedTuple):
     logprobs: tuple[float, ...]
     """Of each token, as it was drawn."""
     reward: float
-    """NaN: there is none."""
+    """What is learned from: the score, less what is taken off overlong answers. NaN: there is none to learn from."""
+    score: float
+    """What it was scored. NaN: there is none."""
     whole: bool
     """Whether it came to an end by itself."""
 
@@ -135,6 +137,8 @@ class Rollouts:
             )
         self.config, self.prompts, self.speaker, self.score, self.extend = config, prompts, speaker, score, extend
         self.sync, self.batch_size, self.seed, self.world, self.share = sync, batch_size, seed, world, share
+        self.unscored = 0
+        """Answers so far that had no score."""
         self.asked = 0
         """Prompts that were answered so far."""
         self.rollout = 0
@@ -148,8 +152,9 @@ class Rollouts:
         """This rank's rows of the next optimizer step.
 
         ids_BT, targets_BT (-100 but at the answer's tokens), sampled_BT (log-probabilities of the targets as they were
-        drawn), rewards_B (NaN: none), whole_B (whether it came to an end), lengths_B, deviations_B (of the rewards of
-        its group), and what `extend` adds.
+        drawn), rewards_B (NaN: none to learn from), scores_B (before anything is taken off, of all answers; NaN: none),
+        whole_B (whether it came to an end), lengths_B, deviations_B (of the scores of its group), and what `extend`
+        adds.
         """
         if self.update == self.config.updates:
             self.sync()
@@ -173,11 +178,13 @@ class Rollouts:
         """Where it is, with the rollout in flight."""
         kept = {} if self.update == self.config.updates else self.tensors
         tensors = {name: _packed(tensor) for name, tensor in kept.items()}
-        return {"asked": self.asked, "rollout": self.rollout, "update": self.update, "tensors": tensors}
+        places = {"asked": self.asked, "rollout": self.rollout, "update": self.update, "unscored": self.unscored}
+        return {**places, "tensors": tensors}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go there."""
         self.asked, self.rollout, self.update = state["asked"], state["rollout"], state["update"]
+        self.unscored = state["unscored"]
         self.tensors = {name: _unpacked(packed) for name, packed in state["tensors"].items()}
 
     def _groups(self) -> list[list[Spoken]]:
@@ -185,12 +192,14 @@ class Rollouts:
         wanted, kept, alike = self.rows // self.config.answers, list[list[Spoken]](), list[list[Spoken]]()
         for _ in range(self.config.tries):
             for group in self._speak(self._next_prompts(wanted - len(kept))):
-                known = {spoken.reward for spoken in group if not math.isnan(spoken.reward)}
+                known = {spoken.score for spoken in group if not math.isnan(spoken.score)}
                 (kept if self.config.tries == 1 or len(known) > 1 else alike).append(group)
             if len(kept) == wanted:
                 break
-        kept += [[s._replace(reward=math.nan) for s in group] for group in alike[: wanted - len(kept)]]
-        missing = sum(math.isnan(spoken.reward) for group in kept for spoken in group)
+        if rest := alike[: wanted - len(kept)]:
+            say(f"warning: {len(rest)} of {wanted} groups carry no loss: the scores in each are alike")
+        kept += [[s._replace(reward=math.nan) for s in group] for group in rest]
+        missing = sum(math.isnan(spoken.score) for group in kept for spoken in group)
         if missing:
             say(f"warning: {missing} of {self.rows} answers have no usable reward and carry no loss")
         return kept
@@ -221,18 +230,18 @@ class Rollouts:
         rewards = guarded(self.score, [number for number, _ in flat], [output.text for _, output in flat])
         spoken = [self._spoken(*pair, reward) for pair, reward in zip(flat, rewards, strict=True)]
         every = [answer for part in self.world.gather(spoken) for answer in part]
+        self.unscored += sum(math.isnan(answer.score) for answer in every)
         return [every[start : start + config.answers] for start in range(0, len(every), config.answers)]
 
-    def _spoken(self, number: int, output: Output, reward: float) -> Spoken:
+    def _spoken(self, number: int, output: Output, score: float) -> Spoken:
         tokens, config = output.tokens, self.config
         if isinstance(output.stop, int):  # what ends an answer is learned like the rest
             tokens = (*tokens, output.stop)
         if output.reason == "error" or len(output.logprobs) != len(tokens) or not tokens:
-            return Spoken(number, (0,), (0.0,), math.nan, False)
-        if config.overlong:
-            reward += overlong_penalty(len(tokens), config.max_tokens, config.overlong)
+            return Spoken(number, (0,), (0.0,), math.nan, math.nan, False)
+        penalty = overlong_penalty(len(tokens), config.max_tokens, config.overlong) if config.overlong else 0.0
         logprobs = tuple(noted.logprob for noted in output.logprobs)
-        return Spoken(number, tokens, logprobs, reward, output.reason == "stop")
+        return Spoken(number, tokens, logprobs, score + penalty, score, output.reason == "stop")
 
     def _rows(self, groups: Sequence[Sequence[Spoken]]) -> Tensors:
         """One answer a row behind its prompt, padded on the right."""
@@ -251,6 +260,7 @@ class Rollouts:
             "targets_BT": pad_sequence(targets, batch_first=True, padding_value=IGNORE),
             "sampled_BT": pad_sequence(sampled, batch_first=True),
             "rewards_B": torch.tensor([answer.reward for answer in spoken], dtype=torch.float32),
+            "scores_B": torch.tensor([answer.score for answer in spoken], dtype=torch.float32),
             "whole_B": torch.tensor([answer.whole for answer in spoken]),
             "lengths_B": torch.tensor([len(answer.tokens) for answer in spoken]),
             "deviations_B": torch.tensor([_deviation(group) for group in groups for _ in group]),
@@ -258,7 +268,7 @@ class Rollouts:
 
 
 def _deviation(group: Sequence[Spoken]) -> float:
-    known = [spoken.reward for spoken in group if not math.isnan(spoken.reward)]
+    known = [spoken.score for spoken in group if not math.isnan(spoken.score)]
     return stdev(known) if len(known) > 1 else 0.0
 
 
