@@ -13,7 +13,16 @@ from safetensors.torch import load_file, save_file
 
 from fromzero.errors import UserError
 from fromzero.interop import load_model, save_model
-from fromzero.interop.adapters import BASE, CONFIG, FOLDER, WEIGHTS, load_adapters, save_adapters, save_apart
+from fromzero.interop.adapters import (
+    BASE,
+    CONFIG,
+    FOLDER,
+    WEIGHTS,
+    check_base,
+    load_adapters,
+    save_adapters,
+    save_apart,
+)
 from fromzero.model import ModelConfig, Transformer
 from fromzero.model.adapters import AdapterConfig, adapters, add_adapters, merge_adapters
 from fromzero.model.quantized import quantized
@@ -66,7 +75,9 @@ def test_layers_that_a_family_keeps_together_have_our_names(chain: Chain, tmp_pa
 
 
 @pytest.mark.parametrize("few_bits", ["none", "int4"])
-def test_adapters_apart_open_as_a_model(chain: Chain, tmp_path: Path, few_bits: Any) -> None:
+def test_adapters_apart_open_as_a_model(
+    chain: Chain, tmp_path: Path, few_bits: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     (base := tmp_path / "base").mkdir()
     save_model(Transformer(LLAMA, seed=3), base, chain.tokenizer_folder, {})
     model = load_model(base)
@@ -75,6 +86,10 @@ def test_adapters_apart_open_as_a_model(chain: Chain, tmp_path: Path, few_bits: 
     apart = tmp_path / "apart"
     apart.mkdir()
     save_apart(model, apart, PLAIN, base, few_bits)
+    check_base(apart / FOLDER, base)
+    assert ("were made on the model in int4" in capsys.readouterr().err) == (few_bits != "none")
+    with pytest.raises(UserError, match="were made on another model"):
+        check_base(apart, chain.tokenizer_folder)
     (tmp_path / "moved").mkdir()
     for folder in (base, apart):  # together they can be moved
         folder.rename(tmp_path / "moved" / folder.name)
@@ -97,6 +112,7 @@ def _spoil(folder: Path, **changes: Any) -> None:
     [
         ({"peft_type": "IA3"}, "only LORA"),
         ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern is not supported"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changes the base"),
         ({"r": "8"}, "should be numbers"),
         ({"r": 5}, "is expected"),
         ({"use_dora": True}, "some parts are missing"),

@@ -1,6 +1,7 @@
 """Adapters as models of their own: asked for together, loaded and unloaded while the server runs."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fromzero.inference import SamplingConfig
 from fromzero.inference.engine import Engine
 from fromzero.inference.request import Request
 from fromzero.interop import load_model
-from fromzero.interop.adapters import save_adapters
+from fromzero.interop.adapters import BASE, save_adapters
 from fromzero.model import Transformer
 from fromzero.model.adapters import AdapterConfig, adapters, add_adapters, merge_adapters
 from fromzero.serving import ServeConfig
@@ -34,6 +35,8 @@ def folders(served_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         model = tuned(served_model, seed)
         save_adapters(model, folder / name, CONFIG, str(served_model))
     (folder / "none").mkdir()
+    shutil.copytree(folder / "poet", folder / "strange")
+    (folder / "strange" / BASE).write_text('{"digest": "of another model", "quantize": "none"}')
     return folder
 
 
@@ -130,6 +133,9 @@ def test_what_is_no_adapter_is_refused_without_the_path_of_the_server(server: Li
     answer = server.post("/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "none"}, headers=KEY)
     assert answer.status_code == 400
     assert "adapter_config.json" in answer.text
+    answer = server.post("/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "strange"}, headers=KEY)
+    assert answer.status_code == 400
+    assert "the adapters in strange were made on another model" in answer.text
     assert str(folders) not in answer.text
     for name in ("a/b", "", "x" * 101, "tiny"):
         answer = server.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": "poet"}, headers=KEY)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fromzero.errors import UserError
 from fromzero.inference.paged import PageStore, Run, run_parts, run_spans
 from fromzero.inference.request import Span
-from fromzero.interop.adapters import read_adapters
+from fromzero.interop.adapters import check_base, read_adapters
 from fromzero.model import Transformer
 from fromzero.model.layers import Linear
 from fromzero.model.quantized import QuantizedLinear
@@ -61,8 +61,10 @@ class Adapter:
     """What tells its cached prefixes from those of any other, also of one of the same name before it."""
 
     @classmethod
-    def read(cls, name: str, folder: Path, model: Any) -> "Adapter":
-        """Those of a folder for a Transformer. Raises UserError."""
+    def read(cls, name: str, folder: Path, model: Any, base: Path | None = None) -> "Adapter":
+        """Those of a folder for a Transformer; base: where that was read. Raises UserError."""
+        if base is not None:
+            check_base(folder, base)
         config, found = read_adapters(model, folder)
         if odd := next((place for place in found if place.endswith(("key_up", "value_up"))), None):
             raise UserError(f"{folder}: attention unfolds {odd}, so an adapter of it must be merged into the model")

@@ -7,6 +7,7 @@ from fromzero import artifact
 from fromzero.device import DeviceName, pick_device, pick_dtype
 from fromzero.errors import UserError
 from fromzero.inference.engine import Engine, EngineConfig
+from fromzero.interop.adapters import check_base
 from fromzero.interop.download import find_model
 from fromzero.interop.huggingface import load_any, put_on
 from fromzero.interop.weights import read_json
@@ -36,6 +37,7 @@ def open_engine(
     dtype = pick_dtype(config.dtype, place)
     opened: Any = load_any(folder, dtype=None if adapters else dtype)
     if adapters:
+        check_base(adapters, folder)
         put_on(opened, adapters, dtype)
     opened = opened.to(place).eval()
     if not isinstance(opened, EncoderDecoder) and opened.config.kind != "decoder":

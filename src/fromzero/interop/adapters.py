@@ -17,6 +17,7 @@ from typing import Any, cast, get_args
 from torch import Tensor
 
 from fromzero.artifact import digest_source, write_json
+from fromzero.console import say
 from fromzero.dataset.writing import copy_tokenizer
 from fromzero.errors import UserError
 from fromzero.interop.download import RECORD, find_model
@@ -36,6 +37,7 @@ _PREFIX = "base_model.model."
 _PARTS = {"lora_A.weight": "down.weight", "lora_B.weight": "up.weight", "lora_magnitude_vector": "magnitude"}
 # Settings that make something else of the same tensors.
 _REFUSED = "rank_pattern alpha_pattern layer_replication use_qalora alora_invocation_tokens arrow_config use_bdlora"
+_INITS = ("gaussian", "eva", "orthogonal")  # of those with a name, the ones that leave the base as it is
 Layers = dict[str, dict[str, Tensor]]
 """Name of a linear layer -> its adapter: down.weight (rank, in), up.weight (out, rank); DoRA: magnitude (out)."""
 
@@ -122,6 +124,8 @@ def _settings(said: dict[str, Any], where: Path) -> AdapterConfig:
         raise UserError(f"{where}: adapters of the kind {said.get('peft_type')!s:.40} are not read, only LORA")
     if refused := [name for name in _REFUSED.split() if said.get(name)]:
         raise UserError(f"{where}: {refused[0]} is not supported; train or export the adapters without it")
+    if isinstance(init := said.get("init_lora_weights"), str) and init.lower() not in _INITS:
+        raise UserError(f"{where}: init_lora_weights {init:.40} changes the base; convert these when they are saved")
     rank, alpha = said.get("r"), said.get("lora_alpha")
     if not isinstance(rank, int) or not isinstance(alpha, int | float):
         raise UserError(f"{where}: r and lora_alpha should be numbers, and are {rank!s:.40} and {alpha!s:.40}")
@@ -160,6 +164,19 @@ def save_apart(model: Any, folder: Path, config: AdapterConfig, base: Path, few_
     write_json(folder / BASE, {"model": beside, "digest": digest_source(base), "quantize": few_bits})
     copy_tokenizer(base, folder)
     return save_adapters(model, folder / FOLDER, config, name or str(base.resolve()))
+
+
+def check_base(folder: Path, base: Path) -> None:
+    """Hold the model at `base` against the one that the adapters in a folder were made on, where that is known.
+
+    Raises UserError when it is another one; says so when it was in few bits.
+    """
+    known = (folder / BASE, folder.parent / BASE)[: 1 + (folder.name == FOLDER)]
+    for said in (read_json(file) for file in known if file.is_file()):
+        if said.get("digest") != digest_source(find_model(base)):
+            raise UserError(f"the adapters in {folder} were made on another model; open that one with them")
+        if (bits := said.get("quantize")) != "none":
+            say(f"warning: the adapters in {folder} were made on the model in {bits!s:.10}; here it is as it was")
 
 
 def below(folder: Path) -> Below | None:

@@ -32,7 +32,8 @@ def add_adapter_routes(app: FastAPI, service: Service, below: Path) -> None:
                 raise ApiError(422, "adapters are for decoders")
             folder = _below(below, body.lora_path)
             try:
-                service.adapters[name] = await asyncio.to_thread(Adapter.read, name, folder, model)
+                read = asyncio.to_thread(Adapter.read, name, folder, model, service.config.model)
+                service.adapters[name] = await read
             except UserError as error:
                 raise bad(str(error).replace(str(folder), body.lora_path), "lora_path") from None
         return {"status": "loaded", "id": name}

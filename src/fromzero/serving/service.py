@@ -52,7 +52,7 @@ class Service:
             else:
                 self.embedder = Embedder.over(engine.model, engine.tokenizer)
             for name, folder in config.adapter_folders.items():
-                self.adapters[name] = Adapter.read(name, folder, engine.model)
+                self.adapters[name] = Adapter.read(name, folder, engine.model, config.model)
             self.metrics.watch(engine)
             self.context = min(self.context, engine.pool.count * engine.pool.size)
             self.streams = Streams(engine)
