@@ -94,10 +94,13 @@ def test_bad_conversations_name_the_line(tiny_model: Path, tmp_path: Path) -> No
 def test_a_single_file_of_conversations_is_split(tiny_model: Path, conversations: Path, tmp_path: Path) -> None:
     train = TrainConfig(steps=3, batch_size=4, warmup_steps=1, dtype="float32")
     file = tmp_path / "mine.jsonl"
-    file.write_text((conversations / "train.jsonl").read_text().replace("\n", "\n\n"))
+    empty = json.dumps({"messages": [MESSAGES[0], {**MESSAGES[1], "content": ""}]})
+    file.write_text((conversations / "train.jsonl").read_text().replace("\n", "\n\n") + empty)
     made = finetune_chat(ChatConfig(model=tiny_model, conversations=file, output=tmp_path / "chat", train=train))
     splits = made.summary["conversations"]
     assert splits["train"]["documents"] + splits["validation"]["documents"] == 60
+    notes = json.loads((tmp_path / "chat" / "run" / "outcome.json").read_text())["notes"]
+    assert "1 records were dropped: empty answer" in notes
     answers = json.loads((tmp_path / "chat" / "run" / "answers.json").read_text())
     assert len(answers["examples"]) == splits["validation"]["documents"]  # what was learned from is not asked
 

@@ -216,7 +216,7 @@ def test_bad_data(tiny_model: Path, tmp_path: Path) -> None:
 def test_strange_classes_and_cut_texts_are_counted(tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    write(folder / "train.jsonl", records(40, 1))
+    write(folder / "train.jsonl", [*records(40, 1), {"text": "", "label": "land"}])
     write(folder / "validation.jsonl", [*records(20, 2), {"text": "Nobody saw the sun.", "label": "sky"}])
     train = replace(QUICK, steps=2, batch_size=8)
     config = ClassifyConfig(
@@ -226,6 +226,7 @@ def test_strange_classes_and_cut_texts_are_counted(tiny_model: Path, tmp_path: P
     notes = " ".join(json.loads((tmp_path / "out" / "run" / "outcome.json").read_text())["notes"])
     assert "validation: 1 texts are left out" in notes
     assert "40 of 40 texts lost their beginning" in notes
+    assert "1 records were dropped: empty text" in notes
     assert Classifier.open(tmp_path / "out").longest == 6
 
 

@@ -24,7 +24,17 @@ from fromzero.training.trainer import CHECKPOINTS
 from fromzero.tuning.grading import prompt_ids
 from fromzero.tuning.preference import REFERENCE, PreferenceConfig, align_preferences
 from fromzero.tuning.preferring import Judgements, Pairs, reference_logprobs
-from fromzero.tuning.sequences import Encoder, RowLoader, Rows, answer_logprobs, deal, judged_rows, measured, pair_rows
+from fromzero.tuning.sequences import (
+    Encoder,
+    RowLoader,
+    Rows,
+    answer_logprobs,
+    deal,
+    judged_rows,
+    load_rows,
+    measured,
+    pair_rows,
+)
 from tests.parallel.ranks import run_ranks
 from tests.tuning.samples import asked, said
 
@@ -111,6 +121,13 @@ def test_rows_that_teach_nothing_are_dropped_and_counted(tokenizer: Tokenizer) -
     same = [Preference(asked("Where?"), said("It is so " + "and so" * 9), said("It was so " + "and so" * 9))]
     assert not pair_rows(encoder, same).rows
     assert "1 rows were dropped: both sides are equal" in encoder.notes()
+
+
+def test_what_was_dropped_before_is_told(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    lines = [{"prompt": "Where?", "chosen": "Here.", "rejected": other} for other in ("There.", "Here.", "")]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    load_rows(encoder := Encoder(tokenizer, 64), tmp_path / "pairs.jsonl")
+    assert {*encoder.notes()} == {"1 records were dropped: equal sides", "1 records were dropped: empty answer"}
 
 
 def test_partners_for_the_divergence_may_say_the_same(tokenizer: Tokenizer) -> None:

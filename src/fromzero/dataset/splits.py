@@ -56,14 +56,17 @@ def read_splits(
 
 
 def load_splits(
-    path: Path, read: Callable[[Path, Tally], Iterator[tuple[R, str]]], share: float = SHARE
+    path: Path,
+    read: Callable[[Path, Tally], Iterator[tuple[R, str]]],
+    share: float = SHARE,
+    tally: Tally | None = None,
 ) -> dict[Split, list[R]]:
     """Split -> its records, and what was dropped or repeated is said, and classes that one split has none of.
 
     Raises UserError when there is nothing to learn from.
     """
     loaded: dict[Split, list[R]] = {"train": [], "validation": []}
-    tally = Tally()
+    tally = tally or Tally()
     for split, record, _ in read_splits(path, read, share, tally):
         loaded[split].append(record)
     tally.tell()

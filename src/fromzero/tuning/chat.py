@@ -206,6 +206,7 @@ def _write_outcome(
     curves = [Curve("loss", "loss, nats per token"), Curve("validation_loss", "held-out loss", "look")]
     counts = {name: packed[name] for name in packed if isinstance(packed[name], int) and name != "vocab_size"}
     notes = [f"{name.replace('_', ' ')}: {count:,}" for name, count in counts.items() if count and name != "masked"]
+    notes += [f"{count:,} records were dropped: {reason}" for reason, count in packed["dropped"].items()]
     write_outcome(run, Outcome(task, changes, curves, examples, notes=notes))
 
 

@@ -18,7 +18,7 @@ from fromzero.artifact import Artifact, write_json
 from fromzero.console import say
 from fromzero.dataset.formats import Labelled
 from fromzero.dataset.labelled import LabelledLoader
-from fromzero.dataset.sources import bring, read_labelled
+from fromzero.dataset.sources import Tally, bring, read_labelled
 from fromzero.dataset.splits import load_splits
 from fromzero.errors import UserError
 from fromzero.evaluation.bag_of_words import BagOfWords
@@ -135,7 +135,8 @@ def finetune_classify(config: ClassifyConfig) -> Artifact:
 
 def _tune(config: ClassifyConfig, folder: Path, world: World) -> Mapping[str, Any]:
     read = partial(read_labelled, text=config.text, label=config.label, columns=config.columns)
-    splits = load_splits(bring(config.data), lambda path, tally: read(path, tally), config.held_out)
+    tally = Tally()
+    splits = load_splits(bring(config.data), lambda path, tally: read(path, tally), config.held_out, tally)
     labels = tuple(sorted({one.label for one in splits["train"]}))
     if len(labels) < 2:
         raise UserError(f"{config.data}: all texts are '{labels[0]}'; there must be two classes or more")
@@ -149,6 +150,7 @@ def _tune(config: ClassifyConfig, folder: Path, world: World) -> Mapping[str, An
     train, held_out = (_texts(split, splits[split], classifier, notes) for split in ("train", "validation"))
     for note in notes:
         say(note)
+    notes += [f"{count:,} records were dropped: {reason}" for reason, count in tally.dropped.items()]
     weights_C = class_weights(train.classes_N, len(labels), config.class_weights == "balanced")
     base = replace(base, model=model)
     size, seed = config.train.batch_size, config.train.seed

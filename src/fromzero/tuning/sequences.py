@@ -17,7 +17,7 @@ from fromzero.console import say
 from fromzero.dataset.formats import Judged, Messages, Preference
 from fromzero.dataset.pairs import pad
 from fromzero.dataset.position import check_share, check_state
-from fromzero.dataset.sources import bring, read_judged, read_preferences
+from fromzero.dataset.sources import Tally, bring, read_judged, read_preferences
 from fromzero.dataset.splits import load_splits
 from fromzero.errors import UserError
 from fromzero.model import Transformer
@@ -105,10 +105,11 @@ def load_rows(encoder: Encoder, path: Path, judged: bool = False) -> tuple[Rows,
     judged: whether they are answers that are good or bad by themselves. Raises UserError when nothing is left.
     """
     read, make = cast(Any, (read_judged, judged_rows) if judged else (read_preferences, pair_rows))
-    splits = load_splits(bring(path), read)
+    splits = load_splits(bring(path), read, tally=(tally := Tally()))
     train, held_out = make(encoder, splits["train"]), make(encoder, splits["validation"])
     for note in encoder.notes():
         say(note)
+    encoder.counts.update({f"records were dropped: {reason}": count for reason, count in tally.dropped.items()})
     if not train.rows:
         raise UserError(f"{path} has nothing left to learn from; see what was dropped")
     return train, held_out, [record.prompt for record in splits["validation"]]
