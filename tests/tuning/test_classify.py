@@ -209,8 +209,28 @@ def test_bad_data(tiny_model: Path, tmp_path: Path) -> None:
         finetune_classify(ClassifyConfig(model=tiny_model, data=one, output=tmp_path / "a", train=QUICK))
     with pytest.raises(UserError, match="freeze"):
         ClassifyConfig(model=tiny_model, data=one, output=tmp_path / "b", freeze=2, adapters=AdapterConfig())
+    with pytest.raises(UserError, match="freeze"):
+        ClassifyConfig(model=tiny_model, data=one, output=tmp_path / "b", freeze="all", adapters=AdapterConfig())
+    with pytest.raises(UserError, match="retain"):
+        ClassifyConfig(model=tiny_model, data=one, output=tmp_path / "b", retain=one)
     with pytest.raises(UserError, match="context"):
         ClassifyConfig(model=tiny_model, data=one, output=tmp_path / "b", parallel=ParallelConfig(context=2))
+
+
+def test_a_data_set_of_hugging_face_counts_by_what_it_holds(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "org" / "texts").mkdir(parents=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    config = ClassifyConfig(
+        model=tiny_model, data=Path("hf://org/texts"), output=tmp_path / "out", train=replace(QUICK, steps=1)
+    )
+    write(tmp_path / "org" / "texts" / "train.jsonl", records(40, 1))
+    first = finetune_classify(config).manifest["key"]
+    assert finetune_classify(config).manifest["key"] == first
+    write(tmp_path / "org" / "texts" / "train.jsonl", records(40, 2))
+    assert finetune_classify(config).manifest["key"] != first
 
 
 def test_strange_classes_and_cut_texts_are_counted(tiny_model: Path, tmp_path: Path) -> None:

@@ -87,8 +87,10 @@ class ClassifyConfig(TuningConfig):
         super().__post_init__()
         if not 0 <= self.held_out < 1:
             raise UserError(f"held_out is {self.held_out}; it should be 0 or more and below 1")
-        if isinstance(self.freeze, int) and (self.freeze < 1 or self.adapters):
+        if (self.adapters and self.freeze != "none") or (isinstance(self.freeze, int) and self.freeze < 1):
             raise UserError("freeze: give none, all, or a number of blocks above 0, and none of these beside adapters")
+        if self.retain:
+            raise UserError("retain is for models that write text; leave it out")
         if self.length is not None and self.length < 4:
             raise UserError(f"length is {self.length}; it should be 4 tokens or more, or null")
         if self.parallel.pipeline > 1 or self.parallel.context > 1:
