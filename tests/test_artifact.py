@@ -264,3 +264,10 @@ def test_two_processes_keep_out_of_each_others_way_and_a_kill_frees_the_folder(t
 def test_digests_do_not_depend_on_when_or_where(tmp_path: Path) -> None:
     assert Stage(tmp_path / "a")().digest == Stage(tmp_path / "b")().digest
     assert Stage(tmp_path / "c")("other").digest != Stage(tmp_path / "a")().digest
+
+
+def test_nothing_to_read_has_no_digest(tmp_path: Path) -> None:
+    """Or what is not there yet would count as unchanged."""
+    for nothing in (tmp_path, tmp_path / "none", Path("hf://org/name")):
+        with pytest.raises(UserError, match="there is no file to read"):
+            artifact.digest_source(nothing)

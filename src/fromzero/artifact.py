@@ -193,11 +193,16 @@ def digest_of(*values: Any) -> str:
 
 
 def digest_source(path: Path) -> str:
-    """SHA-256 of what is read from a path: of an artifact its digest, else of the names and contents of all files."""
+    """SHA-256 of what is read from a path: of an artifact its digest, else of the names and contents of all files.
+
+    Raises UserError where there is no file.
+    """
     if is_artifact(path):
         return open_artifact(path).digest
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return digest_of([(file.name, digest_file(file)) for file in files if file.exists()])
+    files = sorted(file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    if not files:
+        raise UserError(f"{path}: there is no file to read; name a file, or a folder with some")
+    return digest_of([(file.name, digest_file(file)) for file in files])
 
 
 def digest_file(path: Path, sync: bool = False) -> str:

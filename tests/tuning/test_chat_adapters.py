@@ -122,6 +122,8 @@ def test_the_end_of_a_turn_is_that_of_the_template(tiny_model: Path) -> None:
     assert end_of_turn(tokenizer) == "<|endoftext|>"
     tokenizer.chat_template = ChatTemplate(plain.replace("<|endoftext|>", "!"))
     assert end_of_turn(tokenizer) is None
+    tokenizer.chat_template = None
+    assert end_of_turn(tokenizer) is None
 
 
 @pytest.mark.parametrize(

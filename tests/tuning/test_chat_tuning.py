@@ -13,6 +13,7 @@ from fromzero.errors import UserError
 from fromzero.interop import load_model
 from fromzero.tokenizer import load_tokenizer
 from fromzero.training import TrainConfig
+from fromzero.training.metrics import read_metrics
 from fromzero.training.objective import counted, next_token_loss
 from fromzero.tuning import ChatConfig, finetune_chat
 from fromzero.tuning.grading import ask, prompt_ids
@@ -87,16 +88,20 @@ def test_bad_conversations_name_the_line(tiny_model: Path, tmp_path: Path) -> No
     )
     with pytest.raises(UserError, match=r"mine\.jsonl line 2"):
         finetune_chat(ChatConfig(model=tiny_model, conversations=file, output=tmp_path / "chat"))
-    with pytest.raises(UserError, match="neither a file of records nor a folder"):
+    with pytest.raises(UserError, match="there is no file to read"):
         finetune_chat(ChatConfig(model=tiny_model, conversations=tmp_path / "none", output=tmp_path / "chat2"))
 
 
 def test_a_single_file_of_conversations_is_split(tiny_model: Path, conversations: Path, tmp_path: Path) -> None:
-    train = TrainConfig(steps=3, batch_size=4, warmup_steps=1, dtype="float32")
-    file = tmp_path / "mine.jsonl"
+    train = TrainConfig(steps=3, batch_size=4, warmup_steps=1, dtype="float32", validate_every=1)
+    file, known = tmp_path / "mine.jsonl", tmp_path / "known.txt"
+    known.write_text("The river near the cloud is quiet.")
     empty = json.dumps({"messages": [MESSAGES[0], {**MESSAGES[1], "content": ""}]})
     file.write_text((conversations / "train.jsonl").read_text().replace("\n", "\n\n") + empty)
-    made = finetune_chat(ChatConfig(model=tiny_model, conversations=file, output=tmp_path / "chat", train=train))
+    given: dict[str, Any] = {"model": tiny_model, "conversations": file, "train": train, "retain": known}
+    made = finetune_chat(ChatConfig(**given, output=tmp_path / "chat"))
+    looks = [line for line in read_metrics(made.path / "run" / "metrics.jsonl") if line["kind"] == "look"]
+    assert ["retained_loss" in look for look in looks] == [True] * 4
     splits = made.summary["conversations"]
     assert splits["train"]["documents"] + splits["validation"]["documents"] == 60
     notes = json.loads((tmp_path / "chat" / "run" / "outcome.json").read_text())["notes"]

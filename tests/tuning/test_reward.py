@@ -83,6 +83,8 @@ def test_scores_are_of_the_token_that_ends_the_answer_whatever_the_padding(rewar
 
 
 def test_other_models_are_refused(tiny_model: Path) -> None:
+    with pytest.raises(UserError, match="retain"):
+        RewardConfig(model=tiny_model, preferences=tiny_model, output=tiny_model, retain=tiny_model)
     with pytest.raises(UserError, match="no reward model"):
         RewardModel.open(tiny_model)
 

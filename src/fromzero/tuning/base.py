@@ -9,6 +9,7 @@ import torch
 
 from fromzero.artifact import Artifact, digest_source
 from fromzero.console import say
+from fromzero.dataset.sources import bring
 from fromzero.device import keep_freed_memory
 from fromzero.errors import UserError
 from fromzero.inference.opening import check_model
@@ -31,6 +32,7 @@ from fromzero.training.objective import Objective
 from fromzero.training.settings import INCIDENTAL, TrainConfig
 from fromzero.training.together import Plan, make_together
 from fromzero.training.trainer import CHECKPOINTS, Loader, Look, Stateful, Trainer
+from fromzero.tuning.retained import Retained
 
 _PRETRAINING = ("tokens", "warmup_tokens", "batch_size_start", "parametrization", "objective")
 
@@ -99,7 +101,7 @@ def tune_together(
     def open_plan() -> Plan:
         here = replace(config, model=check_model(config.model))
         read = {"model": here.model, "retain": config.retain, **inputs}
-        digests = {name: digest_source(path) for name, path in read.items() if path is not None}
+        digests = {name: digest_source(bring(path)) for name, path in read.items() if path is not None}
         return Plan(config, digests, lambda folder, world: make(here, folder, world))
 
     ignore = (*IGNORED, *ignore, *inputs)
@@ -166,11 +168,20 @@ def fit(
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(f"model: {model.parameter_count():,} parameters, {learned:,} of them learned; {train.steps:,} steps")
     loader = make_loader(fleet)
+    look = _with_retained(look, config, base.tokenizer)
     trainer = Trainer(model, loader, train, folder / "run", look, objective, fleet, config.resume)
     trainer.parts |= parts or {}
     base.choices.keep()
     figures = trainer.fit()
     return fleet.whole_model(), figures
+
+
+def _with_retained(look: Look, config: TuningConfig, tokenizer: Tokenizer) -> Look:
+    """With what is forgotten, where config.retain names text."""
+    if config.retain is None:
+        return look
+    retained = Retained.open(config.retain, tokenizer, config.train.validation_tokens)
+    return lambda model, step: {**look(model, step), **retained.measure(model)}
 
 
 def finish(whole: Any | None, base: Base, folder: Path, figures: Mapping[str, Any], ends: str | None) -> dict[str, Any]:

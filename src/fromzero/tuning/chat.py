@@ -33,7 +33,6 @@ from fromzero.tuning.base import Base, TuningConfig, finish, fit, open_base, tun
 from fromzero.tuning.grading import GREEDY, end_of_turn, gradable, is_right, prompt_ids
 from fromzero.tuning.noise import NoisyNextToken
 from fromzero.tuning.outcome import Better, Change, Curve, Example, Outcome, Task, write_outcome
-from fromzero.tuning.retained import Retained
 from fromzero.tuning.speaker import Speaker
 
 VERSION = 2
@@ -77,7 +76,7 @@ class ChatConfig(TuningConfig):
 
 def finetune_chat(config: ChatConfig) -> Artifact:
     """Tune a model on conversations; skipped when up to date, resumed when it was cut off. Raises UserError."""
-    return tune_together(config, {"conversations": bring(config.conversations)}, tune, VERSION)
+    return tune_together(config, {"conversations": config.conversations}, tune, VERSION)
 
 
 def usual_objective(config: ChatConfig, base: Base) -> NoisyNextToken:
@@ -143,19 +142,16 @@ def _look(
     objective: NoisyNextToken,
 ) -> Look:
     samples, tokenizer = SampleLog(run), base.tokenizer
-    retained = Retained.open(config.retain, tokenizer, config.train.validation_tokens) if config.retain else None
 
     def look(model: Transformer, step: int) -> dict[str, Any]:
         figures: dict[str, Any] = {}
         if held_out.documents:
             figures["validation_loss"] = held_out_loss(model, held_out, config.train)
             figures |= objective.measure(model, held_out_batches(model, held_out, config.train))
-        if step in (0, config.train.steps):
-            if asked:
-                speaker = Speaker(model, tokenizer, "bfloat16" if model.compute_dtype == torch.bfloat16 else "float32")
-                said = speaker.say([prompt_ids(tokenizer, r["messages"][:-1]) for r in asked], GREEDY)
-                samples.write(step, [(_question(r), a[0].text.strip()) for r, a in zip(asked, said, strict=True)])
-            figures |= retained.measure(model) if retained else {}
+        if asked and step in (0, config.train.steps):
+            speaker = Speaker(model, tokenizer, "bfloat16" if model.compute_dtype == torch.bfloat16 else "float32")
+            said = speaker.say([prompt_ids(tokenizer, r["messages"][:-1]) for r in asked], GREEDY)
+            samples.write(step, [(_question(r), a[0].text.strip()) for r, a in zip(asked, said, strict=True)])
         return figures
 
     return look

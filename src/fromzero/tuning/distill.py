@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromzero.artifact import Artifact, here
+from fromzero.artifact import Artifact
 from fromzero.errors import UserError
 from fromzero.inference.opening import check_model
 from fromzero.interop import load_model
@@ -51,7 +51,7 @@ class DistillConfig(ChatConfig):
 
 def finetune_distill(config: DistillConfig) -> Artifact:
     """Train a model on another's probabilities; skipped when up to date, resumed when cut off. Raises UserError."""
-    inputs = {"conversations": here(config.conversations), "teacher": check_model(config.teacher)}
+    inputs = {"conversations": config.conversations, "teacher": check_model(config.teacher)}
     return tune_together(config, inputs, partial(tune, make_objective=make_objective, task="distill"))
 
 

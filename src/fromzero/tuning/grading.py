@@ -31,7 +31,8 @@ def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> l
 
 def end_of_turn(tokenizer: Tokenizer) -> str | None:
     """The special token with which the assistant's turn ends in the chat template; None where there is no such."""
-    template = tokenizer.chat_template or ChatTemplate()
+    if (template := tokenizer.chat_template) is None:
+        return None
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     ids, learned = template.encode_learned(tokenizer, messages)
     last = [token for token, carries in zip(ids, learned, strict=True) if carries][-1:]

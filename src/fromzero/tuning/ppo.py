@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from fromzero.artifact import Artifact
+from fromzero.inference.opening import check_model
 from fromzero.model.adapters import adapters
 from fromzero.model.heads import HeadConfig, HeadedTransformer
 from fromzero.tuning.policy_losses import Penalty
@@ -35,7 +36,7 @@ class PpoConfig(PracticeConfig):
 
 def align_ppo(config: PpoConfig) -> Artifact:
     """Train a model on its own answers; skipped when up to date, resumed when it was cut off, in a rollout too."""
-    return practise(config, make_policy, "ppo", {"reward": config.reward})
+    return practise(config, make_policy, "ppo", {"reward": config.reward and check_model(config.reward)})
 
 
 def make_policy(model: Any, config: PpoConfig) -> Ppo:

@@ -30,11 +30,10 @@ from fromzero.training.metrics import read_metrics
 from fromzero.training.samples import SampleLog
 from fromzero.training.settings import TrainConfig
 from fromzero.tuning.base import TuningConfig, finish, fit, open_base, tune_together
-from fromzero.tuning.grading import prompt_ids
+from fromzero.tuning.grading import end_of_turn, prompt_ids
 from fromzero.tuning.outcome import Change, Curve, Example, Outcome, write_outcome
 from fromzero.tuning.policy import Policy, Rewards
 from fromzero.tuning.remote_speaker import RemoteSpeaker
-from fromzero.tuning.retained import Retained
 from fromzero.tuning.rollouts import RolloutConfig, Rollouts
 from fromzero.tuning.speaker import Speaker
 
@@ -105,8 +104,7 @@ def _practise(
     speaker = make_speaker(base.model, base.tokenizer, config.rollouts, [*prompts, *questions])
     remote = RemoteSpeaker(config, config.rollouts, base.tokenizer) if config.rollouts.url else None
     verifier = Guarded()
-    retained = Retained.open(config.retain, base.tokenizer, config.train.validation_tokens) if config.retain else None
-    exam = Exam(exam_tasks, questions, Guarded(), speaker, config, folder / "run", retained, policy.rewards)
+    exam = Exam(exam_tasks, questions, Guarded(), speaker, config, folder / "run", policy.rewards)
 
     loaders = list[Rollouts]()
 
@@ -130,7 +128,7 @@ def _practise(
         unscored = loaders[-1].unscored
         notes = [f"{unscored} answers of training had no score"] if unscored else []
         write_outcome(folder / "run", exam.outcome(task, figures, notes))
-    ends = "<|im_end|>" if base.tokenizer.chat_template else None
+    ends = end_of_turn(base.tokenizer)
     return finish(whole if whole is None else policy.plain(whole), base, folder, figures, ends)
 
 
@@ -182,11 +180,10 @@ class Exam:
         speaker: Speaker,
         config: PracticeConfig,
         run: Path,
-        retained: Retained | None,
         rewards: Rewards | None = None,
     ) -> None:
         self.tasks, self.questions, self.verifier, self.speaker = tasks, questions, verifier, speaker
-        self.config, self.run, self.retained, self.rewards = config, run, retained, rewards
+        self.config, self.run, self.rewards = config, run, rewards
 
     def __call__(self, model: Transformer, step: int) -> dict[str, Any]:
         """Figures for metrics.jsonl."""
@@ -206,13 +203,13 @@ class Exam:
         if self.rewards:
             given = [r for r in self.rewards(self.tasks, [a.text for a in answers]) if r is not None and r == r]
             figures["held_out_reward"] = sum(given) / max(1, len(given))
-        return figures | (self.retained.measure(model) if self.retained else {})
+        return figures
 
     def outcome(self, task: Any, figures: Mapping[str, Any], notes: Sequence[str] = ()) -> Outcome:
         """What changed, and what else is to be told."""
         before = next(line for line in read_metrics(self.run / "metrics.jsonl") if line["kind"] == "look")
         names = {"held_out_accuracy": "held-out accuracy", "held_out_length": "length of held-out answers, tokens"}
-        names |= {"retained_loss": "loss on what it knew before, nats a token"} if self.retained else {}
+        names |= {"retained_loss": "loss on what it knew before, nats a token"} if "retained_loss" in figures else {}
         names |= {"held_out_reward": "reward of held-out answers"} if self.rewards else {}
         better: dict[str, Any] = {"held_out_accuracy": "higher", "held_out_reward": "higher", "retained_loss": "lower"}
         counts = {"held_out_accuracy": figures["held_out_scored"]}

@@ -22,11 +22,11 @@ from fromzero.training.metrics import read_metrics
 from fromzero.training.settings import TrainConfig
 from fromzero.training.trainer import CHECKPOINTS
 from fromzero.tuning.base import Base, TuningConfig, finish, fit, open_base, tune_together
+from fromzero.tuning.grading import end_of_turn
 from fromzero.tuning.outcome import Change, Curve, Outcome, write_outcome
 from fromzero.tuning.practice import Exam, PracticeConfig, make_speaker, task_ids
 from fromzero.tuning.preference_losses import PairLoss
 from fromzero.tuning.preferring import Judgements, Pairs, reference_logprobs
-from fromzero.tuning.retained import Retained
 from fromzero.tuning.rollouts import RolloutConfig
 from fromzero.tuning.sequences import Encoder, RowLoader, Rows, load_rows
 
@@ -113,7 +113,7 @@ def _align(config: PreferenceConfig, folder: Path, world: World) -> Mapping[str,
     if whole is not None:
         pairs = 0 if judged else len(held_out.rows)  # good x bad answers are no independent pairs: no interval
         write_outcome(run, _outcome(exam, figures, pairs, encoder.notes(), run))
-    return finish(whole, base, folder, figures, "<|im_end|>")
+    return finish(whole, base, folder, figures, end_of_turn(base.tokenizer))
 
 
 def _exam(config: PreferenceConfig, base: Base, prompts: Sequence[Messages], run: Path) -> Exam | None:
@@ -127,11 +127,10 @@ def _exam(config: PreferenceConfig, base: Base, prompts: Sequence[Messages], run
     fitting = [(task, ids) for task, ids in asked if len(ids) <= room][: config.asked]
     if not fitting:
         return None
-    retained = Retained.open(config.retain, base.tokenizer, config.train.validation_tokens) if config.retain else None
     settings = PracticeConfig(model=config.model, output=config.output, train=config.train, rollouts=answers)
     questions = [ids for _, ids in fitting]
     speaker = make_speaker(base.model, base.tokenizer, answers, questions)
-    return Exam([task for task, _ in fitting], questions, verifier, speaker, settings, run, retained)
+    return Exam([task for task, _ in fitting], questions, verifier, speaker, settings, run)
 
 
 def _outcome(exam: Exam | None, figures: Mapping[str, Any], pairs: int, notes: Sequence[str], run: Path) -> Outcome:

@@ -27,6 +27,7 @@ from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.metrics import read_metrics
 from fromzero.training.settings import TrainConfig
 from fromzero.tuning.base import TuningConfig, finish, fit, open_base, tune_together
+from fromzero.tuning.grading import end_of_turn
 from fromzero.tuning.outcome import Change, Curve, Outcome, write_outcome
 from fromzero.tuning.preferring import Pairs
 from fromzero.tuning.sequences import Encoder, RowLoader, Rows, load_rows, measured
@@ -49,6 +50,11 @@ class RewardConfig(TuningConfig):
         )
     )
     """How it is trained."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.retain:
+            raise UserError("retain is for models that write text; leave it out")
 
 
 def reward_loss(scores_P2: Tensor, margin_P: Tensor | float = 0.0, centring: float = 0.0) -> Tensor:
@@ -110,7 +116,7 @@ def _align(config: RewardConfig, folder: Path, world: World) -> Mapping[str, Any
         changes = [Change(name, before[key], figures[key], "higher", len(held_out.rows), True)] if held_out.rows else []
         curves = [Curve("margin", "score of chosen less rejected"), *([Curve(key, name, "look")] if changes else [])]
         write_outcome(folder / "run", Outcome("reward", changes, curves, notes=encoder.notes()))
-    return finish(whole, base, folder, figures, "<|im_end|>")
+    return finish(whole, base, folder, figures, end_of_turn(base.tokenizer))
 
 
 class RewardModel:
