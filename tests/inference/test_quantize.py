@@ -361,9 +361,9 @@ def test_rounded_weights_are_the_same_in_gguf(bits: Bits, tmp_path: Path, chain:
 
 
 REFUSED = {
-    "no such text": (
+    "no text": (
         ["--quantize", "int4", "--method", "awq", "--calibration", "missing.txt"],
-        "missing.txt: no such text",
+        "missing.txt: there is no file to read",
     ),
     "no calibration": (["--quantize", "int4", "--method", "gptq"], "gptq needs calibration text"),
     "too little": (
