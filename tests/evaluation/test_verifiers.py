@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fromzero.errors import UserError
+from fromzero.evaluation import verifiers
 from fromzero.evaluation.answers import NoScore
 from fromzero.evaluation.tasks import Task, TasksConfig, make_tasks
 from fromzero.evaluation.verifiers import Guarded, Verifier, apart, by_reward, make_verifier
@@ -146,6 +147,30 @@ def test_a_sealed_verifier_can_only_compute(tmp_path: Path) -> None:
         guarded(f"<answer>{hostile}</answer>", task)
         assert guarded(f"<answer>{task.answer}</answer>", task) == 1
     assert not (tmp_path / "there").exists()
+
+
+def test_a_sealed_verifier_has_no_open_file_and_little_memory(tmp_path: Path) -> None:
+    with (tmp_path / "open").open("wb", buffering=0) as file:
+        cases: list[tuple[Verifier, str | None]] = [
+            (lambda answer, task: float(os.write(file.fileno(), b"x")), "OSError in the verifier"),
+            (lambda answer, task: float(len(bytearray(2 << 30)) > 0), "MemoryError in the verifier"),
+            (lambda answer, task: float(len(bytearray(64 << 20)) > 0), None),
+            (lambda answer, task: print("much " * 5000) or 1.0, None),
+        ]
+        for verifier, why in cases:
+            guarded = Guarded(apart(verifier, 5.0, sealed=True))
+            assert guarded("", Task("?")) == (None if why else 1)
+            assert list(guarded.failures) == ([why] if why else [])
+    assert not (tmp_path / "open").read_bytes()
+
+
+def test_what_can_not_be_sealed_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifiers, "contained", lambda how: False)
+    with pytest.raises(UserError, match="can't be contained"):
+        Guarded(apart(lambda answer, task: 1.0, 5.0, sealed=True))("", Task("?"))
+    monkeypatch.delattr(os, "fork")
+    with pytest.raises(UserError, match="can't be contained"):
+        Guarded(apart(lambda answer, task: 1.0, 5.0, sealed=True))("", Task("?"))
 
 
 def test_a_reward_model_as_a_verifier() -> None:

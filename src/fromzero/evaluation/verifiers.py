@@ -12,6 +12,7 @@ import re
 import secrets
 import select
 import signal
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -75,17 +76,18 @@ def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
 def apart(verifier: Verifier, seconds: float, sealed: bool = False) -> Verifier:
     """The same in a process of its own, which is killed when time is up. Where a system can't fork, it runs here.
 
-    sealed: where the sandbox can filter system calls, it can read files and compute, and nothing else.
+    sealed: it can read files and compute, and nothing else. Raises UserError where the system can't see to that.
     """
 
     def verify(answer: str, task: Task) -> float:
-        seal = sealed and contained("filter")
+        if sealed and not contained("filter"):
+            raise UserError("this verifier runs what answers say, which can't be contained here; use it on Linux")
         reader, writer = os.pipe()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: the child needs none
             child = os.fork()
         if child == 0:
-            _tell(writer, verifier, answer, task, seal)
+            _tell(writer, verifier, answer, task, math.ceil(seconds) if sealed else 0)
         os.close(writer)
         try:
             ready = select.select([reader], [], [], seconds)[0]
@@ -98,21 +100,39 @@ def apart(verifier: Verifier, seconds: float, sealed: bool = False) -> Verifier:
             raise NoScore(told["why"])
         return float(told["score"])
 
-    return verify if hasattr(os, "fork") else verifier
+    return verify if sealed or hasattr(os, "fork") else verifier
 
 
-def _tell(writer: int, verifier: Verifier, answer: str, task: Task, sealed: bool) -> None:
-    """In the child: write what comes out, and end without the parent's farewells."""
+def _tell(writer: int, verifier: Verifier, answer: str, task: Task, sealed: int) -> None:
+    """In the child: write what comes out, and end without the parent's farewells. sealed: 0, or seconds it may take."""
     try:
         if sealed:
-            from fromzero.evaluation.confine import filter_calls
-
-            filter_calls(writable=False)
+            _seal(writer, sealed)
         told: dict[str, Any] = {"score": float(verifier(answer, task))}
     except BaseException as error:
         told = {"why": _why(error)}
-    os.write(writer, json.dumps(told).encode()[: 1 << 12])
-    os._exit(0)
+    try:
+        os.write(writer, json.dumps(told).encode()[: 1 << 12])
+    finally:
+        os._exit(0)
+
+
+def _seal(writer: int, seconds: int) -> None:
+    """Leave this process, on Linux, what is written to, some more memory and time, and no other call."""
+    import resource
+
+    from fromzero.evaluation.confine import filter_calls
+
+    os.closerange(0, writer)  # of the parent's files too: those that are open need no call to be opened
+    os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
+    sys.stdout = sys.stderr = open(os.devnull, "w")
+    with open("/proc/self/statm") as file:  # what the parent has counts, so the limit is for what is more
+        held = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    for name, most in (("AS", held + Limits().memory), ("CPU", seconds), ("FSIZE", 0), ("CORE", 0)):
+        kind = getattr(resource, f"RLIMIT_{name}")
+        most = most if (hard := resource.getrlimit(kind)[1]) == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (most, most))
+    filter_calls(writable=False)
 
 
 def _why(error: BaseException) -> str:
