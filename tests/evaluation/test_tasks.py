@@ -85,6 +85,39 @@ def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
         make_tasks(TasksConfig(str(tmp_path / "bad.jsonl")))
 
 
+@pytest.mark.parametrize(
+    "verifier",
+    [
+        {"kind": ["number"]},
+        {"kind": "regex", "pattern": 5},
+        {"kind": "regex", "pattern": "("},
+        {"kind": "short", "words": "x"},
+        {"kind": "instructions", "instructions": [{}]},
+        {"kind": "instructions", "instructions": []},
+        {"kind": "tests", "tests": None},
+    ],
+)
+def test_settings_that_score_no_answer_are_named(tmp_path: Path, verifier: object) -> None:
+    lines = [{"prompt": "fine"}, {"prompt": "?", "verifier": verifier}]
+    (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match=r"bad.jsonl, line 2"):
+        make_tasks(TasksConfig(str(tmp_path / "bad.jsonl")))
+
+
+def test_no_more_of_a_file_is_read_than_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "some.jsonl"
+    file.write_bytes(b'{"prompt": "1"}\n{"prompt": "2"}\n' + b'{"prompt": "3"}\n' * 100_000 + b"\xff")
+    assert len(make_tasks(TasksConfig(str(file), count=2))) == 2
+    monkeypatch.setattr("fromzero.evaluation.tasks._LONGEST", 10)
+    with pytest.raises(UserError, match=r"line 1 .*more than 10 characters"):
+        make_tasks(TasksConfig(str(file)))
+
+
+def test_messages_without_content() -> None:
+    call = {"role": "assistant", "tool_calls": []}
+    assert Task(({"role": "user", "content": "How?"}, call, {"role": "tool", "content": None})).text == "How?\n\n\n\n"
+
+
 def test_a_file_may_not_say_where_a_key_is_sent(tmp_path: Path) -> None:
     file, judge = tmp_path / "some.jsonl", {"kind": "judge", "model": "any", "url": "http://127.0.0.1:1"}
     file.write_text(json.dumps({"prompt": "?", "verifier": judge}))

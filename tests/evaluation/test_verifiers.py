@@ -186,6 +186,9 @@ def test_a_reward_model_as_a_verifier() -> None:
     [
         ("nunber", "did you mean 'number'"),
         ({}, "no verifier of kind None"),
+        ({"kind": ["number"]}, "no verifier of kind"),
+        ({"kind": "regex", "pattern": 5}, "does not take 5 as pattern"),
+        ({"kind": "short", "words": "x"}, "does not take 'x' as words"),
         ({"kind": "number", "tolerence": 1}, "tolerence"),
         ({"kind": "regex"}, "pattern"),
         ({"kind": "regex", "pattern": "("}, "no regular expression"),

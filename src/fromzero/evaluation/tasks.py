@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -15,6 +16,7 @@ from fromzero.evaluation.instructions import draw_instructions, read_ifeval
 from fromzero.tokenizer import ChatTemplate, Tokenizer
 
 _HELD_OUT = 10  # one in so many
+_LONGEST = 1 << 24  # characters of a line of a file
 _PATIENCE = 20_000  # questions drawn in a row that are there already, or of the other split
 
 
@@ -38,7 +40,7 @@ class Task:
     @property
     def text(self) -> str:
         """The prompt as one text."""
-        return "\n\n".join(str(message["content"]) for message in self.messages)
+        return "\n\n".join(str(message.get("content") or "") for message in self.messages)
 
     def ids(self, tokenizer: Tokenizer, chat: bool = True) -> tuple[int, ...]:
         """Token ids of the prompt, as a conversation with the header of the answer, or as the beginning of a text."""
@@ -173,17 +175,34 @@ def _gym(name: str, config: TasksConfig) -> Iterator[tuple[str, Task]]:
 
 
 def _read(path: Path, usual: Mapping[str, Any]) -> Iterator[tuple[str, Task]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the tasks of {path} can't be read ({error}); name a file of JSON lines") from error
-    for number, line in ((number, line) for number, line in enumerate(lines, 1) if line.strip()):
+    from fromzero.evaluation.verifiers import check_verifier  # which needs tasks
+
+    checked = set[str]()
+    for number, line in _lines(path):
         try:
+            if len(line) == _LONGEST:
+                raise ValueError(f"more than {_LONGEST:,} characters")
             task = _task_of(json.loads(line), usual, f"{path.stem}-{number}")
+            if (settings := json.dumps(task.verifier, sort_keys=True, default=str)) not in checked:
+                check_verifier(task.verifier)
+                checked.add(settings)
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = f"{type(error).__name__}: {error}"
             raise UserError(f"{path}, line {number} is no task ({why}); give a prompt, an answer, a verifier") from None
         yield task.text, task
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not empty, with their numbers, read one by one."""
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(iter(partial(file.readline, _LONGEST), ""), 1):
+                if line.strip():
+                    yield number, line
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the tasks of {path} can't be read ({error}); name a file of JSON lines") from error
 
 
 def _task_of(record: Mapping[str, Any], usual: Mapping[str, Any], name: str) -> Task:
@@ -194,7 +213,7 @@ def _task_of(record: Mapping[str, Any], usual: Mapping[str, Any], name: str) -> 
         return Task(str(record["question"]), str(record["answer"]).rpartition("####")[2].strip(), id=name)
     prompt = tuple(dict(message) for message in record["messages"]) if "messages" in record else record["prompt"]
     if isinstance(prompt, tuple) and prompt and prompt[-1].get("role") == "assistant":  # a conversation to learn from
-        record, prompt = {"answer": prompt[-1]["content"], **record}, prompt[:-1]
+        record, prompt = {"answer": prompt[-1].get("content") or "", **record}, prompt[:-1]
     verifier = record.get("verifier", usual)
     verifier = {"kind": verifier} if isinstance(verifier, str) else dict(verifier)
     if "verifier" in record and verifier.get("kind") == "judge":

@@ -17,7 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, get_origin
 
 import regex
 
@@ -64,13 +64,32 @@ class Guarded:
 def make_verifier(spec: str | Mapping[str, Any]) -> Verifier:
     """The verifier of a kind with its settings, or of a kind alone. Raises UserError for what there is not."""
     settings = {"kind": spec} if isinstance(spec, str) else dict(spec)
-    if (kind := settings.pop("kind", None)) not in KINDS:
+    if not isinstance(kind := settings.pop("kind", None), str) or kind not in KINDS:
         raise UserError(f"there is no verifier of kind {kind!r}{nearest(str(kind), KINDS)}")
+    signature = inspect.signature(KINDS[kind])
     try:
-        inspect.signature(KINDS[kind]).bind("answer", "task", **settings)
+        signature.bind("answer", "task", **settings)
     except TypeError as error:
         raise UserError(f"the verifier {kind!r} does not take these settings: {error}") from None
+    for name, value in settings.items():
+        wanted = signature.parameters[name].annotation
+        if not isinstance(value, (int, float) if wanted is float else get_origin(wanted) or wanted):
+            raise UserError(f"the verifier {kind!r} does not take {value!r} as {name}")
     return partial(KINDS[kind], **settings)
+
+
+def check_verifier(spec: Mapping[str, Any]) -> None:
+    """Raises UserError where no answer could have a score by it. Kinds that run programs or models are not run."""
+    verifier = make_verifier(spec)
+    if spec["kind"] in ("tests", "gym", "judge"):
+        return
+    try:
+        verifier("a", Task("?", "0"))
+    except NoScore:
+        pass
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"the verifier {spec['kind']!r} does not work with these settings ({why})") from None
 
 
 def apart(verifier: Verifier, seconds: float, sealed: bool = False) -> Verifier:
@@ -125,7 +144,7 @@ def _seal(writer: int, seconds: int) -> None:
 
     os.closerange(0, writer)  # of the parent's files too: those that are open need no call to be opened
     os.closerange(writer + 1, os.sysconf("SC_OPEN_MAX"))
-    sys.stdout = sys.stderr = open(os.devnull, "w")
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     with open("/proc/self/statm") as file:  # what the parent has counts, so the limit is for what is more
         held = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     for name, most in (("AS", held + Limits().memory), ("CPU", seconds), ("FSIZE", 0), ("CORE", 0)):
