@@ -1,7 +1,11 @@
 """Answers of a teacher, from a model here and from a server that really listens, become conversations to tune on."""
 
+import asyncio
+import http.server
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,8 @@ import pytest
 
 from fromzero.artifact import open_artifact
 from fromzero.errors import UserError
-from fromzero.inference import SamplingConfig
+from fromzero.inference import SamplingConfig, client
+from fromzero.inference.client import RefusedError
 from fromzero.training import TrainConfig
 from fromzero.tuning import ChatConfig, collected, finetune_chat
 from fromzero.tuning.collected import AnswersConfig, collect_answers
@@ -89,6 +94,80 @@ def test_a_verifier_and_prompts_that_are_refused(live: Live, prompts: Path, tmp_
     nothing = AnswersConfig(prompts, tmp_path / "none", url=live.url, sampling=SAMPLING, verifier=never)
     with pytest.raises(UserError, match="no answer is left"):
         collect_answers(nothing)
+
+
+@contextmanager
+def odd_server(*events: str) -> Iterator[str]:
+    """A server whose streams are these events, and then 100 times the last if it does not end an answer."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.begin()
+            models = [{"id": "m" * len(events[-1])}] if events[-1] else []
+            self.wfile.write(json.dumps({"data": models}).encode())
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.begin()
+            ends = "finish_reason" in events[-1]
+            said = [*events, *([] if ends else [events[-1]] * 100)]
+            self.wfile.write("".join(f"data: {event}\n\n" for event in said).encode())
+            self.wfile.write(b"data: [DONE]\n\n" if ends else b"")
+
+        def begin(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
+        served.handle_error = lambda *_: None  # type: ignore[method-assign]  # whoever asked may have left
+        thread = threading.Thread(target=served.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{served.server_port}"
+        finally:
+            served.shutdown()
+            thread.join()
+
+
+ODD: dict[str, tuple[str, str]] = {
+    "no model": ("", "names no model"),
+    "no choices": ('{"choices": 5}', "does not speak"),
+    "no index": ('{"choices": [{"delta": {"content": "a"}}]}', "does not speak"),
+    "an index too many": ('{"choices": [{"index": 1, "delta": {"content": "a"}}]}', "does not speak"),
+    "no text": ('{"choices": [{"index": 0, "delta": {"content": 5}}]}', "does not speak"),
+    "no end": ('{"choices": []}', "does not end"),
+}
+
+
+@pytest.mark.parametrize(("event", "why"), ODD.values(), ids=ODD)
+def test_servers_that_do_not_keep_to_the_protocol(
+    event: str, why: str, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collected, "LONGEST", 50)
+    with odd_server(event) as url, pytest.raises(RefusedError, match=why):
+        collect_answers(AnswersConfig(prompts, tmp_path / "out", url=url))
+
+
+def test_a_delta_may_be_null(prompts: Path, tmp_path: Path) -> None:
+    last = '{"choices": [{"index": 0, "delta": null, "finish_reason": "stop"}]}'
+    with odd_server('{"choices": [{"index": 0, "delta": {"content": "a"}}]}', last) as url:
+        made = collect_answers(AnswersConfig(prompts, tmp_path / "out", url=url))
+    assert made.summary["answers"]["kept"] == 8
+
+
+def test_a_list_of_models_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LONGEST", 1000)
+    with odd_server("x" * 2000) as url, pytest.raises(RefusedError, match="more than"):
+        asyncio.run(client.Server(url).models())
+
+
+def test_prompts_that_are_not_utf_8(tmp_path: Path, served_model: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("Où est-il?\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin.txt is not text in UTF-8"):
+        collect_answers(AnswersConfig(tmp_path / "latin.txt", tmp_path / "out", teacher=served_model))
 
 
 def test_settings(prompts: Path, tmp_path: Path, served_model: Path) -> None:

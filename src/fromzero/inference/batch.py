@@ -22,7 +22,10 @@ Prepare = Callable[[str, Record], Request]
 def read_prompts(lines: Iterable[str], where: str) -> list[dict[str, Any]]:
     """A prompt a line; if the first begins with {, as JSON: {"prompt": TEXT} (or "text") or {"messages": [...]}, and
     what belongs to it. Empty lines are passed over. Raises UserError with the number of a bad one."""
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    try:
+        numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not text in UTF-8 ({error}); save it as such") from None
     if not numbered or not numbered[0][1].lstrip().startswith("{"):
         return [{"prompt": line.rstrip("\r\n")} for _, line in numbered]
     records = []

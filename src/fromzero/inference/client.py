@@ -16,6 +16,8 @@ ADVICE = {
     404: "; check the address and the name of the model",
     429: "; it has more to do than it takes, try again later",
 }
+LONGEST = 1 << 26
+"""Bytes of an answer that is no stream."""
 NAMES = {name: name for name in ("top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty", "stop")}
 NAMES |= {
     "frequency_penalty": "frequency_penalty",
@@ -46,12 +48,12 @@ class Server:
     async def models(self) -> list[str]:
         """The names of what it serves. Raises RefusedError."""
         async with self._asked("GET", "/models") as response:
-            return [str(model["id"]) for model in json.loads(await response.read())["data"]]
+            return [str(model["id"]) for model in json.loads(await self._whole(response))["data"]]
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """A whole answer: what its JSON says, or its bytes where it is none. Raises RefusedError."""
         async with self._asked("POST", path, json=body) as response:
-            said = await response.read()
+            said = await self._whole(response)
             return json.loads(said) if response.content_type == "application/json" else said
 
     async def events(self, path: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
@@ -65,6 +67,14 @@ class Server:
                         raise self._refused(f"broke off: {_message(line[5:])}", "error in the stream")
                     yield event
             raise self._refused("ended an answer before it was whole", "cut off")
+
+    async def _whole(self, response: Any) -> bytes:
+        said = bytearray()
+        async for piece in response.content.iter_any():
+            said += piece
+            if len(said) > LONGEST:
+                raise self._refused(f"answered with more than {LONGEST >> 20} MiB", "too long")
+        return bytes(said)
 
     @asynccontextmanager
     async def _asked(self, method: str, path: str, **options: Any) -> AsyncIterator[Any]:

@@ -24,9 +24,12 @@ from fromzero.inference.client import RefusedError, Server, request_fields
 from fromzero.inference.engine import EngineConfig
 from fromzero.inference.opening import check_model, open_engine
 from fromzero.inference.request import Request
+from fromzero.locations import masked
 from fromzero.tuning.grading import prompt_ids
 
 SCRATCH = "asked"
+LONGEST = 1 << 20
+"""Characters and events of an answer; a server that sends more has no end."""
 OF_A_PROMPT = ("HTTP 400", "HTTP 413", "HTTP 422")
 """Refusals that a prompt is to blame for; any other ends the run."""
 
@@ -127,6 +130,8 @@ def _of_server(config: AnswersConfig, records: Sequence[Record]) -> Iterator[dic
     pending = deque[asyncio.Task[dict[str, Any]]]()
     with asyncio.Runner() as runner:
         names = [config.served] if config.served else runner.run(server.models())
+        if not names:
+            raise RefusedError(f"{masked(server.url)} names no model; name one with --served", "no model")
         body = {"model": names[0], "n": config.sampling.n, **request_fields(config.sampling)}
 
         async def oldest() -> dict[str, Any] | None:
@@ -140,18 +145,24 @@ def _of_server(config: AnswersConfig, records: Sequence[Record]) -> Iterator[dic
 
 async def _ask(server: Server, body: dict[str, Any]) -> dict[str, Any]:
     """{"answers": [...]} as answer_all has them, or {"error": why}. Raises RefusedError where no prompt is to blame."""
-    answers = [{"text": "", "reason": "cut off"} for _ in range(body["n"])]
+    answers, left = {number: {"text": "", "reason": "cut off"} for number in range(body["n"])}, LONGEST * body["n"]
     try:
         async for event in server.events("/chat/completions", body):
             for choice in event.get("choices") or ():
-                answer = answers[choice["index"]]
-                answer["text"] += choice.get("delta", {}).get("content") or ""
+                answer, said = answers[choice["index"]], (choice.get("delta") or {}).get("content") or ""
+                answer["text"] += said
                 answer["reason"] = choice.get("finish_reason") or answer["reason"]
+                left -= len(said)
+            if (left := left - 1) < 0:
+                raise RefusedError(f"{masked(server.url)} does not end an answer", "too long")
+    except (LookupError, TypeError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise RefusedError(f"{masked(server.url)} does not speak OpenAI's protocol ({why})", "no protocol") from error
     except RefusedError as error:
         if error.kind not in OF_A_PROMPT:
             raise
         return {"error": str(error)}
-    return {"answers": answers}
+    return {"answers": list(answers.values())}
 
 
 def _messages(record: Record) -> list[dict[str, Any]]:
