@@ -42,6 +42,13 @@ def test_as_many_tokens_as_asked_for(chain: Chain, tiny_model: Path) -> None:
         assert abs(sum(len(tokenizer.encode_ordinary(text)) for text in kept) - wanted) <= 20
 
 
+def test_no_more_is_read_than_is_needed(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_bytes(b"a few words " * 50_000 + b"\xff")
+    tokenizer = load_tokenizer(tiny_model)
+    (text,) = Retained.open(tmp_path / "long.txt", tokenizer, 10).texts
+    assert 5 <= len(tokenizer.encode_ordinary(text)) <= 15
+
+
 def test_what_is_no_text_is_refused(chain: Chain, tiny_model: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tiny_model)
     (tmp_path / "empty.txt").write_text("")

@@ -14,6 +14,8 @@ from fromzero.model import Transformer
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 
 SUFFIXES = (".txt", ".md")
+CHARACTERS = 64
+"""Of text read at most for each token that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Retained:
         them (.txt, .md). Raises UserError when there is no text.
         """
         texts, left = [], tokens
-        for text in _texts(artifact.here(path)):
+        for whole in _texts(artifact.here(path), CHARACTERS * tokens):
+            text = whole[: CHARACTERS * left]
             if size := len(tokenizer.encode_ordinary(text)):
                 texts.append(text if size <= left else text[: max(1, len(text) * left // size)])
                 left -= size
@@ -46,14 +49,15 @@ class Retained:
         return {"retained_loss": found.nats / found.tokens, **bits}
 
 
-def _texts(path: Path) -> Iterator[str]:
+def _texts(path: Path, most: int) -> Iterator[str]:
     if artifact.is_artifact(path):
         yield from _of_artifact(path)
         return
     files = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file()) if path.is_dir() else [path]
     for file in files:
         try:
-            yield file.read_text(encoding="utf-8-sig")
+            with file.open(encoding="utf-8-sig") as opened:
+                yield opened.read(most)
         except FileNotFoundError:
             raise UserError(f"retain: {path} is not there; name tokens, a corpus, a text file or a folder") from None
         except ValueError as error:
