@@ -121,6 +121,7 @@ def test_answers_of_two_models(served_model: Path, tmp_path: Path, command: RunC
     assert one["interval"][0] <= one["score"] <= one["interval"][1]
     assert len(found["prompts_hash"]) == len(one["template_hash"] or "0" * 16) == 16
     assert (found["seed"], found["config"]["tasks"]["source"]) == (0, "instructions")
+    assert found["config"]["tasks"]["split"] == "held_out"  # practice learns from the others
     assert found["version"]
 
 

@@ -34,8 +34,8 @@ class AnswersConfig:
     """Folder or GGUF file of a model, or the name of a downloaded one."""
     output: Path
     """File for the figures and the answers, JSON."""
-    tasks: TasksConfig = field(default_factory=lambda: TasksConfig(count=200))
-    """What is asked."""
+    tasks: TasksConfig = field(default_factory=lambda: TasksConfig(count=200, split="held_out"))
+    """What is asked: of the tasks that were held out from practice, unless tasks.split says otherwise."""
     against: Path | None = None
     """Another model, to compare with."""
     judge: str = ""
