@@ -124,3 +124,8 @@ def test_gradable_questions_are_taken_evenly_from_each_kind() -> None:
     chosen = gradable(records, 2)
     assert gradable(records, 0) == []
     assert [(r["kind"], r["n"]) for r in chosen] == [("a", 0), ("a", 5), ("b", 0), ("b", 5)]
+
+
+def test_expected_words_may_be_numbers() -> None:
+    assert is_right("It is 7.", [7])
+    assert not is_right("It is 17.", [7])

@@ -39,9 +39,9 @@ def end_of_turn(tokenizer: Tokenizer) -> str | None:
     return next((text for text, token in tokenizer.special_tokens.items() if [token] == last), None)
 
 
-def is_right(answer: str, expected: Sequence[str]) -> bool:
-    """Whether an answer holds every expected word, as a whole word."""
-    return all(_holds(answer, word) for word in expected)
+def is_right(answer: str, expected: Sequence[Any]) -> bool:
+    """Whether an answer holds every expected word, or number, as a whole word."""
+    return all(_holds(answer, str(word)) for word in expected)
 
 
 def _holds(answer: str, word: str) -> bool:
