@@ -272,7 +272,21 @@ def test_tasks_with_answers(tmp_path: Path) -> None:
         lines = (exact.path / f"{name}.jsonl").read_text().splitlines()
         assert len(lines) == len(prompts[name]) == exact.summary[name]
     assert not prompts["train"] & prompts["validation"]
-    assert 0.4 < right / sum(map(len, prompts.values())) < 0.7
+    assert 0.4 < right / sum(map(len, prompts.values())) < 0.6
+
+
+@pytest.mark.parametrize("right", [0.0, 0.5])
+def test_wrong_answers_are_wrong(right: float, tmp_path: Path) -> None:
+    lines = [{"prompt": f"{n}*10=", "answer": f"{n}0"} for n in range(1, 99)]
+    tasks = TasksConfig(source=str(tmp_path / "tasks.jsonl"))
+    (tmp_path / "tasks.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    made = make_worked(WorkedConfig(output=tmp_path / "wrong", tasks=tasks, right=right))
+    said = [json.loads(line)["messages"][1]["content"] for line in (made.path / "train.jsonl").read_text().splitlines()]
+    whole = len([answer for answer in said if answer.endswith("0")])
+    assert 0.3 * len(lines) < whole < 0.7 * len(lines) if right else whole == 0
+    (tmp_path / "tasks.jsonl").write_text("\n".join(json.dumps({**line, "answer": "1/2"}) for line in lines))
+    with pytest.raises(UserError, match="no whole number"):
+        make_worked(WorkedConfig(output=tmp_path / "none", tasks=tasks, right=right))
 
 
 def test_no_more_rows_are_measured_at_once_than_a_step_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from fromzero import artifact
 from fromzero.artifact import Artifact, write_text
 from fromzero.errors import UserError
-from fromzero.evaluation.tasks import TasksConfig, make_tasks
+from fromzero.evaluation.tasks import Task, TasksConfig, make_tasks
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class WorkedConfig:
     """What is asked; the tenth of it that practice holds out is in validation.jsonl alone."""
     right: float = 1.0
     """Share of the tasks that are answered right. Below 1, each is also answered wrong in three ways, one more, one
-    less, and rounded down to tens: a model that learns it answers as it comes, and practice has something to change."""
+    less, and rounded down to tens where that is wrong: a model that learns it answers as it comes, and practice has
+    something to change."""
 
 
 def make_worked(config: WorkedConfig) -> Artifact:
@@ -42,8 +43,7 @@ def make_worked(config: WorkedConfig) -> Artifact:
             for task in tasks:
                 answers = [task.answer] if random.random() < config.right else []
                 if config.right < 1:
-                    number = int(task.answer)
-                    answers += [str(number + 1), str(number - 1), str(number // 10 * 10)]
+                    answers += _wrong(task)
                 for answer in answers:
                     messages = [*task.messages, {"role": "assistant", "content": answer}]
                     record = {"text": task.text + answer, "messages": messages}
@@ -53,3 +53,13 @@ def make_worked(config: WorkedConfig) -> Artifact:
         return counts
 
     return artifact.build(config.output, "conversations", config, inputs, make, ignore=("output",))
+
+
+def _wrong(task: Task) -> list[str]:
+    try:
+        number = int(task.answer)
+    except ValueError:
+        raise UserError(
+            f"task {task.id}: {task.answer!r} is no whole number; leave right at 1 for such tasks"
+        ) from None
+    return [str(value) for value in (number + 1, number - 1, number // 10 * 10) if value != number]
