@@ -235,7 +235,8 @@ def test_every_stage_takes_urls(
     assert "model" in evaluate(EvaluationConfig(base, corpus, there / "scores", max_bytes=1000)).manifest["inputs"]
     made = make_questions(QuestionsConfig(corpus, there / "questions"))
     assert made.summary["train"] > 0
-    tuned = finetune_chat(ChatConfig(base, there / "questions", there / "chat", short, graded=0))
+    chat = ChatConfig(model=base, conversations=there / "questions", output=there / "chat", train=short, graded=0)
+    tuned = finetune_chat(chat)
     assert str(tuned) == "s3://bucket/runs/chat"
     report = write_report(ReportConfig(there))
     assert len(report.manifest["inputs"]) == 8
