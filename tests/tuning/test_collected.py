@@ -166,7 +166,7 @@ def test_a_list_of_models_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_prompts_that_are_not_utf_8(tmp_path: Path, served_model: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("Où est-il?\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"latin.txt is not text in UTF-8"):
+    with pytest.raises(UserError, match=r"latin.txt is not in UTF-8"):
         collect_answers(AnswersConfig(tmp_path / "latin.txt", tmp_path / "out", teacher=served_model))
 
 

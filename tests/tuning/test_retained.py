@@ -56,7 +56,7 @@ def test_what_is_no_text_is_refused(chain: Chain, tiny_model: Path, tmp_path: Pa
     for path, why in (
         (tmp_path / "none.txt", "is not there"),
         (tmp_path / "empty.txt", "has no text"),
-        (tmp_path / "binary.txt", "binary.txt is not text in UTF-8"),
+        (tmp_path / "binary.txt", "binary.txt is not in UTF-8"),
         (chain.tokenizer_folder, "is a tokenizer"),
     ):
         with pytest.raises(UserError, match=why):

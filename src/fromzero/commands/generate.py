@@ -126,13 +126,10 @@ def _classify(config: GenerateConfig, texts: tuple[str, ...]) -> None:
 def _records(config: GenerateConfig) -> list[dict[str, Any]]:
     if config.input is None:
         return [{"prompt": config.prompt}]
-    try:
-        if str(config.input) == "-":
-            return read_prompts(sys.stdin, "standard input")
-        with config.input.open(encoding="utf-8") as file:
-            return read_prompts(file, str(config.input))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{config.input} is not in UTF-8 ({error}); convert it") from None
+    if str(config.input) == "-":
+        return read_prompts(sys.stdin, "standard input")
+    with config.input.open(encoding="utf-8") as file:
+        return read_prompts(file, str(config.input))
 
 
 def _prepare(config: GenerateConfig, engine: Engine) -> Prepare:

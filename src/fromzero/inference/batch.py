@@ -25,7 +25,7 @@ def read_prompts(lines: Iterable[str], where: str) -> list[dict[str, Any]]:
     try:
         numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not text in UTF-8 ({error}); save it as such") from None
+        raise UserError(f"{where} is not in UTF-8 ({error}); save it as such") from None
     if not numbered or not numbered[0][1].lstrip().startswith("{"):
         return [{"prompt": line.rstrip("\r\n")} for _, line in numbered]
     records = []

@@ -61,7 +61,7 @@ def _texts(path: Path, most: int) -> Iterator[str]:
         except FileNotFoundError:
             raise UserError(f"retain: {path} is not there; name tokens, a corpus, a text file or a folder") from None
         except ValueError as error:
-            raise UserError(f"retain: {file} is not text in UTF-8 ({error})") from None
+            raise UserError(f"retain: {file} is not in UTF-8 ({error})") from None
 
 
 def _of_artifact(path: Path) -> Iterator[str]:
