@@ -13,7 +13,6 @@ from fromzero.explain.about_tuning import tuning_sections
 from fromzero.explain.blocks import Charts, Details, Samples, Section, Table, Text
 from fromzero.explain.charts import LineChart, Matrix, draw
 from fromzero.explain.gather import Run, read_run
-from fromzero.explain.numbers import wilson
 from fromzero.explain.words import Words
 
 
@@ -27,12 +26,6 @@ def plain(table: Table) -> list[list[str]]:
 
 def charts(section: Section) -> list[object]:
     return [chart for block in section.blocks if isinstance(block, Charts) for chart in block.charts]
-
-
-def test_wilson_is_that_of_the_textbook() -> None:
-    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)  # the textbook example
-    assert wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
 
 
 def test_changes_have_intervals_and_a_verdict_that_knows_chance(run: Run) -> None:

@@ -25,6 +25,7 @@ from fromzero.tuning.remote_speaker import RemoteSpeaker
 from fromzero.tuning.rollouts import RolloutConfig, Rollouts
 from fromzero.tuning.speaker import Speaker
 from tests.parallel.ranks import run_ranks
+from tests.servers import files, serving
 from tests.serving.conftest import Live, StartServer, start_server
 
 __all__ = ["start_server"]  # a fixture
@@ -207,3 +208,9 @@ def test_faults_say_what_and_where(server: Live, tiny_model: Path, tmp_path: Pat
     for wrong in ({"rollouts": replace(ROLLOUTS, url=server.url)}, {"rollouts": elsewhere, "adapters": None}):
         with pytest.raises(UserError, match="all or none"):
             config(tiny_model, tmp_path / "d", **wrong)
+
+
+def test_a_server_that_names_no_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    config = GrpoConfig(model=tiny_model, output=tmp_path / "out")
+    with serving(files({"v1/models": b'{"data": []}'})) as url, pytest.raises(UserError, match="names no model; name"):
+        RemoteSpeaker(config, replace(ROLLOUTS, url=url), load_tokenizer(tiny_model))

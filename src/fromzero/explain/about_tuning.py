@@ -6,11 +6,12 @@ From `run/outcome.json` (see tuning/outcome.py), `run/metrics.jsonl` and, where 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fromzero.evaluation.classification import wilson
 from fromzero.explain.about_model import MOST_EXAMPLES, curves, loss_chart, points, rate_chart, spread
 from fromzero.explain.blocks import Block, Charts, Details, Samples, Section, Table, Text
 from fromzero.explain.charts import Chart, Line, LineChart, Matrix
 from fromzero.explain.gather import Run, Training
-from fromzero.explain.numbers import NO_BREAK, NONE, count, figure, share, wilson
+from fromzero.explain.numbers import NO_BREAK, NONE, count, figure, share
 from fromzero.explain.words import Words
 
 MOST_LABELS = 24  # of a confusion matrix that is drawn
@@ -97,7 +98,7 @@ def _value(change: Mapping[str, Any], value: float | None) -> str:
 def _interval(change: Mapping[str, Any], value: float | None) -> tuple[float, float] | None:
     """The 95 % interval of a share of things that were counted."""
     known = value is not None and change.get("share") and change.get("count")
-    return wilson(value or 0.0, change["count"]) if known else None
+    return wilson((value or 0.0) * change["count"], change["count"]) if known else None
 
 
 def _with_interval(change: Mapping[str, Any], value: float | None) -> str:

@@ -53,13 +53,6 @@ def share(part: float, whole: float) -> str:
     return (f"<{NO_BREAK}0.1" if 0 < percent < 0.05 else f"{percent:.1f}") + f"{NO_BREAK}%"
 
 
-def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share of so many trials (Wilson 1927): never outside 0 to 1, not empty at its ends."""
-    middle, room = share + z * z / (2 * count), z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    low, high = ((middle + side * room) / (1 + z * z / count) for side in (-1, 1))
-    return max(0.0, low), min(1.0, high)
-
-
 def duration(seconds: float | None, language: str = "en") -> str:
     """75 -> '1m 15s', '1分15秒' in Chinese."""
     if seconds is None:

@@ -30,7 +30,7 @@ from fromzero.training.metrics import read_metrics
 from fromzero.training.samples import SampleLog
 from fromzero.training.settings import TrainConfig
 from fromzero.tuning.base import TuningConfig, finish, fit, open_base, tune_together
-from fromzero.tuning.grading import end_of_turn, prompt_ids
+from fromzero.tuning.grading import end_of_turn
 from fromzero.tuning.outcome import Change, Curve, Example, Outcome, write_outcome
 from fromzero.tuning.policy import Policy, Rewards
 from fromzero.tuning.remote_speaker import RemoteSpeaker
@@ -145,9 +145,7 @@ def _fitting(tasks: Sequence[Task], tokenizer: Tokenizer, room: int) -> tuple[li
 
 def task_ids(tokenizer: Tokenizer, task: Task) -> list[int]:
     """A task as a prompt: by the chat template if the model has one, else as the beginning of a text."""
-    if tokenizer.chat_template:
-        return prompt_ids(tokenizer, task.messages)
-    return [tokenizer.end_of_text, *tokenizer.encode_ordinary(task.text)]
+    return list(task.ids(tokenizer, chat=tokenizer.chat_template is not None))
 
 
 def make_speaker(

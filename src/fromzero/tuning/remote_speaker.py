@@ -40,7 +40,10 @@ class RemoteSpeaker:
         """Raises UserError when the server does not answer."""
         self.tuning, self.config, self.tokenizer = tuning, config, tokenizer
         self.server = Server(config.url or "", os.environ.get("FROMZERO_API_KEY", ""))
-        self.base = self.asked = config.served or asyncio.run(self.server.models())[0]
+        names = [config.served] if config.served else asyncio.run(self.server.models())
+        if not names:
+            raise UserError(f"{masked(self.server.url)} names no model; name one with rollouts.served")
+        self.base = self.asked = names[0]
         if not tuning.adapters:
             say("warning: without adapters the server's weights stay what they are: answers become off-policy")
         if config.temperature != 1:
