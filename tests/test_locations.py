@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fromzero import locations
-from fromzero.artifact import to_plain
 from fromzero.errors import UserError
+from fromzero.files import to_plain
 from fromzero.locations import at, cached, fetch, masked, name_of, read, safe_name, shown, url_of
 from tests.servers import Answer, files, serving
 

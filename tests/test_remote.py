@@ -12,12 +12,13 @@ import pytest
 import s3fs
 
 from fromzero import locations
-from fromzero.artifact import Artifact, build, digest_of, here, is_artifact, open_artifact
+from fromzero.artifact import Artifact, build, here, is_artifact, open_artifact
 from fromzero.corpus.examples import read_examples
 from fromzero.dataset import PackConfig, pack
 from fromzero.errors import UserError
 from fromzero.evaluation import EvaluationConfig, evaluate
 from fromzero.explain import ReportConfig, write_report
+from fromzero.files import digest_of
 from fromzero.interop import load_model
 from fromzero.model import ModelConfig
 from fromzero.tokenizer import load_tokenizer

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from fromzero.artifact import build, write_json
+from fromzero.artifact import build
 from fromzero.corpus.document import HIGH_PERPLEXITY, category
 from fromzero.corpus.examples import read_examples
 from fromzero.corpus.ngram_model import (
@@ -24,6 +24,7 @@ from fromzero.corpus.ngram_model import (
     train_ngrams,
 )
 from fromzero.errors import UserError
+from fromzero.files import write_json
 
 
 def surprise(model: NgramModel, text: str) -> float:

@@ -85,6 +85,28 @@ def test_tools_are_told_to_the_template(tokenizer: Tokenizer, tmp_path: Path) ->
         pack_conversations(config)
 
 
+def test_answers_that_a_template_rewrites_get_a_row_each(tokenizer: Tokenizer, tmp_path: Path, capsys: Any) -> None:
+    source = (
+        "{% for m in messages %}{{ m.role + '|' }}{{ 'so: ' if m.role == 'assistant' and loop.last else '' }}"
+        "{{ m.content + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}assistant|{% endif %}"
+    )
+    specials = {text: 256 + i for i, text in enumerate(tokenizer.special_tokens)}
+    roles = {"bos_token": "<|endoftext|>"}
+    BPETokenizer(byte_vocabulary([]), [], special_tokens=specials, roles=roles, chat_template=source).save(
+        tmp_path / "tokenizer"
+    )
+    turns = [{"role": role, "content": f"{role} {i}"} for i in range(3) for role in ("user", "assistant")]
+    file = write(tmp_path / "c.jsonl", turns[:4], turns[4:])
+    made = pack_conversations(ConversationsConfig(file, tmp_path / "tokenizer", tmp_path / "t", validation_share=0))
+    assert (made.summary["by_answer"], made.summary["train"]["documents"]) == (1, 3)
+    assert "1 conversations in a row for each answer" in " ".join(capsys.readouterr().err.split())
+    shards, opened = TokenShards(made.path), load_tokenizer(tmp_path / "tokenizer")
+    for row in range(3):
+        start, stop = map(int, shards.boundaries[row : row + 2])
+        said = shards[start:stop][shards.mask(start, stop).astype(bool)]
+        assert opened.decode(said.tolist()) == f"so: assistant {row}<|im_end|>"
+
+
 def test_a_share_is_held_out_by_contents(tokenizer_folder: Path, tmp_path: Path) -> None:
     conversations = [conversation(i) for i in range(200)]
     sizes, held_out = [], []

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import Artifact, build, write_json
+from fromzero.artifact import Artifact, build
+from fromzero.files import write_json
 from fromzero.tuning.outcome import Change, Curve, Example, Outcome, write_outcome
 
 HOSTILE = '<script>alert("x")</script> | `code` ```` & \x07 **bold**'

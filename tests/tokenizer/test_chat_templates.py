@@ -331,6 +331,24 @@ def test_templates_that_write_answers_in_two_ways_are_told(name: str, messages: 
         ours(name).encode_learned(tokenizer, messages)
 
 
+def test_an_answer_that_a_template_rewrites_later_gets_a_row_of_its_own(tokenizer: Tokenizer) -> None:
+    """Qwen3's shows what was thought in the last answer only: each is learned behind what a model sees before it."""
+    template = ours("qwen3")
+    messages = [USER, {"role": "assistant", "content": "One."}, USER, {"role": "assistant", "content": "Two."}]
+    rows = template.encode_turns(tokenizer, messages, [True] * 4)
+    assert len(rows) == 2
+    for end, (ids, mask) in zip((2, 4), rows, strict=True):
+        prompt, _ = template.encode_chat(tokenizer, messages[: end - 1], add_generation_prompt=True)
+        assert ids[: len(prompt)] == prompt
+        assert not any(mask[: len(prompt)])
+        said = tokenizer.decode([i for i, on in zip(ids, mask, strict=True) if on])
+        assert said == f"<think>\n\n</think>\n\n{messages[end - 1]['content']}<|im_end|>"
+    assert template.encode_turns(tokenizer, messages, [False, False, False, True]) == rows[1:]
+    assert template.encode_turns(tokenizer, messages, [False, True, False, False]) == rows[:1]
+    plain = ours("smollm2")
+    assert plain.encode_turns(tokenizer, messages, [True] * 4) == [plain.encode_learned(tokenizer, messages)]
+
+
 def test_answers_that_a_template_writes_into_each_other_are_told(tokenizer: Tokenizer) -> None:
     template = ChatTemplate("{% generation %}{% for m in messages %}{{ m.content }}{% endfor %}{% endgeneration %}")
     with pytest.raises(UserError, match="each answer apart"):

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromzero.artifact import digest_of
 from fromzero.console import console
 from fromzero.device import matmul_flops
+from fromzero.files import digest_of
 from fromzero.model import ModelConfig, Transformer
 from fromzero.training import TrainConfig, Trainer
 from fromzero.training.checkpoint import list_checkpoints

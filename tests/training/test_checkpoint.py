@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from fromzero.artifact import digest_file, digest_of
 from fromzero.dataset.mixture import open_data
 from fromzero.errors import Interrupted, UserError
+from fromzero.files import digest_file, digest_of
 from fromzero.model import Transformer
 from fromzero.model.config import Experts
 from fromzero.training import Trainer

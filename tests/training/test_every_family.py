@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from fromzero.artifact import digest_file, open_artifact
+from fromzero.artifact import open_artifact
 from fromzero.config import from_arguments
 from fromzero.dataset import PackConfig, pack
 from fromzero.errors import UserError
+from fromzero.files import digest_file
 from fromzero.interop.huggingface import load_any
 from fromzero.tokenizer import TokenizerConfig, train_tokenizer
 from fromzero.training import PretrainConfig, Trainer, pretrain

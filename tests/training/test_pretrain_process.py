@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fromzero.artifact import digest_file, open_artifact
+from fromzero.artifact import open_artifact
+from fromzero.files import digest_file
 from fromzero.training.metrics import read_metrics
 from tests.conftest import Chain, RunCommand
 

@@ -205,7 +205,7 @@ def test_batches_are_as_texts_alone() -> None:
 
 def test_bad_data(tiny_model: Path, tmp_path: Path) -> None:
     one = write(tmp_path / "one.jsonl", [r for r in records(40, 1) if r["label"] == "land"])
-    with pytest.raises(UserError, match="there must be two classes"):
+    with pytest.raises(UserError, match="are 'land'; give two classes"):
         finetune_classify(ClassifyConfig(model=tiny_model, data=one, output=tmp_path / "a", train=QUICK))
     with pytest.raises(UserError, match="freeze"):
         ClassifyConfig(model=tiny_model, data=one, output=tmp_path / "b", freeze=2, adapters=AdapterConfig())

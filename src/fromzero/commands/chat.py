@@ -12,13 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from fromzero.artifact import to_plain, write_json
 from fromzero.commands import Verb
 from fromzero.commands.partners import Local, Messages, Partner, Remote, Reply
 from fromzero.config import from_mapping
 from fromzero.console import printable, say, streamed_markdown
 from fromzero.device import DeviceName
 from fromzero.errors import UserError, nearest
+from fromzero.files import to_plain, write_json
 from fromzero.inference import SamplingConfig
 from fromzero.inference.embedding import Embedder
 from fromzero.inference.engine import EngineConfig

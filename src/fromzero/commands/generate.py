@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import digest_of
 from fromzero.commands import Verb
 from fromzero.console import progress, say, write_stream
 from fromzero.device import DeviceName
 from fromzero.errors import UserError
+from fromzero.files import digest_of
 from fromzero.inference import SamplingConfig
 from fromzero.inference.batch import Prepare, Record, answer_all, finished_lines, read_prompts, search_all
 from fromzero.inference.classifying import Classifier

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import Artifact, build, write_json
+from fromzero.artifact import Artifact, build
 from fromzero.console import progress, say
 from fromzero.corpus.docstrings import (
     Entry,
@@ -29,6 +29,7 @@ from fromzero.corpus.docstrings import (
 )
 from fromzero.corpus.files import clear
 from fromzero.errors import UserError
+from fromzero.files import write_json
 
 VERSION = 1
 MIN_PAGE_BYTES = 300

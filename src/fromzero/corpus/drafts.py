@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fromzero.artifact import write_json
 from fromzero.corpus.counting import Counts
 from fromzero.corpus.decontaminate import Match
 from fromzero.corpus.storing import Columns, DocumentWriter, ShardWriter
+from fromzero.files import write_json
 
 COUNTS, KNOWN, MATCHES, SIGNATURES = "counts.json", "known.npz", "matches.jsonl", "signatures.npz"
 KEPT_COLUMNS: Columns = {**DocumentWriter.COLUMNS, "kind": "string"}

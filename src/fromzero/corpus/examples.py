@@ -5,11 +5,12 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fromzero.artifact import digest_file, here, open_artifact
+from fromzero.artifact import here, open_artifact
 from fromzero.corpus.document import text_digest
 from fromzero.corpus.normalize import normalize
 from fromzero.corpus.storing import read_corpus
 from fromzero.errors import UserError
+from fromzero.files import digest_file
 
 MAX_LINE = 16_000_000
 

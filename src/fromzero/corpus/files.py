@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import MANIFEST, UNFINISHED, digest_file, digest_of, is_artifact
+from fromzero.artifact import MANIFEST, UNFINISHED, is_artifact
 from fromzero.errors import UserError
+from fromzero.files import digest_file, digest_of
 from fromzero.locations import at, name_of, shown, url_of
 
 _PLAIN = "html pdf docx epub json jsonl csv parquet warc zip tar gz zst bz2 xz"

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from fromzero.artifact import Artifact, build, open_artifact, write_json
+from fromzero.artifact import Artifact, build, open_artifact
 from fromzero.corpus.document import HIGH_PERPLEXITY
 from fromzero.corpus.examples import digest_examples, held_out, read_examples
 from fromzero.errors import UserError
+from fromzero.files import write_json
 
 VERSION = 1
 WEIGHTS, SETTINGS = "ngrams.safetensors", "ngrams.json"

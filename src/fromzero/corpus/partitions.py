@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import digest_of, to_plain
 from fromzero.console import Reporter
 from fromzero.corpus import engine
 from fromzero.corpus.counting import Counts
@@ -25,6 +24,7 @@ from fromzero.corpus.screening import Screen, Screening
 from fromzero.corpus.storing import read_rows
 from fromzero.corpus.worker import WorkSettings
 from fromzero.errors import DISK_FULL, UserError
+from fromzero.files import digest_of, to_plain
 
 AT_LEAST, AT_MOST, ABOUT = 1_000_000, 256_000_000, 64
 """Bytes of files in a partition, and how many partitions there are between these bounds."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fromzero.artifact import Artifact, build, write_json
+from fromzero.artifact import Artifact, build
 from fromzero.console import progress
 from fromzero.corpus.counting import Counts, Tally
 from fromzero.corpus.decontaminate import Decontamination, Match
@@ -31,6 +31,7 @@ from fromzero.corpus.splitting import hold_out, split_at, tail_position
 from fromzero.corpus.storing import DocumentWriter, ShardWriter, read_rows
 from fromzero.corpus.worker import WorkSettings
 from fromzero.errors import UserError
+from fromzero.files import write_json
 from fromzero.locations import shown
 
 VERSION = 3

@@ -15,11 +15,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, cast
 
-from fromzero.artifact import to_plain
 from fromzero.corpus.document import CRASHED, TIMED_OUT
 from fromzero.corpus.files import SourceFile
 from fromzero.corpus.worker import WorkSettings, read_frame, write_frame
 from fromzero.errors import UserError
+from fromzero.files import to_plain
 
 MAX_DEATHS = 10
 """Children that may die over one file before the rest of it is given up."""

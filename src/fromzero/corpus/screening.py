@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import digest_file, digest_of, open_artifact
+from fromzero.artifact import open_artifact
 from fromzero.corpus.classifier import Classifier
 from fromzero.corpus.decontaminate import Decontamination, EvaluationIndex, Match
 from fromzero.corpus.document import CONTAMINATED, OTHER_LANGUAGE
 from fromzero.corpus.lists import ANY, Blocklist, Lists
 from fromzero.corpus.ngram_model import NgramModel
 from fromzero.errors import UserError
+from fromzero.files import digest_file, digest_of
 
 MAX_SET_BYTES = 1_000_000_000
 
@@ -39,7 +40,7 @@ class Screening:
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> "Screening":
-        """From the JSON that `artifact.to_plain` makes of it."""
+        """From the JSON that `files.to_plain` makes of it."""
         lists, against = plain["lists"], plain["decontaminate"]
         if lists:
             files = {name: tuple(map(Path, lists[name])) for name in ("domains", "addresses")}

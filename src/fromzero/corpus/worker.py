@@ -60,7 +60,7 @@ class WorkSettings:
 
     @staticmethod
     def from_plain(plain: Mapping[str, Any]) -> "WorkSettings":
-        """From the JSON that `artifact.to_plain` makes of it."""
+        """From the JSON that `files.to_plain` makes of it."""
         inner = plain["read"]
         read_settings = ReadSettings(
             Limits(**inner["limits"]), inner["html"], inner["text_key"], tuple(inner["heading_keys"])

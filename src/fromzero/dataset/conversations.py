@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fromzero.artifact import Artifact, build, digest_source, here
-from fromzero.console import progress
+from fromzero.console import progress, say
 from fromzero.dataset.packing import summarise
 from fromzero.dataset.sources import Tally, bring, find_splits, read_conversations
 from fromzero.dataset.splits import SHARE, read_splits
@@ -22,7 +22,7 @@ from fromzero.dataset.writing import (
 from fromzero.errors import UserError
 from fromzero.tokenizer import Tokenizer
 
-VERSION = 4
+VERSION = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +57,10 @@ class ConversationsConfig:
 def pack_conversations(config: ConversationsConfig) -> Artifact:
     """Encode conversations with the tokenizer's chat template; a 'tokens' artifact with a loss mask.
 
-    Its summary: vocab_size, masked, truncated (conversations that lost tokens), without_loss (dropped, because no token
-    that carries loss was left), dropped (what taught nothing, by reason: see dataset.formats), repeated and leaked (see
-    dataset.splits), and for each split the documents, tokens, loss_tokens, bytes and bytes per token.
+    Its summary: vocab_size, masked, by_answer (conversations in several rows, see ChatTemplate.encode_turns), truncated
+    (rows that lost tokens), without_loss (rows dropped, because no token that carries loss was left), dropped (what
+    taught nothing, by reason: see dataset.formats), repeated and leaked (see dataset.splits), and for each split the
+    documents, tokens, loss_tokens, bytes and bytes per token.
     Raises UserError that names file and line when one can't be read.
     """
     source = here(config.tokenizer)
@@ -94,7 +95,7 @@ def _pack(
     writers: Mapping[str, TokenWriter],
     report: Callable[[float], None],
 ) -> dict[str, Any]:
-    counts: Counter[str] = Counter(truncated=0, without_loss=0)
+    counts: Counter[str] = Counter(truncated=0, without_loss=0, by_answer=0)
     tally = Tally()
     for split, conversation, place in read_splits(path, read_conversations, config.validation_share, tally):
         if tokenizer.chat_template is None:
@@ -103,17 +104,20 @@ def _pack(
         if config.loss == "last":
             learned[:-1] = [False] * (len(messages) - 1)
         try:
-            ids, mask = tokenizer.chat_template.encode_learned(tokenizer, messages, learned, tools=conversation.tools)
+            rows = tokenizer.chat_template.encode_turns(tokenizer, messages, learned, tools=conversation.tools)
         except UserError as error:
             raise UserError(f"{place}: {error}") from error
-        counts["truncated"] += len(ids) > config.context
-        kept = slice(-config.context, None) if config.truncate == "left" else slice(config.context)
-        ids, mask = ids[kept], mask[kept]
-        if any(mask[1:]):  # the first token is never a target
-            text_bytes = sum(len((message.get("content") or "").encode()) for message in messages)
-            writers[split].add(ids, text_bytes, mask)
-        else:
-            counts["without_loss"] += 1
+        counts["by_answer"] += len(rows) > 1
+        text_bytes = sum(len((message.get("content") or "").encode()) for message in messages)
+        for ids, mask in rows:
+            counts["truncated"] += len(ids) > config.context
+            kept = slice(-config.context, None) if config.truncate == "left" else slice(config.context)
+            if any(mask[kept][1:]):  # the first token is never a target
+                writers[split].add(ids[kept], text_bytes * len(ids) // len(rows[-1][0]), mask[kept])
+            else:
+                counts["without_loss"] += 1
         report(tally.bytes)
     tally.tell()
+    if counts["by_answer"]:
+        say(f"{counts['by_answer']:,} conversations in a row for each answer: their template rewrites earlier answers")
     return {**counts, "dropped": dict(tally.dropped), "repeated": tally.repeated, "leaked": tally.leaked}

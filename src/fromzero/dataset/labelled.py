@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fromzero.artifact import digest_of
 from fromzero.dataset.chats import NO_LOSS, RowLoader
 from fromzero.dataset.pairs import pad
+from fromzero.files import digest_of
 
 
 class LabelledLoader(RowLoader):

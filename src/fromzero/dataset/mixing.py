@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import Artifact, build, open_artifact, write_json
+from fromzero.artifact import Artifact, build, open_artifact
 from fromzero.dataset.packing import summarise
 from fromzero.dataset.shards import TokenShards
 from fromzero.dataset.writing import SPLITS, copy_tokenizer
 from fromzero.errors import UserError, nearest
+from fromzero.files import write_json
 
 PLAN = "mixture.json"
 EPOCHS_TOLERANCE = 0.01  # of the epochs

@@ -16,13 +16,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fromzero.artifact import digest_of, open_artifact
+from fromzero.artifact import open_artifact
 from fromzero.dataset.bestfit import BestFitLoader
 from fromzero.dataset.mixing import PLAN
 from fromzero.dataset.permutation import Permutation
 from fromzero.dataset.shards import JoinedShards, TokenShards
 from fromzero.dataset.windows import WindowLoader
 from fromzero.errors import UserError
+from fromzero.files import digest_of
 
 BLOCK = 1024  # windows, about
 

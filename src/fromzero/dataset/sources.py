@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
-from fromzero.artifact import MANIFEST, digest_of, here
+from fromzero.artifact import MANIFEST, here
 from fromzero.console import say
 from fromzero.corpus.encoding import NotTextError, decode
 from fromzero.corpus.reading import optional
 from fromzero.dataset import formats
 from fromzero.dataset.formats import Conversation, Judged, Labelled, Preference
 from fromzero.errors import UserError, missing_extra
+from fromzero.files import digest_of
 from fromzero.locations import cached, url_of
 
 MAX_LINE_BYTES = 16 << 20

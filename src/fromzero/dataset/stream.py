@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fromzero.artifact import digest_of, here, open_artifact
+from fromzero.artifact import here, open_artifact
 from fromzero.corpus import Document, read_corpus
 from fromzero.dataset.mixture import TrainingData
 from fromzero.dataset.position import check_share, check_state
@@ -27,6 +27,7 @@ from fromzero.dataset.recovery import bytes_to_spell
 from fromzero.dataset.shards import ShardsInMemory, TokenShards
 from fromzero.dataset.writing import load_for_packing, tokenizer_digest
 from fromzero.errors import UserError
+from fromzero.files import digest_of
 from fromzero.tokenizer import Tokenizer
 from fromzero.tokenizer.text import batches
 

@@ -18,8 +18,9 @@ from typing import Any, BinaryIO, Literal, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fromzero.artifact import digest_file, digest_of, is_artifact, open_artifact, write_json
+from fromzero.artifact import is_artifact, open_artifact
 from fromzero.errors import UserError
+from fromzero.files import digest_file, digest_of, write_json
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.tokenizer.huggingface import CONFIG_FILE, MORE_TEMPLATES, TEMPLATE_FILE, TOKENIZER_FILE
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fromzero import __version__
-from fromzero.artifact import digest_of, write_json
 from fromzero.console import progress, say
 from fromzero.device import DeviceName
 from fromzero.errors import UserError
@@ -18,6 +17,7 @@ from fromzero.evaluation.instructions import accuracy
 from fromzero.evaluation.judge import make_judge, prefer
 from fromzero.evaluation.tasks import Task, TasksConfig, make_tasks
 from fromzero.evaluation.verifiers import Guarded
+from fromzero.files import digest_of, write_json
 from fromzero.inference import SamplingConfig
 from fromzero.inference.batch import Record, answer_all
 from fromzero.inference.opening import open_engine

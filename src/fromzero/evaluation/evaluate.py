@@ -17,6 +17,7 @@ from fromzero.corpus import read_corpus
 from fromzero.device import DeviceName, DtypeName, pick_device, pick_dtype
 from fromzero.evaluation import baselines
 from fromzero.evaluation.perplexity import DocumentScore, score_documents, summarize
+from fromzero.files import write_json
 from fromzero.interop import load_model
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 
@@ -78,7 +79,7 @@ def _evaluate(config: EvaluationConfig, folder: Path) -> Mapping[str, Any]:
         result["baselines"] = measure_baselines(
             config.corpus, tokenizer, texts, None if found.changed else found.spelled
         )
-    artifact.write_json(folder / "scores.json", result)
+    write_json(folder / "scores.json", result)
     return result
 
 

@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fromzero.artifact import write_json
 from fromzero.device import DeviceName
 from fromzero.errors import UserError
+from fromzero.files import write_json
 from fromzero.inference.client import Server, request_fields
 from fromzero.inference.engine import EngineConfig
 from fromzero.inference.opening import open_engine

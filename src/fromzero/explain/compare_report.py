@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fromzero.artifact import write_text
 from fromzero.console import printable
 from fromzero.errors import UserError
 from fromzero.explain.about_tokenizers import compose_comparison
 from fromzero.explain.markdown import to_markdown
 from fromzero.explain.page import to_html
 from fromzero.explain.words import Language, Words
+from fromzero.files import write_text
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.tokenizer.compare import Comparison, compare
 from fromzero.tokenizer.compare_text import read_groups

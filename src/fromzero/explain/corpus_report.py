@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import Artifact, build, open_artifact, write_text
+from fromzero.artifact import Artifact, build, open_artifact
 from fromzero.config import from_mapping
 from fromzero.corpus.settings import Filters
 from fromzero.explain.about_corpus import compose_corpus
 from fromzero.explain.corpus_look import look_into
 from fromzero.explain.page import to_html
 from fromzero.explain.words import Language, Words
+from fromzero.files import write_text
 
 PAGE = "corpus.html"
 VERSION = 1

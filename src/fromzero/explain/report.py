@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import Artifact, build, write_text
+from fromzero.artifact import Artifact, build
 from fromzero.device import probe
 from fromzero.explain.about_run import compose
 from fromzero.explain.gather import Run, read_run
 from fromzero.explain.markdown import to_markdown
 from fromzero.explain.page import to_html
 from fromzero.explain.words import Language, Words
+from fromzero.files import write_text
 
 VERSION = 2
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fromzero import artifact
-from fromzero.artifact import digest_file, digest_of
 from fromzero.console import say
 from fromzero.corpus.encoding import NotTextError, decode
 from fromzero.errors import UserError
+from fromzero.files import digest_file, digest_of, write_json
 from fromzero.inference.embedding import Embedder
 from fromzero.interop import save_tensors
 from fromzero.locations import cached
@@ -78,7 +78,7 @@ def _make(files: Mapping[str, Path], embedder: Embedder, limit: int, folder: Pat
     if not passages:
         raise UserError(f"there is no text in {', '.join(list(files)[:3])}")
     save_tensors({"vectors": embedder([passage.text for passage in passages])}, folder / "vectors.safetensors")
-    artifact.write_json(folder / "passages.json", passages)
+    write_json(folder / "passages.json", passages)
     return {"documents": len(files), "passages": len(passages)}
 
 

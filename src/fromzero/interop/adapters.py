@@ -16,10 +16,11 @@ from typing import Any, cast, get_args
 
 from torch import Tensor
 
-from fromzero.artifact import digest_source, write_json
+from fromzero.artifact import digest_source
 from fromzero.console import say
 from fromzero.dataset.writing import copy_tokenizer
 from fromzero.errors import UserError
+from fromzero.files import write_json
 from fromzero.interop.download import RECORD, find_model
 from fromzero.interop.families import expressed
 from fromzero.interop.names import Part, plan

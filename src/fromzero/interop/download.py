@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fromzero.artifact import digest_file, here, write_json
+from fromzero.artifact import here
 from fromzero.console import progress, say
 from fromzero.errors import UserError, nearest
+from fromzero.files import digest_file, write_json
 from fromzero.interop.hubs import Hub, Listed, check_file, fetch_file, hugging_face, list_files, modelscope
 from fromzero.locations import cached, url_of
 

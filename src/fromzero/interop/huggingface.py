@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fromzero.artifact import to_plain, write_json
 from fromzero.config import from_mapping
 from fromzero.dataset.writing import copy_tokenizer
 from fromzero.errors import UserError
+from fromzero.files import to_plain, write_json
 from fromzero.interop import heads as published
 from fromzero.interop.adapters import below, load_adapters
 from fromzero.interop.families import SUPPORTED, expressed

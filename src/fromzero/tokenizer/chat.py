@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from fromzero.errors import UserError
 from fromzero.tokenizer.messages import Message, check_messages, check_tools, check_variables
 from fromzero.tokenizer.sandbox import compile_template
-from fromzero.tokenizer.traced import ASSISTANT, GENERATED, TEMPLATE, Traced, all_from, concat, generated, runs, traced
+from fromzero.tokenizer.traced import ASSISTANT, GENERATED, TEMPLATE, all_from, runs, traced
 
 if TYPE_CHECKING:
     from fromzero.tokenizer.base import Tokenizer
@@ -57,6 +57,10 @@ CHATML = """\
 
 # What transformers puts behind the message to go on with, to find where it ends; some templates look for these words.
 _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
+
+
+class RewrittenError(UserError):
+    """A template writes an answer otherwise once others follow it."""
 
 
 class ChatTemplate:
@@ -118,38 +122,64 @@ class ChatTemplate:
         whole conversation begins, so that it is not known which tokens carry loss.
         """
         text = self._render(messages, False, **options)
+        learned = [True] * len(messages) if learned is None else learned
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         if not self.marks_generation(options.get("tools") is not None):
-            text = self._marked(text, messages, options)
+            return self._encode(tokenizer, self._found(text, messages, answers, learned, options))
         pieces = list(runs(text, GENERATED))
-        carries = [learned is None or learned[i] for i, m in enumerate(messages) if m["role"] == "assistant"]
-        if all(carries):
+        if all(learned[i] for i in answers):
             return self._encode(tokenizer, [(piece, bool(said)) for piece, said in pieces])
-        if len(carries) != sum(map(bool, (said for _, said in pieces))):
+        if len(answers) != sum(map(bool, (said for _, said in pieces))):
             raise UserError("the chat template does not show each answer apart, so one can't be learned without others")
-        answers = iter(carries)
-        return self._encode(tokenizer, [(piece, bool(said) and next(answers)) for piece, said in pieces])
+        left = iter(answers)
+        return self._encode(tokenizer, [(piece, bool(said) and learned[next(left)]) for piece, said in pieces])
 
-    def _marked(self, text: str, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
-        """A rendered conversation in which what the assistant says is marked."""
-        parts, done = [], 0
-        for i in (i for i, message in enumerate(messages) if message["role"] == "assistant"):
+    def encode_turns(
+        self, tokenizer: "Tokenizer", messages: Sequence[Message], learned: Sequence[bool], **options: Any
+    ) -> list[tuple[list[int], list[bool]]]:
+        """`encode_learned` in as many rows as it takes for each answer to stand behind what a model sees before it.
+
+        One, mostly. Templates that write an answer otherwise once others follow it, as Qwen3's leaves out what was
+        thought, get a row for each answer that is learned, in which it is the last. Errors as there.
+        """
+        try:
+            return [self.encode_learned(tokenizer, messages, learned, **options)]
+        except RewrittenError:
+            last = [i for i, message in enumerate(messages) if message["role"] == "assistant" and learned[i]]
+            alone = ([i == j for j in range(i + 1)] for i in last)
+            return [self.encode_learned(tokenizer, messages[: len(one)], one, **options) for one in alone]
+
+    def _found(
+        self,
+        text: str,
+        messages: Sequence[Message],
+        answers: Sequence[int],
+        learned: Sequence[bool],
+        options: Mapping[str, Any],
+    ) -> Iterator[tuple[str, bool]]:
+        """A rendered conversation in pieces, cut around what the assistant says, each with whether it carries loss."""
+        done = 0
+        for i in answers:
             head = self._render(messages[:i], True, **options) if i else "\0"
             whole = self._render(messages[: i + 1], False, **options)
             if not text.startswith(whole):  # some end all that was said with it
                 whole = whole.removesuffix(self.variables.get("eos_token", ""))
             if not (whole.startswith(head) and text.startswith(whole)):
-                raise UserError(
+                if not learned[i]:
+                    continue
+                raise RewrittenError(
                     f"the chat template has no {{% generation %}} and writes message {i} otherwise in the whole "
                     "conversation than at its end, so it is not known which tokens carry loss; mark them in it"
                 )
             said = text[len(head) : len(whole)]
             ended = said.rstrip()
             said = ended if all_from(ended[-1:], TEMPLATE) else said
-            parts += [text[done : len(head)], generated(said)]
+            yield text[done : len(head)], False
+            yield said, learned[i]
             done = len(head) + len(said)
-        return concat([*parts, text[done:]])
+        yield text[done:], False
 
-    def _encode(self, tokenizer: "Tokenizer", pieces: Iterable[tuple[Traced, bool]]) -> tuple[list[int], list[bool]]:
+    def _encode(self, tokenizer: "Tokenizer", pieces: Iterable[tuple[str, bool]]) -> tuple[list[int], list[bool]]:
         """Ids of pieces of a rendered text, and for each of them what its piece says of loss."""
         pattern = _markers(tuple(tokenizer.special_tokens), tuple(tokenizer.added_tokens), str(self.source))
         ids: list[int] = []
@@ -221,7 +251,7 @@ def _markers(special: tuple[str, ...], added: tuple[str, ...], source: str) -> r
     return re.compile("|".join(f"({group or '(?!)'})" for group in groups), re.IGNORECASE)
 
 
-def _cut(text: Traced, markers: re.Pattern[str]) -> Iterator[tuple[str, Literal["text", "allow"]]]:
+def _cut(text: str, markers: re.Pattern[str]) -> Iterator[tuple[str, Literal["text", "allow"]]]:
     """The text in stretches, in which special tokens are allowed or are text: those that the template did not write.
 
     Of other added tokens, which a tokenizer finds in any text, the first character stands apart.

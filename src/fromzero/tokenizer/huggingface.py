@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import write_json
 from fromzero.errors import UserError
+from fromzero.files import write_json
 from fromzero.tokenizer.added import AddedToken
 from fromzero.tokenizer.base import ROLES, Tokenizer
 from fromzero.tokenizer.foreign import read_json, read_text, reading

@@ -15,8 +15,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from fromzero.artifact import write_text
 from fromzero.errors import UserError, nearest
+from fromzero.files import write_text
 from fromzero.tokenizer.base import Tokenizer
 from fromzero.tokenizer.bpe import BPETokenizer
 from fromzero.tokenizer.foreign import MAX_IDS, read_file, reading

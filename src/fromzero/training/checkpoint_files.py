@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata as Saved
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from fromzero.artifact import digest_file, digest_of, sync_folder, write_text
+from fromzero.files import digest_file, digest_of, sync_folder, write_text
 from fromzero.interop.weights import safetensors_header, tensor_bytes
 
 FORMAT = 1

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from fromzero.artifact import write_json
 from fromzero.console import say
 from fromzero.device import TrainDtype, pick_dtype
+from fromzero.files import write_json
 from fromzero.model.block import Stack
 from fromzero.model.scene import Tokens
 from fromzero.parallel import World

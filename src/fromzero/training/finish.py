@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import write_text
+from fromzero.files import write_text
 from fromzero.interop import save_model
 from fromzero.model import Transformer
 from fromzero.model.heads import HeadedTransformer

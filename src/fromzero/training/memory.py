@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from fromzero.artifact import write_json
 from fromzero.console import say
 from fromzero.errors import Interrupted, UserError
+from fromzero.files import write_json
 from fromzero.parallel import Fleet
 from fromzero.parallel.fleet import Batch
 from fromzero.training.random_state import random_state, set_random_state

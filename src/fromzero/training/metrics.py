@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import write_text
 from fromzero.console import say
+from fromzero.files import write_text
 from fromzero.training.trackers import Tracker
 
 FILE = "metrics.jsonl"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fromzero import artifact
 from fromzero.artifact import Artifact
 from fromzero.console import say
 from fromzero.dataset import TokenShards
@@ -19,6 +18,7 @@ from fromzero.dataset.stream import open_stream
 from fromzero.device import keep_freed_memory
 from fromzero.errors import UserError
 from fromzero.evaluation import shards_perplexity
+from fromzero.files import digest_file, digest_of
 from fromzero.inference import SamplingConfig, generate_text
 from fromzero.model import ModelConfig, Transformer
 from fromzero.model.encoder_decoder import EncoderDecoder
@@ -142,7 +142,7 @@ def _pretrain(config: PretrainConfig, data: TrainingData, folder: Path, world: W
         f"{train.batch_size * length:,} tokens; {dtype} on {world.device}"
     )
     look = _look(config, kind, folder / "run", tokenizer, data)
-    of = {"tokenizer": artifact.digest_of([artifact.digest_file(f) for f in sorted(data.path.glob("tokenizer*.json"))])}
+    of = {"tokenizer": digest_of([digest_file(f) for f in sorted(data.path.glob("tokenizer*.json"))])}
     with Prefetch(loader) as ahead:
         trainer = Trainer(model, ahead, train, folder / "run", look, objective, fleet, config.resume, of)
         choices.keep()

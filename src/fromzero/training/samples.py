@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from fromzero.artifact import write_text
+from fromzero.files import write_text
 from fromzero.training.metrics import read_metrics
 
 

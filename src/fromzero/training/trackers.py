@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import write_text
 from fromzero.console import say
 from fromzero.errors import missing_extra
+from fromzero.files import write_text
 from fromzero.training.settings import TrainConfig
 
 

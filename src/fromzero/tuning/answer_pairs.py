@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fromzero import artifact
-from fromzero.artifact import Artifact, digest_source, write_text
+from fromzero.artifact import Artifact, digest_source
 from fromzero.console import progress
 from fromzero.device import pick_device
 from fromzero.errors import UserError
 from fromzero.evaluation.tasks import Task, TasksConfig, make_tasks
 from fromzero.evaluation.verifiers import Guarded, make_verifier
+from fromzero.files import write_text
 from fromzero.inference import SamplingConfig
 from fromzero.inference.opening import check_model
 from fromzero.inference.request import Output

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fromzero.artifact import Artifact, write_json
+from fromzero.artifact import Artifact
 from fromzero.console import say
 from fromzero.dataset import ConversationLoader, TokenShards
 from fromzero.dataset.conversations import ConversationsConfig, pack_conversations
@@ -21,6 +21,7 @@ from fromzero.dataset.packed_chats import PackedConversationLoader
 from fromzero.dataset.sources import bring, read_conversations
 from fromzero.dataset.splits import read_splits
 from fromzero.errors import UserError
+from fromzero.files import write_json
 from fromzero.model import Transformer
 from fromzero.parallel import Fleet, World
 from fromzero.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fromzero.artifact import Artifact, write_json
+from fromzero.artifact import Artifact
 from fromzero.console import say
 from fromzero.dataset.formats import Labelled
 from fromzero.dataset.labelled import LabelledLoader
@@ -23,6 +23,7 @@ from fromzero.dataset.splits import load_splits
 from fromzero.errors import UserError
 from fromzero.evaluation.bag_of_words import BagOfWords
 from fromzero.evaluation.classification import score
+from fromzero.files import write_json
 from fromzero.inference.classifying import TOKENIZER_CONFIG, Classifier, Side, class_probabilities
 from fromzero.interop.huggingface import load_any, unquantized
 from fromzero.interop.weights import read_json
@@ -141,7 +142,9 @@ def _tune(config: ClassifyConfig, folder: Path, world: World) -> Mapping[str, An
     splits = load_splits(bring(config.data), lambda path, tally: read(path, tally), config.held_out, tally)
     labels = tuple(sorted({one.label for one in splits["train"]}))
     if len(labels) < 2:
-        raise UserError(f"{config.data}: all texts are '{labels[0]}'; there must be two classes or more")
+        raise UserError(
+            f"{config.data}: all texts to learn from are '{labels[0]}'; give two classes, some texts of each"
+        )
     base = open_base(config, folder, world, partial(_load, config))
     heads = head_for(base.model.config.kind, config.pooling, labels)
     model = HeadedTransformer.on(base.model, heads, config.train.seed)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fromzero.artifact import Artifact, build, digest_source, write_text
+from fromzero.artifact import Artifact, build, digest_source
 from fromzero.console import progress, say
 from fromzero.errors import UserError
 from fromzero.evaluation.tasks import Task
 from fromzero.evaluation.verifiers import Guarded, make_verifier
+from fromzero.files import write_text
 from fromzero.inference import SamplingConfig
 from fromzero.inference.batch import Record, answer_all, finished_lines, read_prompts
 from fromzero.inference.client import RefusedError, Server, request_fields

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fromzero.artifact import write_json
+from fromzero.files import write_json
 
 OUTCOME = "outcome.json"
 Task = Literal["chat", "classify", "distill", "reward", "preference", "reinforce", "expert", "grpo", "ppo"]

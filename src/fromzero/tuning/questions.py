@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from fromzero import artifact
-from fromzero.artifact import Artifact, write_text
+from fromzero.artifact import Artifact
 from fromzero.corpus import read_corpus
 from fromzero.errors import UserError
+from fromzero.files import write_text
 from fromzero.tuning.function_questions import Question, function_questions
 from fromzero.tuning.text_questions import text_questions
 

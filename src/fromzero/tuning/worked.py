@@ -8,9 +8,10 @@ from random import Random
 from typing import Any, Literal
 
 from fromzero import artifact
-from fromzero.artifact import Artifact, write_text
+from fromzero.artifact import Artifact
 from fromzero.errors import UserError
 from fromzero.evaluation.tasks import Task, TasksConfig, make_tasks
+from fromzero.files import write_text
 
 
 @dataclass(frozen=True)
