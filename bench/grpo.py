@@ -1,10 +1,11 @@
 """GRPO beside TRL's GRPOTrainer (without vLLM): samples a second, with the same model, prompts, sizes and lengths.
 
-    python bench/grpo.py [--steps 6] [--answers 8] [--batch 64] [--tokens 64] [--save]
+    python bench/grpo.py [--steps 6] [--answers 8] [--batches 8 32 64] [--tokens 64] [--save]
 
-A model of random weights answers up to the longest that it may, so both make the same number of tokens. A sample is an
-answer that was drawn, scored and learned from once. Each side runs in a process of its own, in turn, several times; the
-first step of each, in which things are compiled and warmed, does not count. The medians of the others are compared.
+A model of random weights answers up to the longest that it may, so both make about the same number of tokens. A sample
+is an answer that was drawn, scored and learned from once. A step has 8 answers (TRL's usual), or more. Each side runs
+in a process of its own, in turn, several times; the first step of each, in which things are compiled and warmed, does
+not count. The medians of the others are compared.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def make_model(folder: Path) -> None:
     end = tokenizer.end_of_text
     (folder / "model").mkdir()
     save_model(Transformer(config, seed=0), folder / "model", folder / "tokenizer", {"bos": end, "eos": end})
-    lines = [{"prompt": prompt, "verifier": {"kind": "regex", "pattern": "e"}} for prompt in PROMPTS]
+    lines = [{"prompt": prompt, "verifier": {"kind": "regex", "pattern": "z"}} for prompt in PROMPTS]
     (folder / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -79,7 +80,7 @@ def theirs(folder: Path, steps: int, answers: int, batch: int, tokens: int) -> l
             times.append(time.perf_counter())
 
     def reward(completions: list[str], **_: object) -> list[float | None]:
-        return [float("e" in completion) for completion in completions]
+        return [float("z" in completion) for completion in completions]
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -102,34 +103,40 @@ def theirs(folder: Path, steps: int, answers: int, batch: int, tokens: int) -> l
     return [b - a for a, b in pairwise(times)]
 
 
+def measure(folder: Path, given: argparse.Namespace, batch: int) -> list[str]:
+    """A row of the table: samples a second of both with so many answers a step."""
+    steps = max(given.steps, 128 // batch)
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for _ in range(given.rounds):
+        for side, found in seconds.items():
+            job = json.dumps([side, str(folder), steps, given.answers, batch, given.tokens])
+            line = [sys.executable, __file__, "--job", job]
+            run = subprocess.run(line, stdout=subprocess.PIPE, env=child_environment(), check=True, text=True)
+            found += json.loads(run.stdout.splitlines()[-1])
+    ours, theirs = (batch / statistics.median(found) for found in seconds.values())
+    return [f"{batch}", f"{ours:.2f}", f"{theirs:.2f}", f"{ours / theirs:.2f}"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, usual in (("steps", 6), ("answers", 8), ("batch", 64), ("tokens", 64), ("rounds", 2)):
+    for name, usual in (("steps", 6), ("answers", 8), ("tokens", 64), ("rounds", 2)):
         parser.add_argument(f"--{name}", type=int, default=usual)
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 32, 64], help="answers in a step")
     parser.add_argument("--save", action="store_true", help="write results/grpo.md")
-    parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    sizes = given.steps, given.answers, given.batch, given.tokens
-    if given.side:
+    if given.job:
         import torch
 
         torch.set_num_threads(core_count())
-        print(json.dumps({"ours": ours, "theirs": theirs}[given.side](given.folder, *sizes)))
+        side, folder, *sizes = json.loads(given.job)
+        print(json.dumps({"ours": ours, "theirs": theirs}[side](Path(folder), *sizes)))
         return
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder))
-        seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-        for _ in range(given.rounds):
-            for side, found in seconds.items():
-                line = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--folder", folder]
-                run = subprocess.run(line, stdout=subprocess.PIPE, env=child_environment(), check=True, text=True)
-                found += json.loads(run.stdout.splitlines()[-1])
-    rates = {side: given.batch / statistics.median(found) for side, found in seconds.items()}
-    rows = [[side, f"{rate:.2f}", f"{rate * given.tokens:.0f}"] for side, rate in rates.items()]
-    rows.append(["ratio", f"{rates['ours'] / rates['theirs']:.2f}", ""])
-    body = markdown_table(["GRPO", "samples/s", "tokens/s"], rows)
-    body += f"\n\n{given.batch} answers a step, {given.answers} to a prompt, up to {given.tokens} tokens; fp32"
+        rows = [measure(Path(folder), given, batch) for batch in given.batches]
+    body = markdown_table(["answers a step", "samples/s", "TRL's samples/s", "times as fast"], rows)
+    body += f"\n\n{given.answers} answers to a prompt, up to {given.tokens} tokens; 7.5 million parameters, fp32"
     machine = machine_lines(trl=version("trl"), transformers=version("transformers"))
     publish("grpo", "GRPO beside TRL without vLLM", body, machine, given.save)
 
