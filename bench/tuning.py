@@ -76,7 +76,8 @@ def stop(*workers: Worker) -> None:
 def sft(options: argparse.Namespace, folder: Path) -> str:
     """Tokens per second of both, in each case."""
     model, rows = make_model(folder / "plain", TINY if options.tiny else SMOLLM2), []
-    for dtype, lora, packing in CASES[:: len(CASES) // options.cases]:
+    cases = [case for case in CASES if case[0] in options.dtypes]
+    for dtype, lora, packing in cases[:: max(1, len(cases) // options.cases)]:
         job = {"folder": str(model), "dtype": dtype, "adapters": lora, "packing": packing}
         job |= {"context": options.context, "batch": options.batch}
         pair = [start({**job, "system": system}) for system in ("fromzero", "trl")]
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=512, help="places in a row")
     parser.add_argument("--batch", type=int, default=4, help="rows in a step")
     parser.add_argument("--cases", type=int, default=len(CASES), choices=[1, 2, 4, 8], help="how many of the cases")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="of what is computed")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try whether the bench works")
     parser.add_argument("--save", action="store_true", help="write bench/results/tuning.md")
     options = parser.parse_args()
