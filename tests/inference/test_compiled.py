@@ -19,6 +19,7 @@ from fromzero.inference.runners import TorchRunner, pick_runner
 from fromzero.kernels.compiling import lean
 from fromzero.kernels.lanes import exponential, meet
 from fromzero.kernels.narrow import BFLOATS, CODES, room_for_rounded
+from fromzero.kernels.panels import TOGETHER
 from fromzero.kernels.products import Matrix, plain_product, product
 from fromzero.model import ModelConfig, Transformer
 from fromzero.model.config import Experts
@@ -103,7 +104,7 @@ def test_in_few_bits() -> None:
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "8 bits", "4 bits, groups of 32", "4 bits, groups of 64"])
-@pytest.mark.parametrize("rows", [1, 3, 6])
+@pytest.mark.parametrize("rows", [1, 3, 6, 8, 33])
 @pytest.mark.parametrize("inputs", [64, 128, 576, 1088])
 @pytest.mark.parametrize("chosen", [True, False])
 def test_products(kind: str, rows: int, inputs: int, chosen: bool) -> None:
@@ -122,12 +123,13 @@ def test_products(kind: str, rows: int, inputs: int, chosen: bool) -> None:
         weight = weight.to(getattr(torch, kind))
         matrix = Matrix(flat(weight), none, none, flat(bias), 7, inputs, inputs, 32, 16)
         rounds = chosen and BFLOATS and kind == "bfloat16"
-    y, room = np.ones(rows * 7, np.float32), room_for_rounded(2 * rows, inputs)
+    y, apart_by = np.ones(rows * 7, np.float32), -(-rows // TOGETHER) * TOGETHER + TOGETHER
+    room = room_for_rounded(2 * apart_by, inputs)
     for array in room:
         array[:] = 77
     how = product if chosen else plain_product
-    how(matrix, 1, 0, 3, flat(x), 0, rows, y, False, room, rows)
-    how(matrix, 1, 3, 7, flat(x), 0, rows, y, True, room, rows)
+    how(matrix, 1, 0, 3, flat(x), 0, rows, y, False, room, apart_by)
+    how(matrix, 1, 3, 7, flat(x), 0, rows, y, True, room, apart_by)
     if rounds and kind == "bfloat16":
         x = x.bfloat16()
     elif rounds:

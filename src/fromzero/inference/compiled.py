@@ -80,7 +80,7 @@ class CompiledRunner:
         for span in spans:
             end += len(span.ids)
             wanted += range(end - span.wanted, end)
-        if len(self._room.scores) < self._team.threads * (max(places) + 1):
+        if len(self._room.scores) < self._team.threads * config.heads * (max(places) + 1):
             self._room = self._made_room(2 * max(places))
         room = self._room
         room.x[: x_BTD.numel()] = flat(x_BTD.float())
@@ -101,19 +101,16 @@ class CompiledRunner:
     def _made_room(self, longest: int) -> Any:
         from fromzero.kernels.decoding import Room
         from fromzero.kernels.narrow import room_for_rounded
+        from fromzero.kernels.panels import TOGETHER
 
         config, rows, threads = self.model.config, self.most, self._team.threads
+        vectors = -(-rows // TOGETHER) * TOGETHER + TOGETHER
         inside, head = self._weights.up.rows, config.head_size
-        widths = (
-            config.width,
-            threads * config.width,
-            self._weights.qkv.rows,
-            config.heads * head,
-            inside,
-            config.ffn_size,
-        )
-        sizes = [*(rows * width for width in widths), threads * longest, rows * config.vocab_size]
-        rounded = room_for_rounded(threads * rows, max(config.width, config.heads * head, config.ffn_size))
+        wide = max(config.width, config.heads * head, config.ffn_size)
+        widths = self._weights.qkv.rows, config.heads * head, inside, config.ffn_size
+        sizes = [vectors * config.width, threads * vectors * config.width, *(rows * width for width in widths)]
+        sizes += [threads * config.heads * longest, rows * config.vocab_size]
+        rounded = room_for_rounded(threads * vectors, wide)
         arrays: list[Any] = [np.zeros(size, np.float32) for size in sizes]
         return Room(*[*arrays, rounded])
 

@@ -23,7 +23,7 @@ from fromzero.inference.paged import Model, PageStore, token_bytes
 from fromzero.inference.pages import PagePool
 from fromzero.inference.request import Logprob, Output, Overloaded, Request, Sequence, Span, Stats
 from fromzero.inference.runners import Runner, pick_runner
-from fromzero.inference.sampling import Constraint, Sampler
+from fromzero.inference.sampling import Constraint, Floats, Sampler
 from fromzero.inference.scheduler import Scheduler
 from fromzero.inference.sources import SourceRunner
 from fromzero.inference.speculate import AheadHeads, Kind, Speculation, make_proposer
@@ -171,7 +171,7 @@ class Engine:
         now = monotonic()
         for sequence, _ in planned:
             sequence.timing.started = sequence.timing.started or now
-        logits_NV = self._compute([span for _, span in planned])
+        logits_NV = self._compute([span for _, span in planned]).numpy()  # whose rows are cheaper than torch's
         seconds = monotonic() - now
         outputs, place = [], 0
         for sequence, span in planned:
@@ -255,7 +255,7 @@ class Engine:
         if request.id in self._answers:
             raise UserError(f"a request '{request.id}' is being answered already")
 
-    def _go_on(self, sequence: Sequence, span: Span, logits_NV: Tensor) -> Output | None:
+    def _go_on(self, sequence: Sequence, span: Span, logits_NV: Floats) -> Output | None:
         """The next token of a sequence, or several if it drafted well, and what they mean for its text."""
         request = sequence.request
         answer = self._answers[request.id][sequence]
@@ -282,20 +282,19 @@ class Engine:
             output = replace(output, cached=sequence.cached, prompt_logprobs=read)
         return output
 
-    def _add(self, sequence: Sequence, answer: Answer, logits_V: Tensor) -> Output:
+    def _add(self, sequence: Sequence, answer: Answer, logits_V: Floats) -> Output:
         """Choose a token."""
         token, top = sequence.sampler.choose(logits_V, answer.forbidden), sequence.request.sampling.logprobs
         drawn = sequence.request.drawn
-        if drawn and sequence.request.sampling.temperature:
-            logits_V = logits_V / sequence.request.sampling.temperature
-        noted = () if top is None else logprobs_of(logits_V[None], [token], top)
+        temperature = (drawn and sequence.request.sampling.temperature) or 1.0
+        noted = () if top is None else noted_of(logits_V, token, top, temperature)
         sequence.sampler.accept(token)
         sequence.tokens.append(token)
         full = len(sequence.tokens) >= self.model.config.context
         output = answer.add(token, noted, "stop" if sequence.sampler.done else "context" if full else None)
-        return replace(output, logprobs=noted) if drawn else output
+        return replace(output, logprobs=noted) if drawn and output.logprobs != noted else output
 
-    def _note_prompt(self, request: Request, span: Span, logits_NV: Tensor) -> None:
+    def _note_prompt(self, request: Request, span: Span, logits_NV: Floats) -> None:
         noted = self._read.setdefault(request.id, [None])
         first, end = max(len(noted), span.start + 1), min(span.start + len(span.ids) + 1, len(request.prompt))
         rows_NV = logits_NV[first - 1 - span.start : end - 1 - span.start]  # what comes next is a place further
@@ -311,8 +310,18 @@ class Engine:
         return replace(output, cached=sequence.cached, timing=sequence.timing)
 
 
-def logprobs_of(logits_NV: Tensor, tokens: Ids[int], top: int) -> tuple[Logprob, ...]:
-    """Of a token in each row, and of the `top` likeliest."""
+def noted_of(logits_V: Floats, token: int, top: int, temperature: float) -> tuple[Logprob, ...]:
+    """Of one token at a temperature, and of the `top` likeliest."""
+    if top:
+        return logprobs_of(logits_V[None] / temperature, [token], top)
+    from fromzero.kernels.draw import logprob
+
+    return (Logprob(token, logprob(logits_V, temperature, token)),)
+
+
+def logprobs_of(logits: Floats, tokens: Ids[int], top: int) -> tuple[Logprob, ...]:
+    """Of a token in each row (N, V), and of the `top` likeliest."""
+    logits_NV = torch.from_numpy(logits)
     logprobs_NV = logits_NV.log_softmax(-1)
     values, ids = (found.tolist() for found in logprobs_NV.topk(min(top, logprobs_NV.shape[1])))
     chosen = logprobs_NV.gather(1, torch.tensor(tokens, dtype=torch.int64)[:, None])[:, 0].tolist()

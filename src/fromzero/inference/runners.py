@@ -13,7 +13,7 @@ from fromzero.inference.recorded import RecordedRunner, recordable
 from fromzero.inference.request import Span
 from fromzero.model import Transformer
 
-TRIED = (1, 8, 32)
+TRIED = (1, 8, 32, 64)
 """Sequences with a token each, for which both ways are measured."""
 
 

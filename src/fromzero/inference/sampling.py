@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from fromzero.errors import UserError
 
 Floats = NDArray[np.float32]
 Places = NDArray[np.int64]
+Logits = Tensor | Floats
 Filters = tuple[tuple[Callable[[Floats, Any], Places], float, float], ...]
 
 
@@ -128,7 +130,9 @@ class Sampler:
         self._penalizing = (config.repetition_penalty, config.presence_penalty, config.frequency_penalty) != (1, 0, 0)
         self._tokens = np.array(prompt if self._penalizing else (), np.int64)  # what was seen, and room for more
         self._prompted = self._seen = len(self._tokens)
-        self._plain = config.temperature == 0 and not (constraint or config.logit_bias or self._penalizing)
+        untouched = not (constraint or config.logit_bias or self._penalizing)
+        unfiltered = (config.top_k, config.top_p, config.min_p, config.typical_p) == (0, 1, 0, 1)
+        self._plain = untouched and (config.temperature == 0 or unfiltered)
 
     def copy(self) -> "Sampler":
         """The same at the same place, to try tokens with; it draws what this one will."""
@@ -142,27 +146,25 @@ class Sampler:
         """Whether the constraint leaves nothing to say."""
         return self.constraint is not None and self.constraint.done
 
-    def choose(self, logits_V: Tensor, forbidden: Sequence[int] = ()) -> int:
+    def choose(self, logits_V: Logits, forbidden: Sequence[int] = ()) -> int:
         """The next id; `accept` says that it is taken. Raises UserError for logits that are no numbers.
 
         forbidden: ids that may not come now, unless the constraint leaves nothing else.
         """
         if self._plain and not forbidden:
-            best = int(logits_V.numpy().argmax())
-            if math.isfinite(logits_V[best]):
-                return best
+            return self._chosen(as_floats(logits_V))
         ids_N, logits_N = self.candidates(logits_V, forbidden)
         self._drawn += 1
         if self.config.temperature == 0:
             return int(ids_N[logits_N.argmax()])
         return int(ids_N[(logits_N + gumbel_noise(ids_N, self._seed, self._drawn)).argmax()])
 
-    def candidates(self, logits_V: Tensor, forbidden: Sequence[int] = ()) -> tuple[Places, Floats]:
+    def candidates(self, logits_V: Logits, forbidden: Sequence[int] = ()) -> tuple[Places, Floats]:
         """Ids that are drawn from, at least one, and their logits: (N,) each."""
         config = self.config
-        ids_N, logits_N = self._possible(self._changed(logits_V.float().numpy()), forbidden)
+        ids_N, logits_N = self._possible(self._changed(as_floats(logits_V)), forbidden)
         if not math.isfinite(logits_N.max()):
-            raise UserError("the model's logits are no finite numbers: weights are damaged, or a dtype is too narrow")
+            raise _broken()
         if config.temperature == 0:
             return ids_N, logits_N
         logits_N = logits_N / np.float32(config.temperature)
@@ -172,6 +174,20 @@ class Sampler:
                 kept = keep(logits_N, setting)
                 ids_N, logits_N = ids_N[kept], logits_N[kept]
         return ids_N, logits_N
+
+    def _chosen(self, logits_V: Floats) -> int:
+        """Of all ids as they are."""
+        if self.config.temperature == 0:
+            best = int(logits_V.argmax())
+            if not math.isfinite(logits_V[best]):
+                raise _broken()
+            return best
+        self._drawn += 1
+        low, high = noise_key(self._seed, self._drawn)
+        token = draw_kernel()(logits_V, self.config.temperature, low, high)
+        if token < 0:
+            raise _broken()
+        return token
 
     def accept(self, token: int) -> None:
         """The answer goes on with this id."""
@@ -206,6 +222,26 @@ class Sampler:
             others_N = ids_N[~np.isin(ids_N, forbidden)]
             ids_N = others_N if len(others_N) else ids_N
         return ids_N, logits_V if len(ids_N) == len(logits_V) else logits_V[ids_N]
+
+
+def as_floats(logits_V: Logits) -> Floats:
+    """The same in fp32, as NumPy has it."""
+    return logits_V.float().numpy() if isinstance(logits_V, Tensor) else logits_V
+
+
+def _broken() -> UserError:
+    return UserError("the model's logits are no finite numbers: weights are damaged, or a dtype is too narrow")
+
+
+@cache
+def draw_kernel() -> Any:
+    """The compiled draw."""
+    from fromzero.kernels.compiling import first_use
+    from fromzero.kernels.draw import draw
+
+    with first_use("the draw of tokens"):
+        draw(np.zeros(1, np.float32), 1.0, *noise_key(0, 0))
+    return draw
 
 
 def repetition(logits_N: Floats, penalty: float) -> Floats:
@@ -258,18 +294,24 @@ def softmax(logits_N: Floats) -> Floats:
     return powers_N / powers_N.sum()
 
 
+def noise_key(seed: int, draw: int) -> tuple[np.uint32, np.uint32]:
+    """The halves of what a draw's noise comes from: seed and number, mixed by SplitMix64 (Steele 2014)."""
+    key = (seed + draw * 0x9E3779B97F4A7C15) % 2**64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        key = (key ^ key >> shift) * factor % 2**64
+    return np.uint32(key % 2**32), np.uint32(key >> 32)
+
+
 def gumbel_noise(ids_N: Places, seed: int, draw: int) -> Floats:
     """What is added to logits so that the largest is one drawn by their softmax (Maddison 2014, "A* sampling").
 
     The noise of an id depends on seed, number of the draw and id alone: whatever else may be drawn, and for two models
-    that nearly agree, it is the same (Daliri 2024). Seed and number are mixed by SplitMix64 (Steele 2014), each id with
-    that by a hash of 32 bits (Wellons 2018, "Prospecting for hash functions").
+    that nearly agree, it is the same (Daliri 2024). It is mixed with the key by a hash of 32 bits (Wellons 2018,
+    "Prospecting for hash functions"). `kernels.draw` is quicker where all ids may come.
     """
-    key = (seed + draw * 0x9E3779B97F4A7C15) % 2**64
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        key = (key ^ key >> shift) * factor % 2**64
-    bits_N = ids_N.astype(np.uint32) * np.uint32(0x9E3779B9) + np.uint32(key % 2**32)
-    bits_N = (bits_N ^ bits_N >> np.uint32(16)) * np.uint32(0x21F0AAAD) ^ np.uint32(key >> 32)
+    low, high = noise_key(seed, draw)
+    bits_N = ids_N.astype(np.uint32) * np.uint32(0x9E3779B9) + low
+    bits_N = (bits_N ^ bits_N >> np.uint32(16)) * np.uint32(0x21F0AAAD) ^ high
     bits_N = (bits_N ^ bits_N >> np.uint32(15)) * np.uint32(0x735A2D97)
     bits_N ^= bits_N >> np.uint32(15)
     uniform_N = (bits_N.astype(np.float32) + np.float32(0.5)) * np.float32(2**-32 * (1 - 2**-23))  # inside 0 and 1

@@ -12,7 +12,7 @@ import numba
 from fromzero.console import say
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_LEAN: dict[str, Any] = {"_nrt": False}  # without NRT, Numba's runtime that counts references
+_LEAN: dict[str, Any] = {"_nrt": False, "error_model": "numpy"}
 PATIENCE = 1.0  # seconds; a kernel that is compiled already is loaded in a tenth of that
 
 

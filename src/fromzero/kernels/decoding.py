@@ -13,12 +13,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fromzero.kernels.compiling import inlined, lean, loose
-from fromzero.kernels.lanes import exponential, load, meet, multiply_add, save, save_number, spread, total, zeros
+from fromzero.kernels.lanes import (
+    exponential,
+    load,
+    meet,
+    multiply_add,
+    prefetch,
+    save,
+    save_number,
+    spread,
+    total,
+    zeros,
+)
 from fromzero.kernels.products import product
 
 _SILU, _GELU, _GELU_TANH, _RELU, _SQUARED = range(5)
 ACTIVATIONS = {"swiglu": _SILU, "geglu": _GELU, "geglu_tanh": _GELU_TANH, "gelu": _GELU, "gelu_tanh": _GELU_TANH}
 ACTIVATIONS |= {"silu": _SILU, "relu": _RELU, "relu_squared": _SQUARED}
+
+_AHEAD = 2  # tokens whose keys or values are on their way from memory
 
 
 class Shape(NamedTuple):
@@ -92,7 +105,7 @@ class Room(NamedTuple):
     hidden: Any
     """... and after it, (R, F)."""
     scores: Any
-    """(threads, longest sequence)."""
+    """(threads, H, longest sequence)."""
     logits: Any
     """(wanted, V)."""
     rounded: Any
@@ -107,7 +120,7 @@ def decode(
 
     gate: where they meet, int64, one array for all steps. keys, values: (layers, slots, K, C), fp32 or bfloat16.
     """
-    rows, own, scores = len(step.positions), thread * len(room.x), thread * (len(room.scores) // threads)
+    rows, own, longest = len(step.positions), thread * len(room.x), len(room.scores) // (threads * shape.heads)
     base = thread * (len(room.x) // shape.width)  # of rounded vectors
     for layer in range(shape.layers):
         _norm(shape, weights.attention_norm, layer, room.x, 0, rows, room.normed, own)
@@ -125,8 +138,10 @@ def decode(
         )
         meet(gate, threads)
         window = weights.windows[layer]
-        for unit in range(*_share(rows * shape.heads, thread, threads)):
-            _attend(unit // shape.heads, unit % shape.heads, layer, window, scores, shape, step, room, keys, values)
+        begin, end = _share(rows * shape.heads, thread, threads)
+        for row in range(begin // shape.heads, -(-end // shape.heads)):
+            own_heads = max(begin - row * shape.heads, 0), min(end - row * shape.heads, shape.heads)
+            _attend(row, own_heads, layer, window, thread * shape.heads, longest, shape, step, room, keys, values)
         meet(gate, threads)
         first, last = _share(shape.width, thread, threads)
         product(weights.output, layer, first, last, room.mixed, 0, rows, room.x, True, room.rounded, base)
@@ -215,7 +230,7 @@ def _heads(
                     (keys, head - heads) if head < heads + shape.kv_heads else (values, head - heads - shape.kv_heads)
                 )
                 for i in range(width):
-                    save_number(store, (slot * shape.kv_heads + place) * width + i, room.qkv[at + i])
+                    save_number(store, (slot * shape.kv_heads + place) * width + i, room.qkv[np.uint64(at + i)])
 
 
 @inlined
@@ -238,50 +253,67 @@ def _head_norm(x: Any, at: Any, width: Any, scale: Any, layer: Any, shape: Any) 
 @loose
 def _turn(x: Any, at: Any, half: Any, angles: Any, row: Any, rows: Any) -> None:
     """Rotary positions of one head, in its place: pairs are i and i + C / 2."""
+    cos, sin = angles[row * half : (row + 1) * half], angles[(rows + row) * half : (rows + row + 1) * half]
+    low, high = x[at : at + half], x[at + half : at + 2 * half]
     for i in range(half):
-        cos, sin = angles[row * half + i], angles[(rows + row) * half + i]
-        first, second = x[at + i], x[at + half + i]
-        x[at + i], x[at + half + i] = first * cos - second * sin, second * cos + first * sin
+        first, second = low[i], high[i]
+        low[i], high[i] = first * cos[i] - second * sin[i], second * cos[i] + first * sin[i]
 
 
 @inlined
 def _attend(
-    row: Any, head: Any, layer: Any, window: Any, scores: Any, shape: Any, step: Any, room: Any, keys: Any, values: Any
+    row: Any,
+    own: Any,
+    layer: Any,
+    window: Any,
+    scores: Any,
+    longest: Any,
+    shape: Any,
+    step: Any,
+    room: Any,
+    keys: Any,
+    values: Any,
 ) -> None:
-    """One head of one row over its sequence, page after page."""
-    width, page, last = shape.head_width, shape.page, step.positions[row] + 1
-    first = max(0, last - window) if window else 0
-    query = (row * (shape.heads + 2 * shape.kv_heads) + head) * width
+    """Some heads (own: from, to) of one row over its sequence, page after page: each token is read once for all."""
+    width, heads, page, last = shape.head_width, shape.heads, shape.page, step.positions[row] + 1
+    first, group = max(0, last - window) if window else 0, heads // shape.kv_heads
+    query, mixed = row * (heads + 2 * shape.kv_heads) * width, row * heads * width
     table, apart = row * (len(step.pages) // len(step.positions)), shape.kv_heads * width
-    base = (layer * shape.slots * shape.kv_heads + head // (shape.heads // shape.kv_heads)) * width
-    top = np.float32(-np.inf)
     for start in range(first // page * page, last, page):
-        at = base + (step.pages[table + start // page] * page - start) * apart
+        base = (layer * shape.slots + step.pages[table + start // page] * page - start) * apart
         for s in range(max(first, start), min(last, start + page)):
-            sum_ = zeros()
-            for i in range(0, width, 16):
-                sum_ = multiply_add(load(room.qkv, query + i), load(keys, at + s * apart + i), sum_)
-            score = total(sum_) * np.float32(shape.scale)
-            room.scores[scores + s] = score
-            top = max(top, score)
-    share = np.float32(1) / _soften(room.scores, scores + first, scores + last, top)
-    for i in range(0, width, 16):
-        sum_ = zeros()
-        for start in range(first // page * page, last, page):
-            at = base + (step.pages[table + start // page] * page - start) * apart + i
-            for s in range(max(first, start), min(last, start + page)):
-                sum_ = multiply_add(spread(room.scores[scores + s] * share), load(values, at + s * apart), sum_)
-        save(room.mixed, (row * shape.heads + head) * width + i, sum_)
+            for head in range(own[0], own[1]):
+                at, sum_ = base + s * apart + head // group * width, zeros()
+                for i in range(0, width, 16):
+                    prefetch(keys, at + _AHEAD * apart + i)
+                    sum_ = multiply_add(load(room.qkv, query + head * width + i), load(keys, at + i), sum_)
+                room.scores[(scores + head) * longest + s] = total(sum_) * np.float32(shape.scale)
+    for head in range(own[0], own[1]):
+        _soften(room.scores[(scores + head) * longest + first : (scores + head) * longest + last])
+        for i in range(0, width, 16):
+            save(room.mixed, mixed + head * width + i, zeros())
+    for start in range(first // page * page, last, page):
+        base = (layer * shape.slots + step.pages[table + start // page] * page - start) * apart
+        for s in range(max(first, start), min(last, start + page)):
+            for head in range(own[0], own[1]):
+                at, to = base + s * apart + head // group * width, mixed + head * width
+                weight = spread(room.scores[(scores + head) * longest + s])
+                for i in range(0, width, 16):
+                    prefetch(values, at + _AHEAD * apart + i)
+                    save(room.mixed, to + i, multiply_add(weight, load(values, at + i), load(room.mixed, to + i)))
 
 
 @loose
-def _soften(scores: Any, first: Any, last: Any, top: Any) -> Any:
-    """exp(score - top), and their sum."""
-    sum_ = np.float32(0)
-    for s in range(first, last):
+def _soften(scores: Any) -> None:
+    """Softmax, in its place."""
+    top, sum_ = scores[0], np.float32(0)
+    for score in scores:
+        top = score if score > top else top
+    for s in range(len(scores)):
         scores[s] = exponential(scores[s] - top)
         sum_ += scores[s]
-    return sum_
+    for s in range(len(scores)):
+        scores[s] /= sum_
 
 
 @inlined
@@ -306,19 +338,49 @@ def _feed(share: Any, layer: Any, shape: Any, up: Any, rows: Any, room: Any, own
         _activate(shape, room.raw, row * up.rows, share[0], share[1], room.hidden, row * shape.hidden)
 
 
-@loose
+@inlined
 def _activate(shape: Any, x: Any, at: Any, first: Any, last: Any, to: Any, put: Any) -> None:
     """The non-linearity of x[at + first : at + last], times what is F behind it when there is a gate."""
-    for i in range(first, last):
-        z = x[at + i]
-        if shape.activation == _SILU:
-            y = z / (np.float32(1) + exponential(-z))
-        elif shape.activation == _GELU_TANH:
-            u = np.float32(2 * math.sqrt(2 / math.pi)) * (z + np.float32(0.044715) * z * z * z)
-            y = z / (np.float32(1) + exponential(-u))
-        elif shape.activation == _GELU:
-            y = z * np.float32(0.5) * (np.float32(1) + np.float32(math.erf(z * np.float32(math.sqrt(0.5)))))
-        else:
-            y = max(z, np.float32(0))
-            y = y if shape.activation == _RELU else y * y
-        to[put + i] = y * x[at + shape.hidden + i] if shape.gated else y
+    z, y = x[at + first : at + last], to[put + first : put + last]
+    if shape.activation == _SILU:
+        _silu(z, y)
+    elif shape.activation == _GELU_TANH:
+        _gelu_tanh(z, y)
+    elif shape.activation == _GELU:
+        _gelu(z, y)
+    else:
+        _relu(z, y, shape.activation == _SQUARED)
+    if shape.gated:
+        _times(y, x[at + shape.hidden + first : at + shape.hidden + last])
+
+
+@loose
+def _silu(z: Any, y: Any) -> None:
+    for i in range(len(y)):
+        y[i] = z[i] / (np.float32(1) + exponential(-z[i]))
+
+
+@loose
+def _gelu_tanh(z: Any, y: Any) -> None:
+    for i in range(len(y)):
+        u = np.float32(2 * math.sqrt(2 / math.pi)) * (z[i] + np.float32(0.044715) * z[i] * z[i] * z[i])
+        y[i] = z[i] / (np.float32(1) + exponential(-u))
+
+
+@loose
+def _gelu(z: Any, y: Any) -> None:
+    for i in range(len(y)):
+        y[i] = z[i] * np.float32(0.5) * (np.float32(1) + np.float32(math.erf(z[i] * np.float32(math.sqrt(0.5)))))
+
+
+@loose
+def _relu(z: Any, y: Any, squared: Any) -> None:
+    for i in range(len(y)):
+        kept = max(z[i], np.float32(0))
+        y[i] = kept * kept if squared else kept
+
+
+@loose
+def _times(y: Any, gate: Any) -> None:
+    for i in range(len(y)):
+        y[i] *= gate[i]

@@ -171,6 +171,17 @@ def spread(typing: Any, number: Any) -> Any:
 
 
 @intrinsic
+def repeat(typing: Any, array: Any, at: Any) -> Any:
+    """An element of an array of fp32 in all lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values, place = arguments
+        return _spread(builder, _read(context, builder, array, values, place, 1))
+
+    return LANES(array, at), generate
+
+
+@intrinsic
 def save(typing: Any, array: Any, at: Any, lanes: Any) -> Any:
     """Put sixteen numbers into an array of fp32, from `at` on."""
 
@@ -215,6 +226,14 @@ def as_float(typing: Any, bits: Any) -> Any:
     """The fp32 number that has these bits (int32)."""
     return types.float32(types.int32), lambda context, builder, signature, arguments: builder.bitcast(
         arguments[0], _FLOAT
+    )
+
+
+@intrinsic
+def as_integer(typing: Any, number: Any) -> Any:
+    """The bits (int32) of an fp32 number."""
+    return types.int32(types.float32), lambda context, builder, signature, arguments: builder.bitcast(
+        arguments[0], _INT
     )
 
 

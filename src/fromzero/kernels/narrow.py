@@ -49,7 +49,7 @@ AHEAD = 4096  # bytes of weights that are on their way from memory
 
 
 class Rounded(NamedTuple):
-    """Where threads put rounded vectors; of each array every thread has a share."""
+    """Where threads put vectors as products want them; of each array every thread has a share."""
 
     codes: Any
     """int8, or the bytes of bfloat16."""
@@ -57,12 +57,14 @@ class Rounded(NamedTuple):
     """fp32, as often as an instruction has lanes for it."""
     sums: Any
     """fp32, what minima of groups are to be times."""
+    panels: Any
+    """fp32, vectors as they are, upright; see `kernels.panels`."""
 
 
 def room_for_rounded(vectors: int, inputs: int) -> Rounded:
     """Arrays that are large enough for so many vectors, of all threads."""
     codes, scales, sums = sizes(inputs)
-    kinds = (2 * codes, np.int8), (scales, np.float32), (sums, np.float32)
+    kinds = (2 * codes, np.int8), (scales, np.float32), (sums, np.float32), (inputs, np.float32)
     return Rounded(*[np.zeros(vectors * size, kind) for size, kind in kinds])
 
 

@@ -12,7 +12,9 @@ from numba import extending, types
 from fromzero.kernels.compiling import inlined, lean
 from fromzero.kernels.lanes import from_half, load, multiply_add, prefetch, put, save_number, total, unpack, zeros
 from fromzero.kernels.narrow import BFLOATS, CODES, bfloat_product, codes_product
+from fromzero.kernels.panels import panel_product
 
+MANY = 8  # vectors, from which on it is worth while to turn them
 AHEAD = 4096  # elements of a matrix that are on their way from memory: by itself the machine fetches too few
 
 
@@ -97,49 +99,15 @@ def plain_product(
                 put(y, n * rows + o + 1, two + matrix.bias[other] if biased else two, added)
 
 
-@inlined
-def _two_by_two(matrix: Any, row: Any, other: Any, x: Any, at: Any) -> Any:
-    """Two rows of the matrix by two vectors that lie behind each other: each number that is read is used twice."""
-    groups, steps, unit, apart = matrix.inputs // matrix.group, matrix.group // 32, matrix.unit, matrix.apart
-    code, far, a, b, c, d = row * groups * steps * unit, (other - row) * groups, zeros(), zeros(), zeros(), zeros()
-    at2 = at + matrix.inputs
-    i = 0
-    for group in range(row * groups, row * groups + groups):
-        for _ in range(steps):
-            low, high = unpack(matrix.codes, matrix.scale, matrix.minimum, code, group)
-            low2, high2 = unpack(matrix.codes, matrix.scale, matrix.minimum, code + far * steps * unit, group + far)
-            x1, x2 = load(x, at + i), load(x, at2 + i)
-            a, b = multiply_add(low, x1, a), multiply_add(low, x2, b)
-            c, d = multiply_add(low2, x1, c), multiply_add(low2, x2, d)
-            y1, y2 = load(x, at + i + apart), load(x, at2 + i + apart)
-            a, b = multiply_add(high, y1, a), multiply_add(high, y2, b)
-            c, d = multiply_add(high2, y1, c), multiply_add(high2, y2, d)
-            code, i = code + unit, i + unit
-        i += matrix.group - steps * unit
-    return total(a), total(b), total(c), total(d)
-
-
 @lean
-def float_product(
+def _float_product(
     matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, count: Any, y: Any, added: Any, to: Any, base: Any
 ) -> None:
-    """The same of matrices that are not in few bits, where it pays more to read the vectors once for two rows."""
-    rows, whole, biased = matrix.rows, count // 2 * 2, len(matrix.bias) > 0
-    for o in range(first, last, 2):
-        row, other = layer * rows + o, layer * rows + min(o + 1, last - 1)
-        bias, bias2 = (matrix.bias[row], matrix.bias[other]) if biased else (np.float32(0), np.float32(0))
-        for n in range(0, whole, 2):
-            a, b, c, d = _two_by_two(matrix, row, other, x, at + n * matrix.inputs)
-            put(y, n * rows + o, a + bias, added)
-            put(y, (n + 1) * rows + o, b + bias, added)
-            if other > row:
-                put(y, n * rows + o + 1, c + bias2, added)
-                put(y, (n + 1) * rows + o + 1, d + bias2, added)
-        if whole < count:
-            one, two = _two_rows(matrix, row, other, x, at + whole * matrix.inputs)
-            put(y, whole * rows + o, one + bias, added)
-            if other > row:
-                put(y, whole * rows + o + 1, two + bias2, added)
+    """`product` in fp32, whatever the weights are in."""
+    if count >= MANY:
+        panel_product(matrix, layer, first, last, x, at, count, y, added, to, base)
+    else:
+        plain_product(matrix, layer, first, last, x, at, count, y, added, to, base)
 
 
 @lean
@@ -150,7 +118,7 @@ def _few_bits_product(
     if matrix.group == 32:
         codes_product(matrix, layer, first, last, x, at, count, y, added, to, base)
     else:
-        plain_product(matrix, layer, first, last, x, at, count, y, added, to, base)
+        _float_product(matrix, layer, first, last, x, at, count, y, added, to, base)
 
 
 def _fastest(
@@ -160,16 +128,16 @@ def _fastest(
 
 
 _options: Any = {"nogil": True, "_nrt": False}
-_ways: Any = bfloat_product, _few_bits_product, float_product, plain_product
+_ways: Any = bfloat_product, _few_bits_product, _float_product
 
 
 @extending.overload(_fastest, jit_options=_options)
 def _choose(
     matrix: Any, layer: Any, first: Any, last: Any, x: Any, at: Any, count: Any, y: Any, added: Any, to: Any, base: Any
 ) -> Any:
-    kind, (by_bfloats, by_codes, by_floats, plainly) = matrix[0].dtype, (way.py_func for way in _ways)
+    kind, (by_bfloats, by_codes, by_floats) = matrix[0].dtype, (way.py_func for way in _ways)
     if kind in (types.uint8, types.int8):
-        return by_codes if CODES else plainly
+        return by_codes if CODES else by_floats
     return by_bfloats if kind == types.uint16 and BFLOATS else by_floats
 
 
