@@ -1,5 +1,7 @@
 """What the machine can do is found out by running it."""
 
+import sys
+
 import pytest
 import torch
 
@@ -35,3 +37,20 @@ def test_memory_is_counted() -> None:
     assert device.peak_memory_bytes(torch.device("cpu")) >= before
     assert device.peak_memory_bytes(torch.device("cpu")) > block.nbytes
     device.keep_freed_memory()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_freed_memory_is_kept_or_returned() -> None:
+    """Blocks between which small ones stay: kept for the next, or given back."""
+    kept = {}
+    for how in (device.return_freed_memory, device.keep_freed_memory):
+        how()
+        before, stay, blocks = device.resident_memory_bytes(), [], []
+        for _ in range(40):
+            blocks.append(torch.ones(500_000))
+            stay.append(torch.ones(1000))
+        del blocks
+        kept[how] = device.resident_memory_bytes() - before
+        assert len(stay) == 40
+    assert kept[device.return_freed_memory] < 8e6
+    assert kept[device.keep_freed_memory] > 40e6

@@ -14,6 +14,7 @@ from fromzero.device import pick_dtype
 from fromzero.errors import UserError
 from fromzero.model import ModelConfig, Transformer, float8, wide_linear
 from fromzero.model.layers import Linear
+from fromzero.model.quantized import QuantizedLinear, round_to_nearest
 from fromzero.parallel import Fleet, World
 from fromzero.training import TrainConfig
 from fromzero.training.metrics import read_metrics
@@ -186,6 +187,20 @@ def test_narrow_activations_multiplied_in_fp32(monkeypatch: pytest.MonkeyPatch, 
     assert gradients[1].dtype == torch.float32
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, theirs.to(ours.dtype), rtol=0.01 if ours.dtype == dtype else 1e-5, atol=1e-5)
+
+
+def test_narrow_and_packed_weights_multiplied_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wide_linear, "narrow_products_pay", lambda *_: False)
+    narrow, x, grad_y = linear(64, 20).to(torch.bfloat16), data(5, 64).bfloat16(), data(5, 20).bfloat16()
+    packed = QuantizedLinear(round_to_nearest(narrow.weight.detach(), 4, 32))
+    for layer in (narrow, packed):
+        inputs = x.clone().requires_grad_()
+        found, bias = layer(inputs), 0 if layer.bias is None else layer.bias.float()
+        wanted = x.float() @ layer.weight.float().T + bias
+        torch.testing.assert_close(found, wanted.bfloat16(), rtol=0, atol=0)
+        found.backward(grad_y)
+        slope = (grad_y.float() @ layer.weight.float()).bfloat16()
+        torch.testing.assert_close(inputs.grad, slope, rtol=0, atol=0)
 
 
 def test_both_ways_to_multiply_give_one_loss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from fromzero.model.layers import Head
 from fromzero.model.linear_loss import linear_cross_entropy, loss_and_logit_gradient
 from fromzero.model.quantized import Matrix, numbers
+from fromzero.model.wide_linear import product_dtype
 
 Divergence = Literal["forward", "reverse", "jsd"]
 """KL(teacher || student); KL(student || teacher); the mean of both to the mixture of both (Jensen and Shannon)."""
@@ -60,5 +61,5 @@ def distillation_loss(
         grad_NV.mul_(1 - alpha)[:, :both].add_(slope_NV, alpha=weight)
         return (1 - alpha) * nats + weight * apart_N.sum(), grad_NV
 
-    rows_N, weight = torch.arange(len(x_ND), device=x_ND.device), numbers(weight_VD, x_ND.dtype)
+    rows_N, weight = torch.arange(len(x_ND), device=x_ND.device), numbers(weight_VD, product_dtype(x_ND))
     return linear_cross_entropy(x_ND, weight, rows_N, block, head.bias, head.scale, head.softcap), sums

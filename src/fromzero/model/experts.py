@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fromzero.model.config import Experts, ModelConfig
 from fromzero.model.layers import ACTIVATIONS, FeedForward, Linear
 from fromzero.model.quantized import Matrix, QuantizedMatrix
+from fromzero.model.wide_linear import product_dtype
 
 
 class Routes(NamedTuple):
@@ -145,12 +146,14 @@ def grouped_linear(x_MI: Tensor, weight_EOI: Matrix, counts_E: Tensor) -> Tensor
     """
     if isinstance(weight_EOI, QuantizedMatrix):
         return weight_EOI.each_times(x_MI, counts_E)
+    kept, x_MI = x_MI.dtype, x_MI.to(product_dtype(x_MI))
     weight_EOI = weight_EOI.to(x_MI.dtype)
     aligned = all(size * x_MI.element_size() % 16 == 0 for size in weight_EOI.shape[1:])
     if aligned and (x_MI.device.type == "cpu" or x_MI.dtype == torch.bfloat16):
-        return F.grouped_mm(x_MI, weight_EOI.transpose(1, 2), offs=counts_E.cumsum(0, dtype=torch.int32))
+        ends_E = counts_E.cumsum(0, dtype=torch.int32)
+        return F.grouped_mm(x_MI, weight_EOI.transpose(1, 2), offs=ends_E).to(kept)
     parts = zip(x_MI.split(counts_E.tolist()), weight_EOI.unbind(), strict=True)
-    return torch.cat([F.linear(rows, matrix) for rows, matrix in parts])
+    return torch.cat([F.linear(rows, matrix) for rows, matrix in parts]).to(kept)
 
 
 def balance_loss(scores_NE: Tensor, load_E: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from fromzero.model.fast_norm import fast_rms_norm
 from fromzero.model.float8 import float8_linear
 from fromzero.model.linear_loss import linear_cross_entropy, linear_logprobs, linear_nats
 from fromzero.model.quantized import Matrix, QuantizedMatrix, linear, numbers
-from fromzero.model.wide_linear import wide_linear, widened
+from fromzero.model.wide_linear import product_dtype, wide_linear, widened
 
 # Torch's own kernels where it has them; each is tested equal to its plain form in `functions`.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -49,10 +49,10 @@ class Linear(nn.Linear):
         weight, bias = self.weight, self.bias
         if self.float8 and self.training:
             return float8_linear(x, weight, bias)
+        if widened(x.dtype, x.device.type):
+            return wide_linear(x, weight, bias)
         if x.dtype == weight.dtype:
             return F.linear(x, weight, bias)
-        if widened(x.dtype, weight.dtype, x.device.type):
-            return wide_linear(x, weight, bias)
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
@@ -124,12 +124,19 @@ class Head(nn.Module):
     def loss(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor) -> Tensor:
         """Sum of -log p(target) in nats over targets that are not -100, fp32 scalar."""
         return linear_cross_entropy(
-            x_ND, numbers(weight_VD, x_ND.dtype), targets_N, bias_V=self.bias, scale=self.scale, softcap=self.softcap
+            x_ND,
+            numbers(weight_VD, product_dtype(x_ND)),
+            targets_N,
+            bias_V=self.bias,
+            scale=self.scale,
+            softcap=self.softcap,
         )
 
     def nats(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor) -> Tensor:
         """The same of each row, (N,) in fp32, without gradients."""
-        return linear_nats(x_ND, numbers(weight_VD, x_ND.dtype), targets_N, self.bias, self.scale, self.softcap)
+        return linear_nats(
+            x_ND, numbers(weight_VD, product_dtype(x_ND)), targets_N, self.bias, self.scale, self.softcap
+        )
 
     def logprobs(self, x_ND: Tensor, weight_VD: Matrix, targets_N: Tensor, temperature: float = 1.0) -> Tensor:
         """log p(target) of each row at a temperature, (N,) in fp32, 0 where the target is -100; with gradients."""

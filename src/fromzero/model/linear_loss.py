@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fromzero.model.quantized import Matrix, QuantizedMatrix, numbers
-from fromzero.model.wide_linear import widened
+from fromzero.model.wide_linear import product_dtype
 
 IGNORE = -100
 BLOCK_BYTES = 16 << 20  # of one block of logits: stays in cache, large enough for full matrix speed
@@ -98,8 +98,8 @@ def _blocks(x_ND: Tensor, weight_VD: Tensor) -> list[slice]:
 
 def _factors(x_ND: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the dtype in which they are multiplied."""
-    wide = widened(x_ND.dtype, weight_VD.dtype, x_ND.device.type)
-    return (x_ND.float(), weight_VD) if wide else (x_ND, weight_VD.to(x_ND.dtype))
+    dtype = product_dtype(x_ND)
+    return x_ND.to(dtype), weight_VD.to(dtype)
 
 
 def _logits(x_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, softcap: float | None) -> Tensor:
@@ -165,7 +165,7 @@ class _LinearLogprobs(torch.autograd.Function):
         softcap: float | None,
         temperature: float,
     ) -> Tensor:
-        x, weight = _factors(x_ND, numbers(weight_VD, x_ND.dtype))
+        x, weight = _factors(x_ND, numbers(weight_VD, product_dtype(x_ND)))
         total_N = x.new_empty(len(x), dtype=torch.float32)
         chosen_N = torch.empty_like(total_N)
         for rows in _blocks(x, weight):
@@ -181,7 +181,7 @@ class _LinearLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, weight_VD, targets_N, bias_V, total_N = ctx.saved_tensors
-        weight_VD = numbers(ctx.few_bits, x_ND.dtype) if ctx.few_bits else weight_VD
+        weight_VD = numbers(ctx.few_bits, product_dtype(x_ND)) if ctx.few_bits else weight_VD
         x, weight = _factors(x_ND, weight_VD)
         needs_x, needs_w, _, needs_b, *_ = ctx.needs_input_grad
         grad_x = torch.empty_like(x) if needs_x else None

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fromzero.model.wide_linear import Blocks, product_dtype, row_blocks, times, times_rows
+
 Bits = Literal[4, 8]
 _SMALLEST = 1e-12
-_UNPACKED = 1 << 20  # numbers that are unpacked at once: they stay in cache
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,13 @@ class Packed:
     def unpacked(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The matrix (out, in) that it stands for; made in fp32, some rows at a time."""
         whole = torch.empty(self.shape, dtype=dtype, device=self.codes.device)
-        rows = max(1, _UNPACKED // self.shape[1])
-        for start in range(0, len(whole), rows):
-            whole[start : start + rows] = self.rows(slice(start, start + rows))._in_fp32()
+        for rows, block in self.blocks(dtype):
+            whole[rows] = block
         return whole
+
+    def blocks(self, dtype: torch.dtype) -> Blocks:
+        """The same, some rows after the other."""
+        return row_blocks(self.shape, self.codes.device, lambda rows: self.rows(rows)._in_fp32().to(dtype))
 
     def _in_fp32(self) -> Tensor:
         groups = self.codes.unflatten(1, (self.scale.shape[1], -1))
@@ -127,30 +131,36 @@ class QuantizedMatrix(nn.Module):
         if self.product is not None and not x.requires_grad:
             return self.product(x, self)
         if torch.is_grad_enabled() and x.requires_grad:
-            times: Tensor = _Times.apply(x, self)
-            return times
-        return F.linear(x, self.packed.unpacked(x.dtype))
+            y_NO: Tensor = _Times.apply(x.flatten(0, -2), self)
+            return y_NO.view(*x.shape[:-1], -1)
+        return _product(x, self.packed)
 
     def each_times(self, x_MI: Tensor, counts_E: Tensor) -> Tensor:
         """W is E matrices one under the other: the first rows of x times the first, the next times the second, ..."""
         size = self.codes.shape[0] // len(counts_E)
         parts = enumerate(x_MI.split(counts_E.tolist()))
         matrices = ((rows, self.packed.rows(slice(e * size, (e + 1) * size))) for e, rows in parts if len(rows))
-        return torch.cat([F.linear(rows, packed.unpacked(rows.dtype)) for rows, packed in matrices])
+        return torch.cat([_product(rows, packed) for rows, packed in matrices])
+
+
+def _product(x: Tensor, packed: Packed) -> Tensor:
+    y_NO = times(x.flatten(0, -2), packed.blocks(product_dtype(x)), packed.shape[0])
+    return y_NO.view(*x.shape[:-1], -1)
 
 
 class _Times(torch.autograd.Function):
     """x W^T; the backward pass unpacks W again, so no unpacked matrix is kept until then."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: QuantizedMatrix) -> Tensor:
+    def forward(ctx: Any, x_NI: Tensor, matrix: QuantizedMatrix) -> Tensor:
         ctx.matrix = matrix
-        return F.linear(x, matrix.packed.unpacked(x.dtype))
+        return times(x_NI, matrix.packed.blocks(product_dtype(x_NI)), matrix.packed.shape[0])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad @ ctx.matrix.packed.unpacked(grad.dtype), None
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor, None]:
+        packed: Packed = ctx.matrix.packed
+        return times_rows(grad_NO, packed.blocks(product_dtype(grad_NO)), packed.shape[1]), None
 
 
 class QuantizedLinear(QuantizedMatrix):
@@ -187,7 +197,8 @@ def linear(x: Tensor, weight: Matrix, bias: Tensor | None = None) -> Tensor:
     if isinstance(weight, QuantizedMatrix):
         y = weight.times(x)
         return y if bias is None else y + bias
-    return F.linear(x, weight.to(x.dtype), bias)
+    dtype = product_dtype(x)
+    return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)).to(x.dtype)
 
 
 def put(model: nn.Module, name: str, packed: Packed) -> None:

@@ -10,7 +10,7 @@ import torch
 from fromzero.artifact import Artifact, digest_source
 from fromzero.console import say
 from fromzero.dataset.sources import bring
-from fromzero.device import keep_freed_memory
+from fromzero.device import keep_freed_memory, return_freed_memory
 from fromzero.errors import UserError
 from fromzero.inference.opening import check_model
 from fromzero.interop import load_model
@@ -114,7 +114,6 @@ def open_base(config: TuningConfig, folder: Path, world: World, load: Callable[.
 
     What is frozen is in few bits or in the compute dtype; what is learned is in fp32.
     """
-    keep_freed_memory()
     choices = Choices(folder / CHECKPOINTS, world)
     dtype = choices.dtype(config.train.dtype)
     frozen = dtype if config.adapters and config.train.dtype != "float8" else torch.float32
@@ -122,6 +121,7 @@ def open_base(config: TuningConfig, folder: Path, world: World, load: Callable[.
     if next(adapters(model), None):
         raise UserError(f"{config.model} is adapters on weights in few bits; tune what they were made on")
     few_bits = next(quantized(model), None) is not None
+    (return_freed_memory if few_bits or config.quantize != "none" else keep_freed_memory)()
     if config.adapters:
         if config.quantize != "none" and few_bits:
             raise UserError(f"{config.model} has weights in few bits already; leave quantize out")
