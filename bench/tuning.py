@@ -5,7 +5,8 @@
 Both train the same weights (SmolLM2's shape, drawn at random) on the same conversations, by AdamW, in rows of the same
 number of places; each in a process of its own, interleaved round by round. Rates count places of packed rows, of which
 less than 5 % are padding in both; padded batches hold conversations of like length in both, and are counted in steps.
-Memory is the peak of a process that opens a model and takes two steps.
+Memory is the peak of a process that opens a model and takes two steps; QLoRA gives freed memory back at once, where
+LoRA keeps it for the next step, as `fromzero finetune chat` has both.
 """
 
 import argparse

@@ -7,5 +7,6 @@ compiles, and keeps the machine code beside the source (or in the user's cache f
 Read in this order: compiling, flags and scan (text to pre-tokens), words and count (different pre-tokens), spelling,
 pairs and learn (which to merge), merge_pairs and merge (pre-tokens to ids), tree and match (the same without merging),
 viterbi (the likeliest pieces); shingles and minhash (words, and texts that share most of them), text (what the quality
-rules ask about), ngrams (models of words and characters).
+rules ask about), ngrams (models of words and characters); lanes (sixteen numbers at once), products (weights by few
+vectors), panels (by many), narrow (of narrow numbers), decoding (a step of a decoder), draw (an id from its logits).
 """

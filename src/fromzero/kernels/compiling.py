@@ -13,6 +13,7 @@ from fromzero.console import say
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _LEAN: dict[str, Any] = {"_nrt": False, "error_model": "numpy"}
+"""Without Numba's runtime that counts references, and without a look at every divisor, which keeps loops scalar."""
 PATIENCE = 1.0  # seconds; a kernel that is compiled already is loaded in a tenth of that
 
 

@@ -1,7 +1,8 @@
 """y = x W^T for few rows x: each weight is read once from memory, widened in registers, and used for all rows.
 
 The weights of all layers lie behind each other in one array, so that a whole step needs few arguments. What is here
-runs on any processor and in fp32; `kernels.narrow` has what is faster where there are instructions for it.
+runs on any processor and in fp32; `kernels.panels` is faster for many vectors, `kernels.narrow` where there are
+instructions for narrow numbers.
 """
 
 from typing import Any, NamedTuple
