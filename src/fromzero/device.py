@@ -102,8 +102,8 @@ def keep_freed_memory() -> None:
 def return_freed_memory() -> None:
     """Let the C allocator give freed blocks of a megabyte and more back at once, where memory matters more than time.
 
-    By default glibc keeps them after some time, in pieces that what stays between them makes too small for the next. A
-    training step takes about a quarter longer, as pages are zeroed anew. Does nothing where there is no glibc.
+    By default glibc keeps them after some time, in pieces that what stays between them makes too small for the next.
+    A training step takes longer, as pages are zeroed anew. Does nothing where there is no glibc.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_MMAP_MAX, 2**16)

@@ -1,6 +1,6 @@
 """Linear layers of narrow activations on a CPU that multiplies fp32 faster than bfloat16.
 
-Many CPUs have instructions for bfloat16 that are slower than those for fp32, or have none and take a hundred times as
+Many CPUs have instructions for bfloat16 that are slower than those for fp32, or have none and take many times as
 long. There, activations stay narrow in memory and are widened for each product, as are weights that are narrow too;
 sums and weight gradients are as exact as fp32's.
 """
@@ -55,11 +55,10 @@ def times(x_NI: Tensor, blocks: Blocks, outputs: int, bias_O: Tensor | None = No
 
 def times_rows(y_NO: Tensor, blocks: Blocks, inputs: int) -> Tensor:
     """y W in the dtype of y, summed in that of products; (N, O) -> (N, I)."""
-    x_NI: Tensor | None = None
+    x_NI = y_NO.new_zeros(len(y_NO), inputs, dtype=product_dtype(y_NO))
     for rows, block in blocks:
-        part = y_NO[:, rows].to(block.dtype)
-        x_NI = part @ block if x_NI is None else x_NI.addmm_(part, block)
-    return y_NO.new_zeros(len(y_NO), inputs) if x_NI is None else x_NI.to(y_NO.dtype)
+        x_NI.addmm_(y_NO[:, rows].to(block.dtype), block)
+    return x_NI.to(y_NO.dtype)
 
 
 def _wide(weight_OI: Tensor) -> Blocks:
