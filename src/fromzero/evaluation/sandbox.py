@@ -3,7 +3,7 @@
 On Linux the child of `confine` has no network, no files but Python's own and a folder in memory, no other processes,
 and limits of time and memory. What is not contained: faults of the kernel, and what the processor lets leak. Where
 users may not make namespaces (many containers) it can read what this user can, environments of processes too, but write
-nothing. On other systems nothing runs unless the caller trusts the program: there are limits, but no walls.
+nothing. On other systems nothing runs.
 """
 
 import contextlib
@@ -50,12 +50,12 @@ class Ran:
     """What it printed, errors too."""
 
 
-def run_program(program: str, limits: Limits | None = None, stdin: str = "", trusted: bool = False) -> Ran:
-    """Run Python, of the standard library alone. Raises UserError where it can't be contained and is not `trusted`."""
+def run_program(program: str, limits: Limits | None = None) -> Ran:
+    """Run Python, of the standard library alone. Raises UserError where it can't be contained."""
     limits, namespaces, filtered = limits or Limits(), contained("namespaces"), contained("filter")
-    if not (filtered or trusted):
-        raise UserError("programs can't be contained on this system; run them on Linux, or trust them: trusted: true")
-    return _run(program, limits, stdin, namespaces, filtered)
+    if not filtered:
+        raise UserError("programs can't be contained on this system; run them on Linux")
+    return _run(program, limits, namespaces, filtered)
 
 
 @cache
@@ -63,27 +63,20 @@ def contained(how: Literal["namespaces", "filter"]) -> bool:
     """Whether this system lets a user do that, by trying; says so once where it does not."""
     if sys.platform != "linux":
         return False
-    ran = _run("print(5)", Limits(60.0), "", how == "namespaces", how == "filter")
+    ran = _run("print(5)", Limits(60.0), how == "namespaces", how == "filter")
     if ran.how != "done":
         say(f"programs run without {how} here: {ran.output.strip()[-200:]}")
     return ran.how == "done"
 
 
-def pass_at_k(n: int, right: int, k: int) -> float:
-    """The chance that one of k programs, drawn from n of which some are right, is right (Chen et al. 2021)."""
-    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
-
-
-def _run(program: str, limits: Limits, stdin: str, namespaces: bool, filtered: bool) -> Ran:
+def _run(program: str, limits: Limits, namespaces: bool, filtered: bool) -> Ran:
     seconds = math.ceil(limits.seconds)
     most = {"AS": limits.memory, "CPU": seconds, "FSIZE": limits.disk, "NOFILE": 32, "NPROC": 1 << 10, "CORE": 0}
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as typed:
+    with tempfile.TemporaryDirectory() as folder:
         settings = {"folder": folder, "namespaces": namespaces, "filter": filtered, "disk": limits.disk, "limits": most}
         Path(folder, "program.py").write_text(program, encoding="utf-8", errors="replace")
-        typed.write(stdin.encode(errors="replace"))
-        typed.seek(0)
         line = [sys.executable, "-I", "-S", "-X", "utf8", str(_CHILD), json.dumps(settings)]
-        pipes: dict[str, Any] = {"stdin": typed, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
         process = subprocess.Popen(line, **pipes, env={"PYTHONHASHSEED": "0"}, cwd=folder, start_new_session=True)
         try:
             return _watch(process, limits)
