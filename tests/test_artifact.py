@@ -266,6 +266,23 @@ def test_digests_do_not_depend_on_when_or_where(tmp_path: Path) -> None:
     assert Stage(tmp_path / "c")("other").digest != Stage(tmp_path / "a")().digest
 
 
+def test_a_file_that_moves_to_another_folder_changes_the_digest(tmp_path: Path) -> None:
+    """Folders may be classes: what moves is of another one."""
+    for folder in ("ham", "spam"):
+        (tmp_path / "texts" / folder).mkdir(parents=True)
+        (tmp_path / "texts" / folder / f"{folder}.txt").write_text(folder)
+    first = artifact.digest_source(tmp_path / "texts")
+    (tmp_path / "texts" / "ham").rename(tmp_path / "texts" / "good")
+    second = artifact.digest_source(tmp_path / "texts")
+    (tmp_path / "texts" / "spam" / "spam.txt").rename(tmp_path / "texts" / "good" / "spam.txt")
+    third = artifact.digest_source(tmp_path / "texts")
+    assert len({first, second, third}) == 3
+    (tmp_path / "texts").rename(tmp_path / "moved")
+    assert artifact.digest_source(tmp_path / "moved") == third
+    file = tmp_path / "moved" / "good" / "ham.txt"
+    assert artifact.digest_source(file) == artifact.digest_source(file.rename(tmp_path / "ham.txt"))
+
+
 def test_nothing_to_read_has_no_digest(tmp_path: Path) -> None:
     """Or what is not there yet would count as unchanged."""
     for nothing in (tmp_path, tmp_path / "none", Path("hf://org/name")):

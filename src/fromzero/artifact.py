@@ -176,7 +176,7 @@ def _looks_like_manifest(file: Path) -> bool:
 
 
 def digest_source(path: Path) -> str:
-    """SHA-256 of what is read from a path: of an artifact its digest, else of the names and contents of all files.
+    """SHA-256 of what is read from a path: of an artifact its digest, else of the paths and contents of all files.
 
     Raises UserError where there is no file.
     """
@@ -185,7 +185,8 @@ def digest_source(path: Path) -> str:
     files = sorted(file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
     if not files:
         raise UserError(f"{path}: there is no file to read; name a file, or a folder with some")
-    return digest_of([(file.name, digest_file(file)) for file in files])
+    top = path if path.is_dir() else path.parent
+    return digest_of([(file.relative_to(top).as_posix(), digest_file(file)) for file in files])
 
 
 def _without(settings: Mapping[str, Any], ignore: tuple[str, ...]) -> dict[str, Any]:
