@@ -1,7 +1,6 @@
 """Who is talked to: a model on this machine, or one behind a server."""
 
 import asyncio
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -97,10 +96,8 @@ class Remote:
 
     def __init__(self, url: str, model: str | None) -> None:
         """model: what the server calls it; None takes the first that it names. Raises UserError."""
-        self._runner, self._server = asyncio.Runner(), Server(url, os.environ.get("FROMZERO_API_KEY", ""))
-        if not (names := [model] if model else self._runner.run(self._server.models())):
-            raise UserError(f"{url} serves no model")
-        self.model, self._tokens = names[0], 0
+        self._runner, self._server = asyncio.Runner(), Server(url)
+        self.model, self._tokens = self._runner.run(self._server.named(model, "--model")), 0
 
     def ask(self, messages: Messages, sampling: SamplingConfig, reply: Reply) -> Iterator[str]:
         """As Local does; what the context holds is for the server to say."""

@@ -4,7 +4,6 @@ A judge is any function from a prompt to a model's answer. An answer that holds 
 """
 
 import asyncio
-import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -51,11 +50,13 @@ def make_judge(model: str, url: str = "") -> Judge:
     The key of a server is in FROMZERO_API_KEY. Raises UserError.
     """
     if url:
-        return lambda prompt: asyncio.run(_served(Server(url, os.environ.get("FROMZERO_API_KEY", "")), model, prompt))
+        return lambda prompt: asyncio.run(_served(Server(url), model, prompt))
     engine = open_engine(Path(model))
 
     def judge(prompt: str) -> str:
         ids = Task(prompt).ids(engine.tokenizer)
+        if len(ids) >= engine.model.config.context:
+            raise NoScore("too long for the judge")
         return "".join(output.text for output in engine.answers([Request("judge", ids, _SAMPLING)])["judge", 0])
 
     return judge

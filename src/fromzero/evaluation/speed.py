@@ -8,7 +8,6 @@ What is measured of a request, with the names of vLLM's benchmark; times are tho
 """
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -210,8 +209,8 @@ def _engine(config: SpeedConfig, streams: Streams) -> Ask:
 
 async def _server(config: SpeedConfig, url: str) -> tuple[str, Ask]:
     """What the server calls its model, and what asks it."""
-    server = Server(url, os.environ.get("FROMZERO_API_KEY", ""), config.patience)
-    model = str(config.model) if config.model else next(iter(await server.models()), "")
+    server = Server(url, patience=config.patience)
+    model = await server.named(str(config.model) if config.model else None, "--model")
     chat = config.endpoint == "chat"
     body = {"model": model, "stream_options": {"include_usage": True}, **request_fields(_sampling(config))}
 

@@ -1,6 +1,7 @@
 """A client of servers that speak OpenAI's protocol: answers as streams of events."""
 
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ class Server:
 
     url: str
     """http://HOST:PORT, with /v1 or without."""
-    key: str = field(default="", repr=False)
+    key: str = field(default_factory=lambda: os.environ.get("FROMZERO_API_KEY", ""), repr=False)
     patience: float = 600.0
     """Longest wait for the next bytes, seconds."""
 
@@ -49,6 +50,12 @@ class Server:
         """The names of what it serves. Raises RefusedError."""
         async with self._asked("GET", "/models") as response:
             return [str(model["id"]) for model in json.loads(await self._whole(response))["data"]]
+
+    async def named(self, name: str | None, option: str) -> str:
+        """What it calls the model: the name that is given, or the first that it names. Raises RefusedError."""
+        if name or (names := await self.models()):
+            return name or names[0]
+        raise self._refused(f"names no model; name one with {option}", "no model")
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         """A whole answer: what its JSON says, or its bytes where it is none. Raises RefusedError."""

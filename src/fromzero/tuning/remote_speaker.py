@@ -5,7 +5,6 @@ Token ids go there and come back: a text that is encoded again need not give the
 
 import asyncio
 import math
-import os
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -39,11 +38,8 @@ class RemoteSpeaker:
     def __init__(self, tuning: TuningConfig, config: RolloutConfig, tokenizer: Tokenizer) -> None:
         """Raises UserError when the server does not answer."""
         self.tuning, self.config, self.tokenizer = tuning, config, tokenizer
-        self.server = Server(config.url or "", os.environ.get("FROMZERO_API_KEY", ""))
-        names = [config.served] if config.served else asyncio.run(self.server.models())
-        if not names:
-            raise UserError(f"{masked(self.server.url)} names no model; name one with rollouts.served")
-        self.base = self.asked = names[0]
+        self.server = Server(config.url or "")
+        self.base = self.asked = asyncio.run(self.server.named(config.served, "rollouts.served"))
         if not tuning.adapters:
             say("warning: without adapters the server's weights stay what they are: answers become off-policy")
         if config.temperature != 1:
