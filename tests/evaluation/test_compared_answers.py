@@ -105,6 +105,8 @@ def test_a_judge_behind_a_server(server: str) -> None:
 def test_a_judge_of_this_machine(served_model: Path) -> None:
     with pytest.raises(NoScore, match="no verdict"):  # its weights are random, and so are its words
         mark(make_judge(str(served_model)), "How are you?", "Fine.")
+    with pytest.raises(NoScore, match="too long for the judge"):
+        mark(make_judge(str(served_model)), "How are you?", "Fine. " * 5000)
 
 
 def test_answers_of_two_models(served_model: Path, tmp_path: Path, command: RunCommand) -> None:

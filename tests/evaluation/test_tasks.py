@@ -67,18 +67,25 @@ def test_files(tmp_path: Path) -> None:
         {"question": "How many?", "answer": "Half of 2,500 is 1,250.\n#### 1,250"},
         {"prompt": "No commas.", "key": 1000, "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
         {"prompt": "Colour?", "answer": "red", "verifier": "text", "id": "colour"},
+        {"question": "Which capital?", "answer": "Paris", "verifier": "text", "id": "capital"},
     ]
     file = tmp_path / "some.jsonl"
-    file.write_text("\n\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8")
+    file.write_text("\n\n".join(map(json.dumps, lines)) + "\n", encoding="utf-8-sig")
     tasks = make_tasks(TasksConfig(str(file)))
-    assert [task.id for task in tasks] == ["some-1", "some-3", "some-5", "1000", "colour"]
+    assert [task.id for task in tasks] == ["some-1", "some-3", "some-5", "1000", "colour", "capital"]
+    assert [task.verifier["kind"] for task in make_tasks(TasksConfig(str(file), verifier={"kind": "text"}))][
+        2
+    ] == "text"
     assert tasks[2].answer == "1,250"
-    answers = ("4", "yes", "It is 1250.", "as you wish", "Red.")
-    assert [Guarded()(answer, task) for answer, task in zip(answers, tasks, strict=True)] == [1] * 5
+    answers = ("4", "yes", "It is 1250.", "as you wish", "Red.", "Paris")
+    assert [Guarded()(answer, task) for answer, task in zip(answers, tasks, strict=True)] == [1] * 6
     assert len(make_tasks(TasksConfig(str(file), count=2))) == 2
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"prompt": ""}', '{"prompt": 5}', '{"messages": [{}]}', "5"])
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", "{}", '{"prompt": ""}', '{"prompt": 5}', '{"messages": [{}]}', "5", '{"question": "", "answer": ""}'],
+)
 def test_bad_lines_are_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "bad.jsonl").write_text(f'{{"prompt": "fine"}}\n{line}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"bad.jsonl, line 2 is no task"):

@@ -13,7 +13,7 @@ from fromzero.errors import UserError
 from fromzero.evaluation import verifiers
 from fromzero.evaluation.answers import NoScore
 from fromzero.evaluation.tasks import Task, TasksConfig, make_tasks
-from fromzero.evaluation.verifiers import Guarded, Verifier, apart, by_reward, make_verifier
+from fromzero.evaluation.verifiers import Guarded, Verifier, apart, make_verifier
 
 SCHEMA = {"type": "object", "required": ["age"], "properties": {"age": {"type": "integer", "minimum": 0}}}
 TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
@@ -119,13 +119,18 @@ def _busy(answer: str, task: Task) -> float:
 
 def test_a_verifier_that_hangs_is_ended() -> None:
     ends: list[Verifier] = [_busy, lambda answer, task: time.sleep(60) or 1.0, lambda answer, task: os._exit(1)]
-    start = time.monotonic()
+    start, before = time.monotonic(), _children()
     guarded = [Guarded(verifier, 0.3) for verifier in ends]
     assert [each("", Task("?")) for each in guarded] == [None] * 3
     assert [dict(each.failures) for each in guarded] == [{"too slow": 1}] * 2 + [{"the verifier died": 1}]
     assert time.monotonic() - start < 5
-    with pytest.raises(ChildProcessError):  # nothing is left of them
-        os.waitpid(-1, os.WNOHANG)
+    assert _children() <= before  # nothing is left of them
+
+
+def _children() -> set[str]:
+    listed = subprocess.run(["ps", "-eo", "ppid,pid,comm"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in listed.splitlines()[1:]]
+    return {row[1] for row in rows if row[0] == str(os.getpid()) and row[2] != "ps"}
 
 
 def test_a_sealed_verifier_can_only_compute(tmp_path: Path) -> None:
@@ -171,14 +176,6 @@ def test_what_can_not_be_sealed_does_not_run(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delattr(os, "fork")
     with pytest.raises(UserError, match="can't be contained"):
         Guarded(apart(lambda answer, task: 1.0, 5.0, sealed=True))("", Task("?"))
-
-
-def test_a_reward_model_as_a_verifier() -> None:
-    verify = by_reward(lambda messages, answer: 2.0 * len(messages) if answer else -1000.0)
-    assert verify("yes", Task("?")) == pytest.approx(0.880797)
-    assert verify("", Task("?")) == 0
-    guarded = Guarded(by_reward(lambda messages, answer: float("nan")))
-    assert guarded("", Task("?")) is None
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def said(folder: Path) -> list[Any]:
-    return [json.loads(line)["messages"] for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [json.loads(line)["messages"] for line in (folder / "train.jsonl").open()]
 
 
 def test_a_server_and_the_model_itself(live: Live, served_model: Path, prompts: Path, tmp_path: Path) -> None:
@@ -168,6 +168,13 @@ def test_prompts_that_are_not_utf_8(tmp_path: Path, served_model: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("Où est-il?\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin.txt is not in UTF-8"):
         collect_answers(AnswersConfig(tmp_path / "latin.txt", tmp_path / "out", teacher=served_model))
+
+
+def test_lines_may_hold_any_character(tmp_path: Path, served_model: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("one\u2028two\u0085three\n", encoding="utf-8")
+    config = AnswersConfig(tmp_path / "prompts.txt", tmp_path / "out", teacher=served_model, sampling=SAMPLING)
+    made = collect_answers(config).path
+    assert {messages[0]["content"] for messages in said(made)} == {"one\u2028two\u0085three"}
 
 
 def test_settings(prompts: Path, tmp_path: Path, served_model: Path) -> None:

@@ -110,6 +110,9 @@ def test_too_few_questions_and_a_bound_on_them(chain: Chain, tmp_path: Path) -> 
         ("It takes a.", ["a", "b"], False),
         ("It takes *args and **kwargs.", ["*args"], True),
         ("北京是首都。", ["北京"], True),
+        ("inv来自numpy.linalg模块。", ["numpy.linalg"], True),
+        ("答案是5。", ["5"], True),
+        ("答案是15。", ["5"], False),
         ("", ["a"], False),
     ],
 )

@@ -33,6 +33,11 @@ class Task:
     id: str = ""
 
     @property
+    def checkable(self) -> bool:
+        """Whether there is something to check answers by."""
+        return bool(self.answer) or self.verifier["kind"] not in ("number", "choice", "text")
+
+    @property
     def messages(self) -> list[Mapping[str, Any]]:
         """The prompt as a conversation."""
         return [{"role": "user", "content": self.prompt}] if isinstance(self.prompt, str) else list(self.prompt)
@@ -197,7 +202,7 @@ def _read(path: Path, usual: Mapping[str, Any]) -> Iterator[tuple[str, Task]]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not empty, with their numbers, read one by one."""
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(iter(partial(file.readline, _LONGEST), ""), 1):
                 if line.strip():
                     yield number, line
@@ -210,7 +215,8 @@ def _task_of(record: Mapping[str, Any], usual: Mapping[str, Any], name: str) -> 
         verifier = {"kind": "instructions", "instructions": read_ifeval(record)}
         return Task(str(record["prompt"]), "", verifier, str(record.get("key", name)))
     if "question" in record:
-        return Task(str(record["question"]), str(record["answer"]).rpartition("####")[2].strip(), id=name)
+        answer = str(record["answer"]).rpartition("####")[2].strip()
+        record = {**record, "prompt": str(record["question"]), "answer": answer}
     prompt = tuple(dict(message) for message in record["messages"]) if "messages" in record else record["prompt"]
     if isinstance(prompt, tuple) and prompt and prompt[-1].get("role") == "assistant":  # a conversation to learn from
         record, prompt = {"answer": prompt[-1].get("content") or "", **record}, prompt[:-1]

@@ -242,11 +242,6 @@ def _judge(answer: str, task: Task, model: str, url: str = "") -> float:
     return mark(make_judge(model, url), task.text, answer)
 
 
-def by_reward(reward: Callable[[Sequence[Mapping[str, Any]], str], float]) -> Verifier:
-    """A reward model, (messages, answer) -> any real number, as the chance that Bradley and Terry's model gives it."""
-    return lambda answer, task: 0.5 + 0.5 * math.tanh(reward(task.messages, answer) / 2)
-
-
 _POLITE = r"(?i)\b(?:please|thank|welcome|glad|happy to|sorry|kindly)|请|谢|您|抱歉|乐意"
 KINDS: dict[str, Callable[..., float]] = {
     **{"number": _number, "choice": _choice, "text": _text, "regex": _regex, "schema": _schema, "tests": _tests},

@@ -6,7 +6,6 @@ when a run that was cut off goes on.
 
 import asyncio
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -89,7 +88,9 @@ def _collect(config: AnswersConfig, folder: Path) -> Mapping[str, Any]:
             out.flush()
             report(number + 1)
     counts, kept = Counter[str](), list[str]()
-    for line in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+    with file.open(encoding="utf-8") as lines:
+        answered = list(map(json.loads, lines))
+    for line in answered:
         counts["prompts without an answer"] += "error" in line
         for text, flaw in _judged(line, verifier):
             counts[flaw or "kept"] += 1
@@ -127,13 +128,11 @@ def _of_model(config: AnswersConfig, records: Sequence[Record]) -> Iterator[dict
 
 def _of_server(config: AnswersConfig, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
     """In their order, so many at once."""
-    server, coming = Server(config.url or "", os.environ.get("FROMZERO_API_KEY", "")), iter(records)
+    server, coming = Server(config.url or ""), iter(records)
     pending = deque[asyncio.Task[dict[str, Any]]]()
     with asyncio.Runner() as runner:
-        names = [config.served] if config.served else runner.run(server.models())
-        if not names:
-            raise RefusedError(f"{masked(server.url)} names no model; name one with --served", "no model")
-        body = {"model": names[0], "n": config.sampling.n, **request_fields(config.sampling)}
+        name = runner.run(server.named(config.served, "--served"))
+        body = {"model": name, "n": config.sampling.n, **request_fields(config.sampling)}
 
         async def oldest() -> dict[str, Any] | None:
             while len(pending) < config.concurrent and (record := next(coming, None)) is not None:

@@ -47,7 +47,7 @@ def is_right(answer: str, expected: Sequence[Any]) -> bool:
 def _holds(answer: str, word: str) -> bool:
     if not word.isascii():  # Chinese has no blanks between words
         return word in answer
-    return re.search(rf"(?<![\w.]){re.escape(word)}(?!\.?\w)", answer) is not None
+    return re.search(rf"(?a)(?<![\w.]){re.escape(word)}(?!\.?\w)", answer) is not None
 
 
 def gradable(records: Sequence[Mapping[str, Any]], per_kind: int) -> list[Mapping[str, Any]]:
