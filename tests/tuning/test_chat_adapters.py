@@ -113,6 +113,17 @@ def test_noise_is_that_of_a_row_whoever_computes_it() -> None:
     assert found.std() == pytest.approx(5 / (6 * 32) ** 0.5 / 3**0.5, rel=0.05)
 
 
+def test_noise_beside_what_predicts_further_tokens() -> None:
+    config = ModelConfig(layers=1, width=32, heads=2, context=16, vocab_size=20, predict_ahead=1)
+    ids = torch.arange(24).view(4, 6) % 20
+    losses = []
+    for weight in (0.1, 0.5):
+        objective = NoisyNextToken(Transformer(config, seed=1), 5.0, 3, weight)
+        batch = objective.complete(objective.prepare(ids[:, :-1], ids[:, 1:], step=0), step=0)
+        losses.append(objective(**batch).item())
+    assert losses[1] > losses[0] * 1.1
+
+
 def test_the_end_of_a_turn_is_that_of_the_template(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(tiny_model)
     assert end_of_turn(tokenizer) == "<|im_end|>"

@@ -12,6 +12,7 @@ from fromzero.errors import UserError
 from fromzero.interop import load_model, save_model
 from fromzero.model import ModelConfig, Transformer
 from fromzero.model.rounding import round_model
+from fromzero.parallel import ParallelConfig
 from fromzero.tokenizer import TokenizerConfig, train_tokenizer
 from fromzero.training import TrainConfig
 from fromzero.training.metrics import read_metrics
@@ -115,6 +116,8 @@ def test_another_tokenizer_and_impossible_settings(
     for wrong in ({"alpha": 1.5}, {"temperature": 0.0}):
         with pytest.raises(UserError, match="alpha"):
             DistillConfig(**common, teacher=teacher, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="whole rows"):
+        DistillConfig(**common, teacher=teacher, parallel=ParallelConfig(context=2))
     (other := tmp_path / "other").mkdir()
     train_tokenizer(TokenizerConfig(corpus=chain.corpus, output=tmp_path / "tokenizer", vocab_size=310))
     model, end = Transformer(ModelConfig(layers=1, width=16, heads=2, context=64).with_vocab(310)), 0

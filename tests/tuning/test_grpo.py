@@ -80,7 +80,7 @@ def test_learns_and_tells(tiny_model: Path, tasks: TasksConfig, tmp_path: Path) 
     outcome = json.loads((made.path / "run" / "outcome.json").read_text())
     assert [change["name"] for change in outcome["changes"]][::2] == [
         "held-out accuracy",
-        "loss on what it knew before, nats a token",
+        "loss on what it knew before, nats per token",
     ]
     assert outcome["changes"][0]["after"] == made.summary["held_out_accuracy"]
     assert len(outcome["examples"]) == 8
@@ -234,6 +234,13 @@ def test_ranks_speak_together(tiny_model: Path) -> None:
     torch.testing.assert_close(alone["old_BT"], alone["sampled_BT"], atol=1e-4, rtol=0)
     gap = (alone["reference_BT"] - alone["old_BT"]).abs().max()
     assert float(gap) < 1e-5  # nothing was learned yet
+
+
+def test_a_group_is_more_than_one_answer(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least 2"):
+        GrpoConfig(model=tmp_path, output=tmp_path, rollouts=RolloutConfig(answers=1))
+    with pytest.raises(UserError, match=r"rollouts\.tries"):
+        RolloutConfig(answers=1, tries=2)
 
 
 def test_presets_only_choose_options() -> None:

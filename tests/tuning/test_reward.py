@@ -1,6 +1,7 @@
 """Reward models: the loss by hand and as in TRL, a model that learns to tell answers apart, and what it scores."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,15 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from fromzero.errors import UserError
 from fromzero.evaluation.tasks import Task
+from fromzero.interop import load_model, save_model
+from fromzero.model import ModelConfig, Transformer
+from fromzero.parallel import ParallelConfig
 from fromzero.training import TrainConfig
+from fromzero.tuning.preference import PreferenceConfig, align_preferences
 from fromzero.tuning.reward import RewardConfig, RewardModel, align_reward, reward_loss, scores
 from fromzero.tuning.sequences import Rows, deal
+from tests.conftest import Chain
+from tests.parallel.ranks import run_ranks
 from tests.tuning.samples import asked, said
 
 
@@ -85,8 +92,36 @@ def test_scores_are_of_the_token_that_ends_the_answer_whatever_the_padding(rewar
 def test_other_models_are_refused(tiny_model: Path) -> None:
     with pytest.raises(UserError, match="retain"):
         RewardConfig(model=tiny_model, preferences=tiny_model, output=tiny_model, retain=tiny_model)
+    with pytest.raises(UserError, match=r"parallel\.context"):
+        RewardConfig(model=tiny_model, preferences=tiny_model, output=tiny_model, parallel=ParallelConfig(context=2))
     with pytest.raises(UserError, match="no reward model"):
         RewardModel.open(tiny_model)
+
+
+def _shared(config: RewardConfig | PreferenceConfig) -> None:
+    os.environ |= {"RANK": str(torch.distributed.get_rank()), "WORLD_SIZE": "2"}  # as torchrun sets it
+    (align_reward if isinstance(config, RewardConfig) else align_preferences)(config)  # type: ignore[arg-type]
+
+
+def test_ranks_share_what_has_parts_that_are_not_learned(chain: Chain, tmp_path: Path) -> None:
+    """No score depends on an output matrix of its own, and no preference on what predicts further tokens."""
+    shape = ModelConfig(layers=1, width=16, heads=2, context=64, tied=False, predict_ahead=1)
+    model = Transformer(shape.with_vocab(chain.tokenizer.vocab_size), seed=5)
+    end = chain.tokenizer.end_of_text
+    (folder := tmp_path / "model").mkdir()
+    save_model(model, folder, chain.tokenizer_folder, {"bos": end, "eos": end})
+    pairs = [{"prompt": f"Story {n}?", "chosen": "Near the river.", "rejected": "In a room."} for n in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    train = TrainConfig(steps=3, batch_size=4, learning_rate=1e-3, warmup_steps=1, dtype="float32")
+    given: dict[str, Any] = {"model": folder, "preferences": tmp_path / "pairs.jsonl", "train": train}
+    run_ranks(2, _shared, RewardConfig(**given, output=tmp_path / "reward"))
+    run_ranks(2, _shared, PreferenceConfig(**given, output=tmp_path / "preference", max_tokens=8))
+    tuned = load_model(tmp_path / "preference")
+    assert not torch.equal(tuned.head_weight, model.head_weight)
+    before, after = (dict(one.ahead.named_parameters()) for one in (model, tuned))
+    assert before
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert RewardModel.open(tmp_path / "reward").model.config == tuned.config
 
 
 def test_texts_are_encoded_by_the_reward_models_own_tokenizer(reward_folder: Path, tmp_path: Path) -> None:

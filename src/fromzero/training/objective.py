@@ -17,6 +17,9 @@ from fromzero.parallel.fleet import Batch
 class Objective(nn.Module):
     """A model and what it learns from a batch."""
 
+    learns_ahead = False
+    """Whether what predicts further tokens is learned too."""
+
     def __init__(self, model: Any, begins: int | None = None) -> None:
         """model: a Transformer, or an EncoderDecoder for objectives that take one.
 
@@ -55,7 +58,7 @@ class Objective(nn.Module):
 
     def forward(self, **batch: Tensor) -> Tensor:
         """Sum of -log p(target) in nats over targets that are not -100, fp32 scalar, with what the model adds."""
-        return self.loss(self.hidden(**batch), **batch) + added_loss(self.model, batch["targets_BT"])
+        return self.loss(self.hidden(**batch), **batch) + added_loss(self.model, counted(batch["targets_BT"]))
 
     def hidden(self, **batch: Tensor) -> Tensor:
         """Hidden states (B, T, D) of a micro-batch; the stages of a pipeline share this part."""
@@ -68,6 +71,8 @@ class Objective(nn.Module):
 
 class NextToken(Objective):
     """Each token from those before it (GPT), and further ones where the model predicts them (DeepSeek-V3)."""
+
+    learns_ahead = True
 
     def __init__(self, model: Any, begins: int | None = None, ahead_weight: float = 0.3) -> None:
         super().__init__(model, begins)
@@ -116,7 +121,7 @@ def next_token_loss(model: Transformer, ids_BT: Tensor, targets_BT: Tensor, **ma
 
     In training, mixtures of experts add to it, for each target.
     """
-    return head_loss(model, model.hidden(ids_BT, **marks), targets_BT) + added_loss(model, targets_BT)
+    return head_loss(model, model.hidden(ids_BT, **marks), targets_BT) + added_loss(model, counted(targets_BT))
 
 
 def head_loss(model: Transformer, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
@@ -124,10 +129,10 @@ def head_loss(model: Transformer, x_BTD: Tensor, targets_BT: Tensor) -> Tensor:
     return model.head.loss(x_BTD.flatten(0, 1), model.head_weight, targets_BT.flatten())
 
 
-def added_loss(model: Transformer, targets_BT: Tensor) -> Tensor | float:
-    """What mixtures of experts add in training, for each target."""
+def added_loss(model: Transformer, count: float) -> Tensor | float:
+    """What mixtures of experts add in training, for each of what is counted."""
     added = model.auxiliary_losses()
-    return sum(added.values()) * counted(targets_BT) if added else 0.0
+    return sum(added.values()) * count if added else 0.0
 
 
 def counted(targets_BT: Tensor) -> int:

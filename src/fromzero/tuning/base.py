@@ -161,6 +161,8 @@ def fit(
     """
     train, model = config.train, base.model
     _check_shared(config, model)
+    if not objective.learns_ahead:
+        model.ahead.requires_grad_(False)
     rows = train.micro_batch_size or max(1, train.batch_size // world.size)
     compiled = choose_compiled(model, train.compile, rows, model.config.context, base.choices)
     fleet = parallelize(objective, config.parallel, world, train.recompute, compiled)

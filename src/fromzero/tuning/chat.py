@@ -73,6 +73,8 @@ class ChatConfig(TuningConfig):
             raise UserError(
                 f"graded ({self.graded}) and noise ({self.noise}) must be 0 or more, context ({self.context}) 2 or more"
             )
+        if self.noise and self.parallel.context > 1:
+            raise UserError("noise is drawn for whole rows: leave it out, or parallel.context at 1")
 
 
 def finetune_chat(config: ChatConfig) -> Artifact:
@@ -82,7 +84,7 @@ def finetune_chat(config: ChatConfig) -> Artifact:
 
 def usual_objective(config: ChatConfig, base: Base) -> NoisyNextToken:
     """The next token's loss."""
-    return NoisyNextToken(base.model, config.noise, config.train.seed)
+    return NoisyNextToken(base.model, config.noise, config.train.seed, config.train.ahead_weight)
 
 
 def tune(

@@ -30,7 +30,7 @@ from fromzero.interop.weights import read_json
 from fromzero.model import Transformer
 from fromzero.model.heads import HeadConfig, HeadedTransformer, Pooling
 from fromzero.parallel import Fleet, World
-from fromzero.training.objective import Objective, added_loss
+from fromzero.training.objective import Objective, added_loss, counted
 from fromzero.training.settings import TrainConfig
 from fromzero.training.trainer import Look
 from fromzero.tuning.base import TuningConfig, finish, fit, open_base, tune_together
@@ -119,7 +119,7 @@ class Classification(Objective):
         self.note(train_accuracy=(right_B.sum(), float((classes_B >= 0).sum())))
         weights_C = self.weights_C.to(logits_BC.device)
         loss = torch.nn.functional.cross_entropy(logits_BC, classes_B, weights_C, reduction="sum")
-        return loss + added_loss(self.model, classes_B)
+        return loss + added_loss(self.model, counted(classes_B))
 
 
 @dataclass(frozen=True)

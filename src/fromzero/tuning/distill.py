@@ -45,8 +45,8 @@ class DistillConfig(ChatConfig):
         super().__post_init__()
         if not 0 < self.temperature < float("inf") or not 0 <= self.alpha <= 1:
             raise UserError(f"temperature ({self.temperature}) must be above 0, alpha ({self.alpha}) from 0 to 1")
-        if (self.parallel.tensor, self.parallel.pipeline) != (1, 1):
-            raise UserError("the teacher is whole on each device: use parallel.shard, without tensor and pipeline")
+        if (self.parallel.tensor, self.parallel.pipeline, self.parallel.context) != (1, 1, 1):
+            raise UserError("the teacher is whole on each device, and reads whole rows: use parallel.shard alone")
 
 
 def finetune_distill(config: DistillConfig) -> Artifact:
@@ -68,6 +68,8 @@ def make_objective(config: DistillConfig, base: Base) -> "Distillation":
 
 class Distillation(NoisyNextToken):
     """The teacher's probabilities at each target, and the target itself."""
+
+    learns_ahead = False
 
     def __init__(self, config: DistillConfig, model: Any, teacher: Transformer) -> None:
         super().__init__(model, config.noise, config.train.seed)

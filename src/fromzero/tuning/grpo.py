@@ -74,6 +74,8 @@ class GrpoConfig(PracticeConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         chosen = self.chosen
+        if self.rollouts.answers < 2:
+            raise UserError("rollouts.answers must be at least 2: answers are compared with others to the same prompt")
         if chosen.clip_low < 0 or chosen.clip_high < 0 or chosen.beta < 0 or self.sampler_bound <= 0:
             raise UserError("clip_low, clip_high and beta must be at least 0, and sampler_bound above 0")
         if self.dual_clip is not None and self.dual_clip <= 1:

@@ -19,8 +19,8 @@ from fromzero.training.objective import NextToken
 class NoisyNextToken(NextToken):
     """The next token's loss, of tokens with noise; `alpha` 0 adds none."""
 
-    def __init__(self, model: Any, alpha: float, seed: int) -> None:
-        super().__init__(model)
+    def __init__(self, model: Any, alpha: float, seed: int, ahead_weight: float = 0.3) -> None:
+        super().__init__(model, ahead_weight=ahead_weight)
         self.alpha, self.seed = alpha, seed
 
     def prepare(self, ids_BT: Tensor, targets_BT: Tensor, step: int) -> Batch:
@@ -35,7 +35,7 @@ class NoisyNextToken(NextToken):
 
     def hidden(self, **batch: Tensor) -> Tensor:
         seed_B = batch.pop("seed_B", None)
-        if seed_B is None or not self.training:
+        if seed_B is None or not self.training or self.model.token_embedding is None:  # a later stage of a pipeline
             return super().hidden(**batch)
 
         def add(module: nn.Module, given: Any, x_BTD: Tensor) -> Tensor:
@@ -46,6 +46,10 @@ class NoisyNextToken(NextToken):
             return super().hidden(**batch)
         finally:
             handle.remove()
+
+    def loss(self, x_BTD: Tensor, **batch: Tensor) -> Tensor:
+        batch.pop("seed_B", None)
+        return super().loss(x_BTD, **batch)
 
     def measure(self, model: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """What else than its loss is to be known of the whole model, on held-out ids and targets."""

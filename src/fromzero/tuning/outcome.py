@@ -1,11 +1,12 @@
 """What a tuning stage says of itself: `run/outcome.json`, from which the report draws before and after."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fromzero.files import write_json
+from fromzero.files import to_plain, write_json
 
 OUTCOME = "outcome.json"
 Task = Literal["chat", "classify", "distill", "reward", "preference", "reinforce", "expert", "grpo", "ppo"]
@@ -70,4 +71,12 @@ class Outcome:
 
 def write_outcome(run: Path, outcome: Outcome) -> None:
     """Write `run/outcome.json`; numbers that are not finite become null."""
-    write_json(run / OUTCOME, outcome)
+    write_json(run / OUTCOME, _finite(to_plain(outcome)))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -84,8 +84,7 @@ class Policy(Objective):
 
     def _added(self, batch: Batch) -> Tensor | float:
         """What mixtures of experts add, for each of what is counted."""
-        tokens = int((batch["targets_BT"] != IGNORE).sum())
-        return added_loss(self.model, batch["targets_BT"]) * (self.count(batch) / tokens if tokens else 0.0)
+        return added_loss(self.model, self.count(batch))
 
     def _note(self, new_BT: Tensor, mask_BT: Tensor, batch: Batch) -> None:
         """Figures of the answers: entropy is estimated by -log p of what was drawn."""

@@ -39,7 +39,7 @@ from fromzero.tuning.speaker import Speaker
 
 EXAMPLES = 16
 CURVES = {"reward": "reward", "answer_tokens": "length of answers, tokens", "entropy": "entropy of drawn tokens"}
-CURVES |= {"kl": "divergence from the start, nats a token", "clipped": "share of clipped tokens"}
+CURVES |= {"kl": "divergence from the start, nats per token", "clipped": "share of clipped tokens"}
 CURVES |= {"answer_kl": "divergence from the start, nats an answer", "penalty": "penalty of divergence"}
 CURVES |= {"value_loss": "value loss", "explained_variance": "variance of returns that values explain"}
 
@@ -125,8 +125,8 @@ def _practise(
     with closing(remote) if remote else nullcontext():
         whole, figures = fit(config, base, policy, make_loader, exam, folder, world, policy.parts)
     if whole is not None:
-        unscored = loaders[-1].unscored
-        notes = [f"{unscored} answers of training had no score"] if unscored else []
+        unscored, why = loaders[-1].unscored, ", ".join(f"{name}: {n}" for name, n in verifier.failures.items())
+        notes = [f"{unscored} answers of training had no score" + (f" ({why})" if why else "")] if unscored else []
         write_outcome(folder / "run", exam.outcome(task, figures, notes))
     ends = end_of_turn(base.tokenizer)
     return finish(whole if whole is None else policy.plain(whole), base, folder, figures, ends)
@@ -189,35 +189,46 @@ class Exam:
         sampling = SamplingConfig(temperature=0, max_tokens=self.config.rollouts.max_tokens)
         answers = [group[0] for group in self.speaker.say(self.questions, sampling)]
         self.verifier.failures.clear()  # what the report tells is of the last look
-        every = [self.verifier(a.text, task) for a, task in zip(answers, self.tasks, strict=True)]
+        every = [self._score(a.text, task) for a, task in zip(answers, self.tasks, strict=True)]
         scores = [score for score in every if score is not None]
         if step in (0, self.config.train.steps):
             texts = [(task.text, a.text) for task, a in zip(self.tasks, answers, strict=True)]
             SampleLog(self.run).write(step, texts[:EXAMPLES])
         right, length = sum(score >= 1 for score in scores), sum(len(a.tokens) for a in answers)
-        say(f"step {step}: {right} of {len(scores)} held-out tasks right")
-        figures = {"held_out_accuracy": right / max(1, len(scores)), "held_out_length": length / len(answers)}
-        figures["held_out_scored"] = len(scores)
+        figures = {"held_out_length": length / len(answers)}
+        if any(map(self._checked, self.tasks)):
+            say(f"step {step}: {right} of {len(scores)} held-out tasks right")
+            figures |= {"held_out_accuracy": right / max(1, len(scores)), "held_out_scored": len(scores)}
         if self.rewards:
             given = [r for r in self.rewards(self.tasks, [a.text for a in answers]) if r is not None and r == r]
             figures["held_out_reward"] = sum(given) / max(1, len(given))
+            say(f"step {step}: held-out answers are rewarded with {figures['held_out_reward']:.3f}")
         return figures
+
+    def _checked(self, task: Task) -> bool:
+        """Where answers are rewarded by a model, tasks need nothing to check them by."""
+        return task.checkable or not self.rewards
+
+    def _score(self, answer: str, task: Task) -> float | None:
+        return self.verifier(answer, task) if self._checked(task) else None
 
     def outcome(self, task: Any, figures: Mapping[str, Any], notes: Sequence[str] = ()) -> Outcome:
         """What changed, and what else is to be told."""
         before = next(line for line in read_metrics(self.run / "metrics.jsonl") if line["kind"] == "look")
         names = {"held_out_accuracy": "held-out accuracy", "held_out_length": "length of held-out answers, tokens"}
-        names |= {"retained_loss": "loss on what it knew before, nats a token"} if "retained_loss" in figures else {}
-        names |= {"held_out_reward": "reward of held-out answers"} if self.rewards else {}
+        names |= {"retained_loss": "loss on what it knew before, nats per token"}
+        names |= {"held_out_reward": "reward of held-out answers"}
         better: dict[str, Any] = {"held_out_accuracy": "higher", "held_out_reward": "higher", "retained_loss": "lower"}
-        counts = {"held_out_accuracy": figures["held_out_scored"]}
+        counts = {"held_out_accuracy": figures.get("held_out_scored", 0)}
         changes = [
             Change(
                 name, before[key], figures[key], better.get(key, ""), counts.get(key, len(self.tasks)), key in counts
             )
             for key, name in names.items()
+            if key in figures
         ]
-        curves = [Curve("held_out_accuracy", "held-out accuracy", "look")]
+        looked = "held_out_accuracy" if "held_out_accuracy" in figures else "held_out_reward"
+        curves = [Curve(looked, names[looked], "look")]
         curves += [Curve(key, name) for key, name in CURVES.items() if key in figures]
         failed = self.verifier.failures.items()
         notes = [*notes, *(f"{count} held-out answers had no score: {why}" for why, count in failed)]
@@ -233,6 +244,7 @@ class Exam:
         found = []
         for prompt, (before, *rest) in said.items():
             texts = before, (rest or [before])[-1]
-            right = [self.verifier(text, tasks[prompt]) == 1 for text in texts]
-            found.append(Example(prompt, *texts, tasks[prompt].answer, *right))
+            task = tasks[prompt]
+            right = [self._score(text, task) == 1 if self._checked(task) else None for text in texts]
+            found.append(Example(prompt, *texts, task.answer, *right))
         return found

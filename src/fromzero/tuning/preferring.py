@@ -16,7 +16,7 @@ from torch import Tensor
 from fromzero.model import Transformer
 from fromzero.parallel import World
 from fromzero.parallel.fleet import Batch
-from fromzero.training.objective import Objective
+from fromzero.training.objective import Objective, added_loss
 from fromzero.tuning.preference_losses import kl_estimate, kto_loss, preference_loss
 from fromzero.tuning.sequences import Rows, answer_logprobs, measured
 
@@ -41,7 +41,7 @@ class Pairs(Objective):
         figures = {"chosen_reward": rewards_P2[:, 0], "rejected_reward": rewards_P2[:, 1], "accuracy": gap_P > 0}
         figures |= {"margin": gap_P, "chosen_logprob": policy_P2[:, 0].detach()}
         self.note(**{name: (value_P.sum(), len(value_P)) for name, value_P in figures.items()})
-        return loss_P.sum()
+        return loss_P.sum() + added_loss(self.model, len(loss_P))
 
     def weigh(self, policy_P2: Tensor, reference_P2: Tensor, tokens_P2: Tensor) -> tuple[Tensor, Tensor]:
         """Losses (P,) and implied rewards (P, 2)."""
@@ -83,7 +83,7 @@ class Judgements(Pairs):
         self.note(kl=(beside["kl_P"].sum(), len(good_P)))
         for name, some_P in (("good_reward", good_P), ("bad_reward", ~good_P)):
             self.note(**{name: (self.config.beta * ratio_P.detach()[some_P].sum(), float(some_P.sum()))})
-        return self.judge(ratio_P, good_P, beside["kl_P"]).sum()
+        return self.judge(ratio_P, good_P, beside["kl_P"]).sum() + added_loss(self.model, len(good_P))
 
     def judge(self, ratio_P: Tensor, good_P: Tensor, kl: Tensor | float) -> Tensor:
         """Losses (P,)."""

@@ -25,6 +25,7 @@ from fromzero.model.heads import HeadConfig, HeadedTransformer
 from fromzero.parallel import Fleet, World
 from fromzero.tokenizer import Tokenizer, load_tokenizer
 from fromzero.training.metrics import read_metrics
+from fromzero.training.objective import added_loss
 from fromzero.training.settings import TrainConfig
 from fromzero.tuning.base import TuningConfig, finish, fit, open_base, tune_together
 from fromzero.tuning.grading import end_of_turn
@@ -55,6 +56,8 @@ class RewardConfig(TuningConfig):
         super().__post_init__()
         if self.retain:
             raise UserError("retain is for models that write text; leave it out")
+        if self.parallel.pipeline > 1 or self.parallel.context > 1:
+            raise UserError("preferences are learned with parallel.pipeline and parallel.context of 1")
 
 
 def reward_loss(scores_P2: Tensor, margin_P: Tensor | float = 0.0, centring: float = 0.0) -> Tensor:
@@ -80,7 +83,8 @@ class Ranking(Pairs):
         scores_P2 = scores(self.model, ids_BT, targets_BT)
         gap_P = (scores_P2[:, 0] - scores_P2[:, 1]).detach()
         self.note(accuracy=((gap_P > 0).sum(), len(gap_P)), margin=(gap_P.sum(), len(gap_P)))
-        return reward_loss(scores_P2, beside["margin_P"], self.config.centring).sum()
+        losses_P = reward_loss(scores_P2, beside["margin_P"], self.config.centring)
+        return losses_P.sum() + added_loss(self.model, len(losses_P))
 
     def held_out(self, model: Transformer, rows: Rows) -> dict[str, float]:
         """Loss, accuracy, and the mean of all scores."""
@@ -98,6 +102,7 @@ def align_reward(config: RewardConfig) -> Artifact:
 def _align(config: RewardConfig, folder: Path, world: World) -> Mapping[str, Any]:
     base = open_base(config, folder, world)
     headed = HeadedTransformer.on(base.model, HeadConfig(pooling="last", classes=1, bias=False), config.train.seed)
+    headed.head.requires_grad_(False)  # no score depends on it
     encoder = Encoder(base.tokenizer, headed.config.context, config.truncate)
     train, held_out, _ = load_rows(encoder, config.preferences)
     objective = Ranking(headed, config)

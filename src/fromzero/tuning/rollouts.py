@@ -82,6 +82,10 @@ class RolloutConfig:
                 raise UserError(f"rollouts.{name} is {getattr(self, name)}; it must be at least 1")
         if not 0.01 <= self.temperature <= 100:
             raise UserError(f"rollouts.temperature is {self.temperature}; to learn it must be from 0.01 to 100")
+        if self.tries > 1 and self.answers < 2:
+            raise UserError(
+                "rollouts.tries replaces groups whose rewards are alike: rollouts.answers must be at least 2"
+            )
         if not 0 <= self.overlong < self.max_tokens:
             raise UserError(f"rollouts.overlong is {self.overlong}; it must be at least 0 and below max_tokens")
 
