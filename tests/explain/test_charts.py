@@ -138,6 +138,8 @@ def test_any_line_chart_is_well_formed_and_stays_inside(points, name):
     name = re.sub("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]", "", name)
     root = parsed(draw(LineChart(name, name, name, (Line(name, tuple(points)),))))
     (curve,) = root.iter("polyline")
+    for line in of_class(root, "line", "grid"):
+        assert charts.TOP <= float(line.get("y1", "nan")) <= charts.HEIGHT - charts.BOTTOM
     for pair in curve.get("points", "").split():
         x, y = map(float, pair.split(","))
         assert 0 <= x <= charts.WIDTH

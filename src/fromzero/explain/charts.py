@@ -98,6 +98,13 @@ class Scale:
     high: float
     start: float
     end: float
+    ticks: tuple[float, ...] = ()
+    """Where it is labelled, the ends among them."""
+
+    @classmethod
+    def of(cls, ticks: Sequence[float], start: float, end: float) -> "Scale":
+        """From the first of the ticks to the last."""
+        return cls(ticks[0], ticks[-1], start, end, tuple(ticks))
 
     def __call__(self, value: float) -> float:
         """The pixel of a value, to a hundredth."""
@@ -136,9 +143,8 @@ def line_scales(chart: LineChart) -> tuple[Scale, Scale]:
     points = [point for line in chart.lines for point in thin(line.points)]
     xs = [x for x, _ in points]
     ys = [y for _, y in points] + [height for _, height in chart.references]
-    ticks = nice_ticks(min(ys), max(ys))
     x = Scale(min(0.0, *xs), max(xs), LEFT, WIDTH - RIGHT)
-    return x, Scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    return x, Scale.of(nice_ticks(min(ys), max(ys)), HEIGHT - BOTTOM, TOP)
 
 
 def draw_bars(chart: BarChart) -> str:
@@ -154,7 +160,7 @@ def draw_histogram(chart: Histogram) -> str:
     """A histogram as an SVG element: in each class a bar for each series, in per cent; limits as dashed lines."""
     x = Scale(chart.edges[0], chart.edges[-1], LEFT, WIDTH - RIGHT)
     highest = max(share for _, shares in chart.series for share in shares)
-    y = Scale(0.0, nice_ticks(0.0, 100 * highest)[-1], HEIGHT - BOTTOM, TOP)
+    y = Scale.of(nice_ticks(0.0, 100 * highest), HEIGHT - BOTTOM, TOP)
     looks = ("bar kept", "bar dropped")
     legend = _legend([(name, look) for (name, _), look in zip(chart.series, looks, strict=False)])
     body = [_grid(x, y, chart.logarithmic), legend]
@@ -253,7 +259,7 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers at equal distances (1, 2, 2.5 or 5 times a power of ten) that enclose low and high."""
     if high <= low:
-        low, high = (low * 0.9, low * 1.1) if low > 0 else (low - 1.0, low + 1.0)
+        low, high = (low * 0.9, low * 1.1) if low > 0 else (low - (low < 0), low + 1.0)
     rough = (high - low) / (most - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
@@ -284,10 +290,9 @@ def _line_class(index: int) -> str:
 
 def _grid(x: Scale, y: Scale, logarithmic: bool = False) -> str:
     parts = []
-    y_ticks = nice_ticks(y.low, y.high)
-    for value in y_ticks:
+    for value in y.ticks:
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(value), y2=y(value), class_="grid"))
-        parts.append(text(LEFT - 7, y(value) + 4, tick(value, y_ticks[1] - y_ticks[0]), text_anchor="end"))
+        parts.append(text(LEFT - 7, y(value) + 4, tick(value, y.ticks[1] - y.ticks[0]), text_anchor="end"))
     x_ticks = nice_ticks(x.low, x.high, 5)
     for value in (v for v in x_ticks if x.low <= v <= x.high and not (logarithmic and v % 1)):
         parts.append(tag("line", x1=x(value), x2=x(value), y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM + 5, class_="axis"))
