@@ -1,5 +1,6 @@
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_a_whole_run_has_every_section_in_order(run, language):
         (("scores",), {"scores", "repeat"}),
         (("base",), {"base", "samples", "speed", "use", "repeat"}),
         (("chat",), {"tuned-chat", "speed", "use", "repeat"}),
-        (("classes",), {"tuned-classes", "speed", "repeat"}),
+        (("classes",), {"tuned-classes", "speed", "use", "repeat"}),
         (tuple(s for s in ALL if s not in ("chat", "questions")), set(SECTIONS) - {"tuned-chat"}),
     ],
 )
@@ -97,6 +98,8 @@ def test_only_a_chat_model_is_offered_for_chat(run, tmp_path):
     assert f"fromzero chat {run.path.as_posix()}/chat" in to_html(report_on(run))
     base = report_on(read_run(make_run(tmp_path / "base_only", ("base",))))
     assert "fromzero chat" not in to_html(base)
+    practised = tuple(replace(training, outcome={"task": "grpo"}) for training in run.tuned)
+    assert "fromzero chat" not in to_html(report_on(replace(run, tuned=practised)))
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

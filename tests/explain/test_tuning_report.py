@@ -97,4 +97,5 @@ def test_one_stage_has_a_report_beside_it(tmp_path: Path) -> None:
     text = (made.path / "report.md").read_text(encoding="utf-8")
     assert re.search("classes.*微调改变了什么", text)
     assert "960    4    0  ham" in text
+    assert 'classes --classify "TEXT"' in text
     assert [stage.path.name for stage in read_run(folder).stages] == ["classes"]

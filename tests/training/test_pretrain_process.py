@@ -87,6 +87,7 @@ def test_a_finished_run_is_skipped_and_says_what_it_holds(
     assert not (straight / "run" / "checkpoints").exists()
     card = (straight / "MODEL_CARD.md").read_text()
     assert f"{summary['parameters']:,}" in card
+    assert "`fromzero generate FOLDER`" in card
     steps = [json.loads(line)["step"] for line in (straight / "run" / "samples.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == [0, 20, 40]
 

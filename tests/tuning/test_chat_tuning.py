@@ -55,6 +55,7 @@ def test_it_learns_to_answer_and_to_stop(tuned: Path) -> None:
     assert "<|im_" not in answer
     summary = open_artifact(tuned, "model").summary
     assert summary["conversations"]["train"]["documents"] == 60
+    assert "`fromzero chat FOLDER`" in (tuned / "MODEL_CARD.md").read_text()
     assert summary["loss"] < 0.5
 
 

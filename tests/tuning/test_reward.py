@@ -68,6 +68,7 @@ def test_it_learns_to_tell_answers_apart(reward_folder: Path) -> None:
     (change,) = outcome["changes"]
     assert change["after"] > 0.85
     assert change["count"] > 0
+    assert "align ppo --reward FOLDER" in (reward_folder / "MODEL_CARD.md").read_text()
     model = RewardModel.open(reward_folder)
     tasks = [Task("Where is story 999?")] * 2
     better, worse = model(tasks, ["Near the river.", "In room 77."])

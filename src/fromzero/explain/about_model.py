@@ -155,7 +155,8 @@ def speed_section(run: Run, words: Words) -> Section | None:
     if not found:
         return None
     columns = [_speed(training, words) for _, training in found]
-    rows = tuple((name, *(column[name] for column in columns)) for name in columns[0])
+    figures = {name: [column[name] for column in columns] for name in columns[0]}
+    rows = tuple((name, *values) for name, values in figures.items() if set(values) != {NONE})
     header = ("", *(name for name, _ in found))
     return Section("speed", words("speed"), (Table(header, rows, "l" + "r" * len(columns)),))
 

@@ -1,5 +1,6 @@
 """The whole report in its order, with its beginning (what was made) and its end (how to use and repeat it)."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from fromzero.explain import about_data, about_model
 from fromzero.explain.about_model import best_baseline
 from fromzero.explain.about_tuning import first_change, tuning_sections
 from fromzero.explain.blocks import Block, Cards, Code, Details, Report, Section, Table, Text
-from fromzero.explain.gather import Run
+from fromzero.explain.gather import Run, Training
 from fromzero.explain.numbers import count, duration, figure, share, short, size, with_error
 from fromzero.explain.words import Words
 
@@ -137,14 +138,26 @@ def _change_cards(run: Run, words: Words) -> list[tuple[str, str, str] | None]:
 
 
 def _use(run: Run, words: Words) -> Section | None:
-    tuned = [t.artifact.path.as_posix() for t in run.tuned if t.outcome.get("task") not in ("classify", "reward")]
-    if tuned:
-        blocks = (Code(f"fromzero chat {tuned[-1]}"), Text(words("use_chat")))
-    elif run.base:
-        blocks = (Code(f"fromzero generate {run.base.artifact.path.as_posix()}"), Text(words("use_base")))
-    else:
-        return None
-    return Section("use", words("use"), blocks)
+    writers = [training for training in run.tuned if training.outcome.get("task") not in ("classify", "reward")]
+    classifiers = [training for training in run.tuned if training.outcome.get("task") == "classify"]
+    if writers and _talks(writers[-1]):
+        folder = writers[-1].artifact.path.as_posix()
+        return Section("use", words("use_chat"), (Code(f"fromzero chat {folder}"), Text(words("made_up"))))
+    if found := writers[-1] if writers else run.base:
+        folder = found.artifact.path.as_posix()
+        how = Code(f'fromzero generate {folder} --prompt "TEXT"')
+        return Section("use", words("use"), (how, Text(words("use_base"))))
+    if classifiers:
+        folder = classifiers[-1].artifact.path.as_posix()
+        return Section("use", words("use"), (Code(f'fromzero generate {folder} --classify "TEXT"'),))
+    return None
+
+
+def _talks(tuned: Training) -> bool:
+    """Whether conversations are what it was tuned on, or it has a chat template."""
+    file = tuned.artifact.path / "tokenizer_config.json"
+    templated = file.is_file() and "chat_template" in json.loads(file.read_text(encoding="utf-8"))
+    return tuned.outcome.get("task") in ("chat", "distill") or templated
 
 
 def _repeat(run: Run, words: Words, machine: Machine) -> Section:

@@ -27,9 +27,12 @@ Made with fromzero. `manifest.json` holds the settings, versions and hashes that
 the figures of its training. {use}
 """
 
-_USE = """Talk to it with `fromzero chat FOLDER`, or open the folder with transformers.
+_USE = """{way}, or open the folder with transformers.
 
-It knows only the documents that it was trained on, and makes things up beyond them. Check what it says."""
+It knows only what it was trained on, and makes things up beyond that. Check what it says."""
+_USE_CHAT = _USE.format(way="Talk to it with `fromzero chat FOLDER`")
+_USE_TEXT = _USE.format(way="Let it go on from a text with `fromzero generate FOLDER`")
+_USE_REWARD = "It scores answers, for `fromzero align ppo --reward FOLDER`."
 _USE_CLASSES = "Ask it with `fromzero generate FOLDER --classify TEXT`. Its classes: {labels}."
 _USE_TUNED = "It does not write text on its own: tune it for a task first."
 
@@ -56,7 +59,7 @@ def finish_model(
         special |= {"pad": tokenizer.end_of_text}  # or transformers takes one text at a time
     family = save_model(model, folder, tokenizer_folder, special)
     summary = {"architecture": family, "parameters": model.parameter_count(), **figures}
-    write_text(folder / "MODEL_CARD.md", _card(model, family, summary))
+    write_text(folder / "MODEL_CARD.md", _card(model, family, summary, ends is not None))
     return summary
 
 
@@ -64,18 +67,22 @@ def _labels(model: Transformer) -> tuple[str, ...]:
     return model.heads.labels if isinstance(model, HeadedTransformer) else ()
 
 
-def _card(model: Transformer, family: str, summary: Mapping[str, Any]) -> str:
+def _use(model: Transformer, talks: bool) -> str:
+    if labels := _labels(model):
+        return _USE_CLASSES.format(labels=", ".join(labels))
+    if isinstance(model, HeadedTransformer) and model.heads.classes == 1:
+        return _USE_REWARD
+    return _USE_TUNED if model.config.kind != "decoder" else _USE_CHAT if talks else _USE_TEXT
+
+
+def _card(model: Transformer, family: str, summary: Mapping[str, Any], talks: bool) -> str:
     config = model.config
     names = {"validation_bits_per_byte": "held-out bits per byte", "validation_loss": "held-out loss, nats per token"}
     lines = [f"| {text} | {summary[name]:.4f} |\n" for name, text in names.items() if name in summary]
     return _CARD.format(
         library="fromzero" if family == "fromzero" else "transformers",
         family=family,
-        use=_USE_CLASSES.format(labels=", ".join(labels))
-        if (labels := _labels(model))
-        else _USE
-        if config.kind == "decoder"
-        else _USE_TUNED,
+        use=_use(model, talks),
         layers=config.layers,
         width=config.width,
         heads=config.heads,

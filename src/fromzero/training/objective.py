@@ -19,6 +19,8 @@ class Objective(nn.Module):
 
     learns_ahead = False
     """Whether what predicts further tokens is learned too."""
+    whole_rows = True
+    """Whether rows fill the context and all of the model learns from each token, as FLOPs are counted."""
 
     def __init__(self, model: Any, begins: int | None = None) -> None:
         """model: a Transformer, or an EncoderDecoder for objectives that take one.

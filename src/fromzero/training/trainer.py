@@ -220,18 +220,21 @@ class Trainer:
         return whereabouts(self.fleet, self.loader, batch, self.micro_batches.rows, count)
 
     def _speed_figures(self, tokens_per_second: float) -> dict[str, float]:
-        """FLOP/s, and their share of what the devices reach in plain matrix products (their practical peak)."""
-        flops = tokens_per_second * self.fleet.blueprint.flops_per_token()
-        size = 1024 if self.device.type == "cpu" else 8192
         return {
             "tokens": self.tokens,
             "tokens_per_second": tokens_per_second,
-            "flops_per_second": flops,
-            "mfu": flops / self.world.size / matmul_flops(self.model.compute_dtype, self.device.type, size),
+            **(self._used(tokens_per_second) if self.objective.whole_rows else {}),
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "seconds": self.seconds,
             **({} if self.config.price is None else {"cost": self._cost()}),
         }
+
+    def _used(self, tokens_per_second: float) -> dict[str, float]:
+        """FLOP/s, and their share of what the devices reach in plain matrix products (their practical peak)."""
+        flops = tokens_per_second * self.fleet.blueprint.flops_per_token()
+        size = 1024 if self.device.type == "cpu" else 8192
+        peak = self.world.size * matmul_flops(self.model.compute_dtype, self.device.type, size)
+        return {"flops_per_second": flops, "mfu": flops / peak}
 
     def _cost(self) -> float:
         """Of all devices, for the steps so far; looks and checkpoints are not in it."""

@@ -166,6 +166,7 @@ def fit(
     rows = train.micro_batch_size or max(1, train.batch_size // world.size)
     compiled = choose_compiled(model, train.compile, rows, model.config.context, base.choices)
     fleet = parallelize(objective, config.parallel, world, train.recompute, compiled)
+    objective.whole_rows = False
     objective.rank, objective.ranks = fleet.data_rank, fleet.data_size
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(f"model: {model.parameter_count():,} parameters, {learned:,} of them learned; {train.steps:,} steps")

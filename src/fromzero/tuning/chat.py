@@ -39,6 +39,14 @@ from fromzero.tuning.speaker import Speaker
 VERSION = 2
 EXAMPLES = 8
 Rows = tuple[Tensor, Tensor]
+COUNTED = {
+    "truncated": "conversations lost what is beyond the context",
+    "without_loss": "conversations were dropped: no token that is learned was left",
+    "by_answer": "conversations are a row for each answer: their template rewrites earlier answers",
+    "repeated": "conversations ask what another does",
+    "leaked": "held-out conversations are learned as well",
+}
+"""What is counted of conversations, in words."""
 ROOM_FOR_ANSWER = 16  # tokens that a question must leave free to be asked
 
 
@@ -203,8 +211,7 @@ def _write_outcome(
     looks = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "look"]
     changes = [*_changes(looks), *(_graded(kind, counts) for kind, counts in graded.items())]
     curves = [Curve("loss", "loss, nats per token"), Curve("validation_loss", "held-out loss", "look")]
-    counts = {name: packed[name] for name in packed if isinstance(packed[name], int) and name != "vocab_size"}
-    notes = [f"{name.replace('_', ' ')}: {count:,}" for name, count in counts.items() if count and name != "masked"]
+    notes = [f"{packed[name]:,} {what}" for name, what in COUNTED.items() if packed[name]]
     notes += [f"{count:,} records were dropped: {reason}" for reason, count in packed["dropped"].items()]
     write_outcome(run, Outcome(task, changes, curves, examples, notes=notes))
 

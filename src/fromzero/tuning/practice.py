@@ -219,14 +219,11 @@ class Exam:
         names |= {"retained_loss": "loss on what it knew before, nats per token"}
         names |= {"held_out_reward": "reward of held-out answers"}
         better: dict[str, Any] = {"held_out_accuracy": "higher", "held_out_reward": "higher", "retained_loss": "lower"}
-        counts = {"held_out_accuracy": figures.get("held_out_scored", 0)}
-        changes = [
-            Change(
-                name, before[key], figures[key], better.get(key, ""), counts.get(key, len(self.tasks)), key in counts
-            )
-            for key, name in names.items()
-            if key in figures
-        ]
+        counts = {"held_out_accuracy": figures.get("held_out_scored", 0), "retained_loss": 0}
+        changes = []
+        for key in (key for key in names if key in figures):
+            way, count = better.get(key, ""), counts.get(key, len(self.tasks))
+            changes.append(Change(names[key], before[key], figures[key], way, count, key == "held_out_accuracy"))
         looked = "held_out_accuracy" if "held_out_accuracy" in figures else "held_out_reward"
         curves = [Curve(looked, names[looked], "look")]
         curves += [Curve(key, name) for key, name in CURVES.items() if key in figures]
