@@ -14,7 +14,7 @@ from fromzero.explain.page import to_html
 from fromzero.explain.words import Language, Words
 from fromzero.files import write_text
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
