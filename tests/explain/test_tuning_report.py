@@ -1,5 +1,6 @@
 """What a report says of tuned models: figures with intervals, curves, confusion, calibration, examples, forgetting."""
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -14,6 +15,7 @@ from fromzero.explain.blocks import Charts, Details, Samples, Section, Table, Te
 from fromzero.explain.charts import LineChart, Matrix, draw
 from fromzero.explain.gather import Run, read_run
 from fromzero.explain.words import Words
+from fromzero.tuning.outcome import Change, Outcome, write_outcome
 
 
 def sections(run: Run) -> dict[str, Section]:
@@ -88,6 +90,12 @@ def test_examples_come_from_the_samples_where_none_are_named(run: Run) -> None:
     (section,) = tuning_sections(replace(run, tuned=(replace(run.tuned[0], outcome={}),)), Words("zh"))
     (example,) = (b for b in section.blocks if isinstance(b, Samples))
     assert [text for _, text in example.texts] == ["of the of", "It is in email.utils."]
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    write_outcome(tmp_path, Outcome("chat", [Change("loss", float("inf"), 1.0)], more={"a": [float("nan"), 2.0]}))
+    told = json.loads((tmp_path / "outcome.json").read_text())
+    assert (told["changes"][0]["before"], told["changes"][0]["after"], told["more"]) == (None, 1.0, {"a": [None, 2.0]})
 
 
 def test_one_stage_has_a_report_beside_it(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from fromzero.training.metrics import read_metrics
 from fromzero.tuning.policy_losses import Penalty
 from fromzero.tuning.ppo import PpoConfig, align_ppo
 from fromzero.tuning.ppo_objective import Ppo, PpoLoss, experience, explained_variance, token_rewards
-from fromzero.tuning.reward import RewardConfig, RewardModel, align_reward
+from fromzero.tuning.reward import RewardConfig, align_reward
 from fromzero.tuning.rollouts import RolloutConfig, Rollouts
 
 Batch = dict[str, torch.Tensor]
@@ -213,12 +213,13 @@ def test_it_learns_and_comes_out_as_a_plain_model(tiny_model: Path, tasks: Tasks
     assert {"answer_kl", "penalty", "value_loss", "explained_variance"} <= {c["key"] for c in outcome["curves"]}
 
 
-def test_a_learned_reward_needs_no_answers(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learned_reward_needs_no_answers(tiny_model: Path, tmp_path: Path) -> None:
     prompts = [{"prompt": f"Write {n} lines of a poem."} for n in range(60)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
-    monkeypatch.setattr(
-        RewardModel, "open", lambda folder, device: lambda tasks, answers: [float(len(a)) for a in answers]
-    )
+    pairs = [{**prompt, "chosen": " is quiet", "rejected": " the the"} for prompt in prompts]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    given: dict[str, Any] = {"model": tiny_model, "train": replace(TRAIN, steps=2)}
+    align_reward(RewardConfig(**given, output=tmp_path / "judge", preferences=tmp_path / "pairs.jsonl"))
     made = align_ppo(
         PpoConfig(
             model=tiny_model,
@@ -227,7 +228,7 @@ def test_a_learned_reward_needs_no_answers(tiny_model: Path, tmp_path: Path, mon
             held_out=4,
             train=replace(TRAIN, steps=2, batch_size=4, validate_every=1),
             rollouts=RolloutConfig(answers=1, max_tokens=6),
-            reward=tiny_model,
+            reward=tmp_path / "judge",
         )
     )
     outcome = json.loads((made.path / "run" / "outcome.json").read_text())

@@ -138,19 +138,16 @@ def _change_cards(run: Run, words: Words) -> list[tuple[str, str, str] | None]:
 
 
 def _use(run: Run, words: Words) -> Section | None:
-    writers = [training for training in run.tuned if training.outcome.get("task") not in ("classify", "reward")]
     classifiers = [training for training in run.tuned if training.outcome.get("task") == "classify"]
-    if writers and _talks(writers[-1]):
-        folder = writers[-1].artifact.path.as_posix()
-        return Section("use", words("use_chat"), (Code(f"fromzero chat {folder}"), Text(words("made_up"))))
-    if found := writers[-1] if writers else run.base:
-        folder = found.artifact.path.as_posix()
-        how = Code(f'fromzero generate {folder} --prompt "TEXT"')
-        return Section("use", words("use"), (how, Text(words("use_base"))))
-    if classifiers:
-        folder = classifiers[-1].artifact.path.as_posix()
+    writers = [training for training in run.tuned if training.outcome.get("task") not in ("classify", "reward")]
+    if not (found := [*classifiers, *([run.base] if run.base else []), *writers]):
+        return None
+    training, folder = found[-1], found[-1].artifact.path.as_posix()
+    if training.outcome.get("task") == "classify":
         return Section("use", words("use"), (Code(f'fromzero generate {folder} --classify "TEXT"'),))
-    return None
+    if training is not run.base and _talks(training):
+        return Section("use", words("use_chat"), (Code(f"fromzero chat {folder}"), Text(words("made_up"))))
+    return Section("use", words("use"), (Code(f'fromzero generate {folder} --prompt "TEXT"'), Text(words("use_base"))))
 
 
 def _talks(tuned: Training) -> bool:

@@ -125,8 +125,10 @@ def _practise(
     with closing(remote) if remote else nullcontext():
         whole, figures = fit(config, base, policy, make_loader, exam, folder, world, policy.parts)
     if whole is not None:
-        unscored, why = loaders[-1].unscored, ", ".join(f"{name}: {n}" for name, n in verifier.failures.items())
-        notes = [f"{unscored} answers of training had no score" + (f" ({why})" if why else "")] if unscored else []
+        why = ", ".join(f"{name}: {count}" for name, count in verifier.failures.items())
+        told = f" (among them {why})" if why else ""
+        unscored = loaders[-1].unscored
+        notes = [f"{unscored} answers of training had no score{told}"] if unscored else []
         write_outcome(folder / "run", exam.outcome(task, figures, notes))
     ends = end_of_turn(base.tokenizer)
     return finish(whole if whole is None else policy.plain(whole), base, folder, figures, ends)
